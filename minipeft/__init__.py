@@ -1,0 +1,23 @@
+"""minipeft: parameter-efficient fine-tuning from scratch, in NumPy and CuPy."""
+
+from minipeft import ops
+from minipeft.array import array_module, to_device, to_numpy
+from minipeft.autograd import Context, Function, Tensor, no_grad
+from minipeft.gradcheck import GradcheckError, check_contract, gradcheck, gradcheck_parameters
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Context",
+    "Function",
+    "GradcheckError",
+    "Tensor",
+    "array_module",
+    "check_contract",
+    "gradcheck",
+    "gradcheck_parameters",
+    "no_grad",
+    "ops",
+    "to_device",
+    "to_numpy",
+]

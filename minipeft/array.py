@@ -1,0 +1,217 @@
+"""The array library: NumPy or CuPy, told apart here and nowhere else.
+
+Every operation starts with ``xp = array_module(x)`` and then calls ``xp``. What the two libraries do
+differently (scatter-add, error functions, random numbers, the size of a cache block) has one function here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a numpy.ndarray, a cupy.ndarray, or the array type of a registered backend
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One array library: its functions ``xp``, its array type, and the way from and to NumPy."""
+
+    name: str
+    xp: Any
+    array_type: type
+    from_numpy: Callable[[np.ndarray], Array]
+    to_numpy: Callable[[Array], np.ndarray]
+
+
+_by_name: dict[str, Backend] = {}
+_by_type: dict[type, Backend] = {}
+
+
+def register(backend: Backend) -> None:
+    """Make ``backend`` known under its device name and its array type."""
+    _by_name[backend.name] = backend
+    _by_type[backend.array_type] = backend
+
+
+register(Backend("cpu", np, np.ndarray, lambda x: x, lambda x: x))
+
+
+def _register_cupy() -> None:
+    try:
+        import cupy
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            'device "cuda" needs CuPy 14 or newer; install it with `pip install "minipeft[gpu]"`'
+        ) from error
+    register(Backend("cuda", cupy, cupy.ndarray, cupy.asarray, cupy.asnumpy))
+
+
+def backend_of(x: Any) -> Backend:
+    """The backend whose array type ``x`` has; NumPy for Python and NumPy scalars."""
+    backend = _by_type.get(type(x))
+    if backend is not None:
+        return backend
+    if type(x).__module__.partition(".")[0] == "cupy":
+        _register_cupy()
+        return _by_type[type(x)]
+    if isinstance(x, (int, float, bool, np.generic, np.ndarray)):
+        return _by_name["cpu"]
+    raise TypeError(f"expected an array of NumPy or CuPy, got {type(x).__name__}; make one with numpy.asarray first")
+
+
+def array_module(x: Any) -> Any:
+    """The library (``numpy`` or ``cupy``) that ``x`` belongs to."""
+    return backend_of(x).xp
+
+
+def device_of(x: Any) -> str:
+    """The device name of ``x``: "cpu", "cuda", or a registered one."""
+    return backend_of(x).name
+
+
+def is_array(x: Any) -> bool:
+    """Whether ``x`` is an array of a known library."""
+    return type(x) in _by_type or isinstance(x, np.ndarray) or type(x).__module__.partition(".")[0] == "cupy"
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """``x`` as a NumPy array; from a GPU this waits for the device and copies."""
+    return backend_of(x).to_numpy(x)
+
+
+def to_device(x: Any, device: str) -> Array:
+    """``x`` on ``device`` ("cpu" or "cuda"); the same array when it is there already.
+
+    Raises ValueError for an unknown device, ModuleNotFoundError where CuPy is not installed.
+    """
+    if device == "cuda" and device not in _by_name:
+        _register_cupy()
+    if device not in _by_name:
+        raise ValueError(f"unknown device {device!r}; expected one of {sorted({*_by_name, 'cuda'})}")
+    backend = _by_name[device]
+    if isinstance(x, backend.array_type):
+        return x
+    return backend.from_numpy(to_numpy(x))
+
+
+def aliases(x: Array, y: Array) -> bool:
+    """Whether the memory of ``x`` and ``y`` may overlap (by their bounds, so quick and on the safe side)."""
+    return x is y or bool(array_module(x).may_share_memory(x, y))
+
+
+def generator(seed: int | np.random.Generator) -> np.random.Generator:
+    """A host generator from a seed; a generator passes through.
+
+    Random numbers are drawn on the host, in float64, and then sent to the device:
+    the same seed gives the same parameters on both, and a saved state can be resumed.
+    """
+    return seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+
+
+def scatter_add(target: Array, index: Array, updates: Array) -> None:
+    """``target[index[i]] += updates[i]`` in place, repeated indices summed.
+
+    target (V, ...), index (M,) integers, updates (M, ...). On the CPU the rows are sorted by index and
+    summed by segments, in a fixed order: the same bits each time, and many times faster than ``add.at``.
+    """
+    if device_of(target) == "cuda":
+        array_module(target).add.at(target, index, updates)
+        return
+    if index.shape[0] == 0:
+        return
+    xp = array_module(target)
+    order = xp.argsort(index, kind="stable")
+    ids = index[order]
+    first = xp.concatenate([xp.ones(1, dtype=bool), ids[1:] != ids[:-1]])
+    starts = xp.flatnonzero(first)
+    target[ids[starts]] += xp.add.reduceat(updates[order], starts, axis=0)
+
+
+BLOCK_BYTES = 256 * 1024
+
+
+def row_blocks(x: Array, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
+    """Slices over the rows of ``x`` (R, C) whose blocks fit a core's cache; one slice for a GPU.
+
+    A chain of elementwise steps runs 1.5 to 3 times faster when each block stays in the cache.
+    """
+    n_rows = x.shape[0]
+    if device_of(x) == "cuda":
+        yield slice(0, n_rows)
+        return
+    row_bytes = max(1, x.nbytes // max(1, n_rows))
+    step = max(1, block_bytes // row_bytes)
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def rows(x: Array) -> Array:
+    """``x`` (..., C) as (R, C): one large matrix product instead of many small ones."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def row_sum(x: Array) -> Array:
+    """Sum over the columns, (R, C) -> (R, 1), as a product with ones: faster than ``sum(axis=1)``."""
+    xp = array_module(x)
+    return xp.matmul(x, xp.ones((x.shape[1], 1), dtype=x.dtype))
+
+
+def column_sum(x: Array) -> Array:
+    """Sum over the rows, (R, C) -> (C,), as a product with ones: three times faster than ``sum(axis=0)``."""
+    xp = array_module(x)
+    return xp.matmul(xp.ones((1, x.shape[0]), dtype=x.dtype), x)[0]
+
+
+@dataclass
+class FlopCount:
+    """Floating-point operations of the matrix products made so far, by phase; a multiply-add counts two."""
+
+    forward: int = 0
+    backward: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.forward + self.backward
+
+
+_counter: ContextVar[FlopCount | None] = ContextVar("flop_counter", default=None)
+_in_backward: ContextVar[bool] = ContextVar("in_backward", default=False)
+
+
+@contextmanager
+def counting(count: FlopCount) -> Iterator[FlopCount]:
+    """Add the FLOPs of every ``matmul`` made inside (in this thread) to ``count``."""
+    token = _counter.set(count)
+    try:
+        yield count
+    finally:
+        _counter.reset(token)
+
+
+@contextmanager
+def backward_phase() -> Iterator[None]:
+    """Count the products made inside as the backward's."""
+    token = _in_backward.set(True)
+    try:
+        yield
+    finally:
+        _in_backward.reset(token)
+
+
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
+    """``a @ b`` for (..., m, k) and (..., k, n), counted: 2 m k n FLOPs for each matrix of the batch."""
+    xp = array_module(a)
+    c = xp.matmul(a, b) if out is None else xp.matmul(a, b, out=out)
+    count = _counter.get()
+    if count is not None:
+        flops = 2 * c.size * a.shape[-1]
+        if _in_backward.get():
+            count.backward += flops
+        else:
+            count.forward += flops
+    return c

@@ -1,0 +1,331 @@
+"""Arithmetic with broadcasting, reductions, and the batched matrix product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minipeft import array as arr
+from minipeft.array import Array, array_module
+from minipeft.autograd import Context, Function, Tensor
+
+Axes = int | tuple[int, ...] | None
+
+
+def unbroadcast(dz: Array, shape: tuple[int, ...]) -> Array:
+    """Sum ``dz`` over the axes along which an input of ``shape`` was broadcast: the transpose of broadcasting."""
+    if dz.shape == shape:
+        return dz
+    extra = dz.ndim - len(shape)
+    stretched = tuple(i + extra for i, n in enumerate(shape) if n == 1 and dz.shape[i + extra] != 1)
+    return dz.sum(axis=(*range(extra), *stretched)).reshape(shape)
+
+
+class Add(Function):
+    """z = x + y;  dx = dz,  dy = dz, each summed to its input's shape."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, y: Array) -> Array:
+        ctx.save(x.shape if ctx.needs_grad[0] else None, y.shape if ctx.needs_grad[1] else None)
+        return x + y
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        x_shape, y_shape = ctx.saved
+        dx = None if x_shape is None else unbroadcast(dz, x_shape)
+        dy = None if y_shape is None else unbroadcast(dz, y_shape)
+        return dx, dy[...] if dy is dx is dz else dy
+
+
+class Subtract(Function):
+    """z = x - y;  dx = dz,  dy = -dz."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, y: Array) -> Array:
+        ctx.save(x.shape if ctx.needs_grad[0] else None, y.shape if ctx.needs_grad[1] else None)
+        return x - y
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        x_shape, y_shape = ctx.saved
+        dx = None if x_shape is None else unbroadcast(dz, x_shape)
+        return dx, None if y_shape is None else -unbroadcast(dz, y_shape)
+
+
+class Multiply(Function):
+    """z = x y;  dx = dz y,  dy = dz x."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, y: Array) -> Array:
+        ctx.save(x if ctx.needs_grad[1] else None, y if ctx.needs_grad[0] else None, x.shape, y.shape)
+        return x * y
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        x, y, x_shape, y_shape = ctx.saved
+        dx = None if y is None else unbroadcast(dz * y, x_shape)
+        dy = None if x is None else unbroadcast(dz * x, y_shape)
+        return dx, dy
+
+
+class Divide(Function):
+    """z = x / y;  dx = dz / y,  dy = -dz x / y²."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, y: Array) -> Array:
+        ctx.save(x if ctx.needs_grad[1] else None, y, x.shape)
+        return x / y
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        x, y, x_shape = ctx.saved
+        dx = unbroadcast(dz / y, x_shape) if ctx.needs_grad[0] else None
+        dy = unbroadcast(-dz * x / (y * y), y.shape) if ctx.needs_grad[1] else None
+        return dx, dy
+
+
+class Scale(Function):
+    """z = c x for a Python number c;  dx = c dz."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, c: float) -> Array:
+        ctx.save(c)
+        return x * c
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        (c,) = ctx.saved
+        return dz * c, None
+
+
+class Shift(Function):
+    """z = x + c for a Python number c;  dx = dz."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, c: float) -> Array:
+        return x + c
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        return dz, None
+
+
+class Power(Function):
+    """z = xᵖ for a Python number p;  dx = dz p xᵖ⁻¹."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, p: float) -> Array:
+        ctx.save(x, p)
+        return x**p
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        x, p = ctx.saved
+        return dz * (p * x ** (p - 1)), None
+
+
+class Exp(Function):
+    """z = exp x;  dx = dz z."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array) -> Array:
+        z = array_module(x).exp(x)
+        ctx.save(z)
+        return z
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        (z,) = ctx.saved
+        return dz * z
+
+
+class Log(Function):
+    """z = log x;  dx = dz / x."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array) -> Array:
+        ctx.save(x)
+        return array_module(x).log(x)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        (x,) = ctx.saved
+        return dz / x
+
+
+class Sqrt(Function):
+    """z = √x;  dx = dz / (2 z)."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array) -> Array:
+        z = array_module(x).sqrt(x)
+        ctx.save(z)
+        return z
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        (z,) = ctx.saved
+        return dz / (2 * z)
+
+
+def _kept_axes(shape: tuple[int, ...], axis: Axes) -> tuple[int, ...]:
+    """The shape after a reduction over ``axis``, with the reduced axes kept as 1."""
+    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    reduced = {a % len(shape) for a in axes} if shape else set()
+    return tuple(1 if i in reduced else n for i, n in enumerate(shape))
+
+
+class Sum(Function):
+    """z = Σ x over ``axis`` (all axes for None);  dx = dz, spread back."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, axis: Axes, keepdims: bool) -> Array:
+        ctx.save(x.shape, _kept_axes(x.shape, axis))
+        return x.sum(axis=axis, keepdims=keepdims)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        shape, kept = ctx.saved
+        return array_module(dz).broadcast_to(dz.reshape(kept), shape).copy(), None, None
+
+
+class Mean(Function):
+    """z = Σ x / n over ``axis``;  dx = dz / n, spread back."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, axis: Axes, keepdims: bool) -> Array:
+        kept = _kept_axes(x.shape, axis)
+        n = 1
+        for full, left in zip(x.shape, kept, strict=True):
+            n *= full // left if left else 1
+        ctx.save(x.shape, kept, n)
+        return x.mean(axis=axis, keepdims=keepdims)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        shape, kept, n = ctx.saved
+        return array_module(dz).broadcast_to(dz.reshape(kept) / n, shape).copy(), None, None
+
+
+class Max(Function):
+    """z = max x over ``axis``;  dx = dz at the largest entry, shared evenly where several are equal."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, axis: Axes, keepdims: bool) -> Array:
+        top = x.max(axis=axis, keepdims=True)
+        if ctx.needs_grad[0]:
+            is_top = (x == top).astype(x.dtype)
+            ctx.save(is_top / is_top.sum(axis=axis, keepdims=True), top.shape)
+        return top if keepdims else x.max(axis=axis)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        share, kept = ctx.saved
+        return share * dz.reshape(kept), None, None
+
+
+class MatMul(Function):
+    """Z = X Y for (..., m, k) and (..., k, n), batch axes broadcast;  dX = dZ Yᵀ,  dY = Xᵀ dZ."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, y: Array) -> Array:
+        ctx.save(x if ctx.needs_grad[1] else None, y if ctx.needs_grad[0] else None, x.shape, y.shape)
+        return arr.matmul(x, y)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        x, y, x_shape, y_shape = ctx.saved
+        dx = None if y is None else unbroadcast(arr.matmul(dz, y.swapaxes(-1, -2)), x_shape)
+        dy = None if x is None else unbroadcast(arr.matmul(x.swapaxes(-1, -2), dz), y_shape)
+        return dx, dy
+
+
+Operand = Tensor | Array | float
+
+
+def number(x: Any) -> float | None:
+    """``x`` as a Python number where it is a scalar (so that it never promotes an array), else None."""
+    if isinstance(x, (int, float)):
+        return x
+    return x.item() if isinstance(x, np.generic) else None
+
+
+def add(x: Operand, y: Operand) -> Tensor:
+    """x + y, broadcast."""
+    if (c := number(y)) is not None:
+        return Shift.apply(x, c)
+    return Shift.apply(y, c) if (c := number(x)) is not None else Add.apply(x, y)
+
+
+def subtract(x: Operand, y: Operand) -> Tensor:
+    """x - y, broadcast."""
+    if (c := number(y)) is not None:
+        return Shift.apply(x, -c)
+    return Shift.apply(Scale.apply(y, -1.0), c) if (c := number(x)) is not None else Subtract.apply(x, y)
+
+
+def multiply(x: Operand, y: Operand) -> Tensor:
+    """x y entry by entry, broadcast."""
+    if (c := number(y)) is not None:
+        return Scale.apply(x, c)
+    return Scale.apply(y, c) if (c := number(x)) is not None else Multiply.apply(x, y)
+
+
+def divide(x: Operand, y: Operand) -> Tensor:
+    """x / y entry by entry, broadcast."""
+    if (c := number(y)) is not None:
+        return Scale.apply(x, 1.0 / c)
+    return Scale.apply(Power.apply(y, -1.0), c) if (c := number(x)) is not None else Divide.apply(x, y)
+
+
+def power(x: Operand, p: float) -> Tensor:
+    """xᵖ for a number p."""
+    exponent = number(p)
+    if exponent is None:
+        raise TypeError(f"power takes a number as exponent, got {type(p).__name__}")
+    return Power.apply(x, exponent)
+
+
+def negative(x: Operand) -> Tensor:
+    """-x."""
+    return Scale.apply(x, -1.0)
+
+
+def exp(x: Operand) -> Tensor:
+    """eˣ."""
+    return Exp.apply(x)
+
+
+def log(x: Operand) -> Tensor:
+    """The natural logarithm of x."""
+    return Log.apply(x)
+
+
+def sqrt(x: Operand) -> Tensor:
+    """√x."""
+    return Sqrt.apply(x)
+
+
+def sum(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:  # noqa: A001
+    """Σ x over ``axis``, all axes for None."""
+    return Sum.apply(x, axis, keepdims)
+
+
+def mean(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """The mean of x over ``axis``, all axes for None."""
+    return Mean.apply(x, axis, keepdims)
+
+
+def max(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:  # noqa: A001
+    """The largest entry of x over ``axis``; the gradient is shared evenly by equal ones."""
+    return Max.apply(x, axis, keepdims)
+
+
+def matmul(x: Tensor | Array, y: Tensor | Array) -> Tensor:
+    """X Y for (..., m, k) and (..., k, n), batch axes broadcast; ValueError for fewer than two axes."""
+    if len(x.shape) < 2 or len(y.shape) < 2:
+        raise ValueError(f"matmul takes matrices, got shapes {x.shape} and {y.shape}")
+    if x.shape[-1] != y.shape[-2]:
+        raise ValueError(f"matmul: the inner sizes of {x.shape} and {y.shape} differ")
+    return MatMul.apply(x, y)

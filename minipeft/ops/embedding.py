@@ -1,0 +1,38 @@
+"""Looking up rows of a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minipeft.array import Array, array_module, device_of, scatter_add, to_device
+from minipeft.autograd import Context, Function, Tensor
+
+
+class Embedding(Function):
+    """z = E[ids] for E (V, d), ids (...) integers, z (..., d);  dE[v] = Σ of dz where ids = v."""
+
+    @staticmethod
+    def forward(ctx: Context, table: Array, ids: Array) -> Array:
+        ctx.save(ids if ctx.needs_grad[0] else None, table.shape)
+        return table[ids]
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        ids, shape = ctx.saved
+        dE = array_module(dz).zeros(shape, dtype=dz.dtype)
+        scatter_add(dE, ids.reshape(-1), dz.reshape(-1, shape[1]))
+        return dE, None
+
+
+def embedding(table: Tensor, ids: Array) -> Tensor:
+    """Rows ``ids`` of ``table`` (V, d); ids on the host are checked there, before they go to the device.
+
+    Raises TypeError for ids that are no integers, IndexError for an id outside 0 … V-1.
+    """
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"embedding: ids must be integers, got {ids.dtype}")
+    if isinstance(ids, np.ndarray) and ids.size and (ids.min() < 0 or ids.max() >= table.shape[0]):
+        raise IndexError(f"embedding: ids run from {ids.min()} to {ids.max()}, the table has rows 0 to {table.shape[0] - 1}")
+    return Embedding.apply(table, to_device(ids, device_of(table.data)))

@@ -1,0 +1,42 @@
+"""The linear layer: where nearly all FLOPs of a Transformer are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minipeft.array import Array, column_sum, matmul, rows
+from minipeft.autograd import Context, Function, Tensor
+
+
+class Linear(Function):
+    """z = x Wᵀ + b for x (..., k), W (d, k), b (d,) or None, z (..., d).
+
+    With X and dZ as matrices of rows:  dx = dZ W,  dW = dZᵀ X,  db = Σ_rows dZ.
+    x is saved only for dW, and W only for dx: a frozen W costs neither memory nor a product.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, weight: Array, bias: Array | None) -> Array:
+        ctx.save(x if ctx.needs_grad[1] else None, weight if ctx.needs_grad[0] else None, x.shape)
+        z = matmul(rows(x), weight.T)  # (R, d)
+        if bias is not None:
+            z += bias
+        return z.reshape(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        x, weight, x_shape = ctx.saved
+        dz = rows(dz)  # (R, d)
+        dx = None if weight is None else matmul(dz, weight).reshape(x_shape)
+        dW = None if x is None else matmul(dz.T, rows(x))
+        db = column_sum(dz) if ctx.needs_grad[2] else None
+        return dx, dW, db
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b: x (..., k), weight (d, k), bias (d,) -> (..., d); ValueError where the sizes differ."""
+    if len(weight.shape) != 2 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: x {x.shape} ends in {x.shape[-1]}, but the weight {weight.shape} takes (d, k)")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: the bias has shape {bias.shape}, the weight {weight.shape} needs {weight.shape[:1]}")
+    return Linear.apply(x, weight, bias)

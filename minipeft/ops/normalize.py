@@ -1,0 +1,109 @@
+"""Layer normalization, with and without the mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minipeft.array import Array, array_module, column_sum, row_blocks, row_sum, rows
+from minipeft.autograd import Context, Function, Tensor
+
+
+class LayerNorm(Function):
+    """z = γ ∘ x̂ + β, x̂ = (x - mean) / √(var + ε) over the last axis (Ba et al. 2016).
+
+    With dx̂ = γ ∘ dz:  dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ ∘ x̂)) / √(var + ε),  dγ = Σ_rows dz ∘ x̂,  dβ = Σ_rows dz.
+    x̂ is saved in place of x, and only where dx or dγ is wanted.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, gamma: Array, beta: Array, eps: float) -> Array:
+        xp = array_module(x)
+        x2 = rows(x)
+        d = x2.shape[1]
+        keep = ctx.needs_grad[0] or ctx.needs_grad[1]
+        z = xp.empty(x2.shape, dtype=x.dtype)
+        x_hat = xp.empty(x2.shape, dtype=x.dtype) if keep else z
+        rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
+        for block in row_blocks(x2):
+            centred = x2[block] - row_sum(x2[block]) * (1.0 / d)
+            rstd[block] = 1.0 / xp.sqrt(row_sum(centred * centred) * (1.0 / d) + eps)
+            xp.multiply(centred, rstd[block], out=x_hat[block])
+            xp.multiply(x_hat[block], gamma, out=z[block])
+            z[block] += beta
+        ctx.save(x_hat if keep else None, *((rstd, gamma) if ctx.needs_grad[0] else (None, None)), x.shape)
+        return z.reshape(x.shape)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        x_hat, rstd, gamma, shape = ctx.saved
+        dz2 = rows(dz)
+        dx = None
+        if ctx.needs_grad[0]:
+            xp = array_module(dz)
+            d = dz2.shape[1]
+            dx = xp.empty(dz2.shape, dtype=dz.dtype)
+            for block in row_blocks(dz2):
+                g, h = dz2[block] * gamma, x_hat[block]
+                inner = row_sum(g * h) * (1.0 / d)
+                g -= row_sum(g) * (1.0 / d)
+                g -= h * inner
+                xp.multiply(g, rstd[block], out=dx[block])
+            dx = dx.reshape(shape)
+        dgamma = column_sum(dz2 * x_hat) if ctx.needs_grad[1] else None
+        dbeta = column_sum(dz2) if ctx.needs_grad[2] else None
+        return dx, dgamma, dbeta, None
+
+
+class RMSNorm(Function):
+    """z = γ ∘ x̂, x̂ = x / √(mean(x²) + ε) over the last axis (Zhang & Sennrich 2019).
+
+    With dx̂ = γ ∘ dz:  dx = (dx̂ - x̂ mean(dx̂ ∘ x̂)) / √(mean(x²) + ε),  dγ = Σ_rows dz ∘ x̂.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, gamma: Array, eps: float) -> Array:
+        xp = array_module(x)
+        x2 = rows(x)
+        keep = ctx.needs_grad[0] or ctx.needs_grad[1]
+        z = xp.empty(x2.shape, dtype=x.dtype)
+        x_hat = xp.empty(x2.shape, dtype=x.dtype) if keep else z
+        rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
+        for block in row_blocks(x2):
+            rstd[block] = 1.0 / xp.sqrt(row_sum(x2[block] * x2[block]) * (1.0 / x2.shape[1]) + eps)
+            xp.multiply(x2[block], rstd[block], out=x_hat[block])
+            xp.multiply(x_hat[block], gamma, out=z[block])
+        ctx.save(x_hat if keep else None, *((rstd, gamma) if ctx.needs_grad[0] else (None, None)), x.shape)
+        return z.reshape(x.shape)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        x_hat, rstd, gamma, shape = ctx.saved
+        dz2 = rows(dz)
+        dx = None
+        if ctx.needs_grad[0]:
+            xp = array_module(dz)
+            dx = xp.empty(dz2.shape, dtype=dz.dtype)
+            for block in row_blocks(dz2):
+                g, h = dz2[block] * gamma, x_hat[block]
+                g -= h * (row_sum(g * h) * (1.0 / dz2.shape[1]))
+                xp.multiply(g, rstd[block], out=dx[block])
+            dx = dx.reshape(shape)
+        return dx, column_sum(dz2 * x_hat) if ctx.needs_grad[1] else None, None
+
+
+def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Tensor:
+    """γ (x - mean) / √(var + ε) + β over the last axis: x (..., d), gamma and beta (d,); ValueError for other sizes."""
+    _check("layer_norm", x, gamma, beta)
+    return LayerNorm.apply(x, gamma, beta, eps)
+
+
+def rms_norm(x: Tensor, gamma: Tensor, eps: float = 1e-6) -> Tensor:
+    """γ x / √(mean(x²) + ε) over the last axis: x (..., d), gamma (d,); ValueError for other sizes."""
+    _check("rms_norm", x, gamma)
+    return RMSNorm.apply(x, gamma, eps)
+
+
+def _check(name: str, x: Tensor, *weights: Tensor) -> None:
+    for w in weights:
+        if w.shape != x.shape[-1:]:
+            raise ValueError(f"{name}: x {x.shape} needs weights of shape {x.shape[-1:]}, got {w.shape}")
