@@ -1,6 +1,6 @@
 """minipeft: parameter-efficient fine-tuning from scratch, in NumPy and CuPy."""
 
-from minipeft import ops
+from minipeft import models, nn, ops
 from minipeft.array import array_module, to_device, to_numpy
 from minipeft.autograd import Context, Function, Tensor, no_grad
 from minipeft.gradcheck import GradcheckError, check_contract, gradcheck, gradcheck_parameters
@@ -16,6 +16,8 @@ __all__ = [
     "check_contract",
     "gradcheck",
     "gradcheck_parameters",
+    "models",
+    "nn",
     "no_grad",
     "ops",
     "to_device",

@@ -1,0 +1,124 @@
+"""The decoder-only language model, as GPT-2 has it and as Llama has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from minipeft import ops
+from minipeft.array import generator
+from minipeft.autograd import Tensor
+from minipeft.models.base import Model, Stack, rotary_tables
+from minipeft.nn.layers import Linear
+from minipeft.nn.transformer import Cache, TextInput
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes and choices of a decoder; `gpt2` and `llama` fill in the two known sets of choices."""
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_ff: int
+    context: int = 1024
+    n_kv_heads: int | None = None
+    rotary: bool = False
+    rope_theta: float = 10000.0
+    norm: str = "layer"
+    eps: float = 1e-5
+    norm_first: bool = True
+    activation: str = "gelu_tanh"
+    gated: bool = False
+    bias: bool = True
+    tied: bool = True
+    dropout: float = 0.0
+
+    @classmethod
+    def gpt2(
+        cls,
+        vocab_size: int = 50257,
+        d_model: int = 768,
+        n_layers: int = 12,
+        n_heads: int = 12,
+        context: int = 1024,
+        **changes: Any,
+    ) -> Self:
+        """GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU by tanh, biases; small by default."""
+        return cls(vocab_size, d_model, n_layers, n_heads, changes.pop("d_ff", 4 * d_model), context, **changes)
+
+    @classmethod
+    def llama(
+        cls,
+        vocab_size: int = 49152,
+        d_model: int = 576,
+        n_layers: int = 30,
+        n_heads: int = 9,
+        n_kv_heads: int = 3,
+        d_ff: int = 1536,
+        context: int = 2048,
+        **changes: Any,
+    ) -> Self:
+        """Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, grouped queries; SmolLM2-135M by default."""
+        choices: dict[str, Any] = {
+            **{"rotary": True, "norm": "rms", "eps": 1e-5, "activation": "silu", "gated": True, "bias": False},
+            **changes,
+        }
+        return cls(vocab_size, d_model, n_layers, n_heads, d_ff, context, n_kv_heads, **choices)
+
+
+class DecoderLM(Model):
+    """A causal language model: ids (B, T) -> logits (B, T, V)."""
+
+    def __init__(self, config: DecoderConfig, rng: int | np.random.Generator = 0):
+        rng = generator(rng)
+        self.config = config
+        self.input = TextInput(
+            config.vocab_size, config.d_model, config.context, not config.rotary, dropout=config.dropout, rng=rng
+        )
+        self.stack = Stack(config, causal=True, cross=False, rng=rng)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False, rng=rng)
+        if config.tied:
+            self.lm_head.weight = self.input.tokens.weight
+
+    def hidden(
+        self, ids: np.ndarray, mask: np.ndarray | None = None, cache: list[Cache] | None = None
+    ) -> Tensor:
+        """The last hidden states (B, T, d) of ids (B, T); rows of a prompt are used and dropped.
+
+        mask (B, T_all): True for real tokens, the cached ones included; padding may stand on either side.
+        cache: from `nn.new_cache`, extended by these tokens.
+        """
+        start = cache[0].attention.length if cache else 0
+        inputs = self.input(ids, mask, start)
+        angles = None
+        if self.config.rotary:
+            head_dim = self.config.d_model // self.config.n_heads
+            angles = rotary_tables(inputs.positions, head_dim, self.config.rope_theta, inputs.x.data)
+        x = self.stack(inputs.x, inputs.mask, angles=angles, cache=cache)  # (B, P + T, d)
+        return last_rows(x, ids.shape[1])
+
+    def forward(
+        self, ids: np.ndarray, mask: np.ndarray | None = None, cache: list[Cache] | None = None
+    ) -> Tensor:
+        """Logits (B, T, V) of the next token after each of ids (B, T)."""
+        return self.lm_head(self.hidden(ids, mask, cache))
+
+    def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
+        """The mean cross-entropy in nats; labels (B, T) are already shifted, labels[:, t] follows ids[:, t], -100 ignored."""
+        return head_loss(self.hidden(ids, mask), self.lm_head, labels)
+
+
+def last_rows(x: Tensor, T: int) -> Tensor:
+    """The last T rows of x (B, P + T, d): what remains when a prompt's rows are dropped."""
+    return x if x.shape[1] == T else x[:, x.shape[1] - T :]
+
+
+def head_loss(x: Tensor, head: Any, labels: np.ndarray) -> Tensor:
+    """Cross-entropy of ``head(x)``, by blocks of rows where the head is a plain linear layer."""
+    if type(head) is Linear:
+        return ops.linear_cross_entropy(x, head.weight, labels, head.bias)
+    return ops.cross_entropy(head(x), labels)
