@@ -1,6 +1,6 @@
 """minipeft: parameter-efficient fine-tuning from scratch, in NumPy and CuPy."""
 
-from minipeft import models, nn, ops
+from minipeft import models, nn, ops, peft
 from minipeft.array import array_module, to_device, to_numpy
 from minipeft.autograd import Context, Function, Tensor, no_grad
 from minipeft.gradcheck import GradcheckError, check_contract, gradcheck, gradcheck_parameters
@@ -20,6 +20,7 @@ __all__ = [
     "nn",
     "no_grad",
     "ops",
+    "peft",
     "to_device",
     "to_numpy",
 ]

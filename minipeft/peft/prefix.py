@@ -1,0 +1,203 @@
+"""Prefix tuning: trainable keys and values in front of every attention (Li & Liang 2021, arXiv:2101.00190).
+
+    Z = softmax(Q [P_k; K]ᵀ / √D + M) [P_v; V],      P_k, P_v (P, Hk, D) trained for each layer
+
+N queries look at S' = P + S keys: the score matrix is not square any more. Every query sees the whole prefix; the
+causal mask holds for the text alone, whose positions start at P. With A = softmax(...), (N, P + S):
+
+    dV' = Aᵀ dZ,   dA = dZ V'ᵀ,   dS = A ∘ (dA - Σ_row dA ∘ A),   dQ = s dS K',   dK' = s dSᵀ Q
+    dP_k = Σ_batch dK'[:P],   dK = dK'[P:],   dP_v = Σ_batch dV'[:P],   dV = dV'[P:]
+
+Reparametrization: P_θ[i] = MLP(Q_θ[i]), a network with one tanh layer that all layers share but for its last matrix;
+training the smaller Q_θ through it is more stable. ``collapse`` replaces it by the flat prefix that it computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minipeft import ops
+from minipeft.array import Array, array_module, matmul
+from minipeft.autograd import Context, Function, Tensor, no_grad
+from minipeft.nn.attention import MultiHeadAttention, ScaledDotProduct
+from minipeft.nn.module import Module, find
+from minipeft.nn.transformer import SequenceInput
+from minipeft.ops.activation import softmax_rows, softmax_rows_backward
+from minipeft.ops.attention import mask_bias
+from minipeft.peft.base import PeftConfig, PeftError, PeftModel, check_fields, match_modules, method, trainable
+from minipeft.peft.prompt import check_context
+
+
+class PrefixAttention(Function):
+    """Attention behind a prefix: q (B, H, N, D), k and v (B, Hk, S, D), prefix (2, P, Hk, D) -> (B, H, N, D).
+
+    mask: boolean (B, 1, 1 or N, S) over the text, or None. G = H / Hk query heads share a key head.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Context, q: Array, k: Array, v: Array, prefix: Array, mask: Array | None, causal: bool, scale: float
+    ) -> Array:
+        xp = array_module(q)
+        B, H, N, D = q.shape
+        Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
+        keys, values = (_behind(prefix[i], x) for i, x in enumerate((k, v)))  # (B, Hk, 1, P + S, D)
+        Q = (q * scale).reshape(B, Hk, H // Hk, N, D)
+        A = matmul(Q, keys.swapaxes(-1, -2))  # (B, Hk, G, N, P + S)
+        if mask is not None:
+            mask = xp.concatenate([xp.ones((*mask.shape[:3], P), dtype=bool), mask], axis=-1)
+        bias = mask_bias(A, N, P + S, causal, mask)
+        if bias is not None:
+            A += bias if bias.ndim == 2 else bias[:, :, None]
+        softmax_rows(A.reshape(-1, P + S))
+        needs_q, needs_k, needs_v, needs_prefix = ctx.needs_grad[:4]
+        ctx.save(
+            A,
+            Q if needs_k or needs_prefix else None,
+            keys if needs_q else None,
+            values if needs_q or needs_k or needs_prefix else None,
+            (P, scale, q.shape),
+        )
+        return matmul(A, values).reshape(B, H, N, D)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        A, Q, keys, values, (P, scale, q_shape) = ctx.saved
+        needs_q, needs_k, needs_v, needs_prefix = ctx.needs_grad[:4]
+        dZ = dz.reshape(*A.shape[:4], q_shape[-1])  # (B, Hk, G, N, D)
+        dq = dk = dv = dprefix = None
+        if needs_prefix:
+            dprefix = array_module(dz).empty((2, P, A.shape[1], q_shape[-1]), dtype=dz.dtype)
+        # Columns of the text are worked only where somebody wants their gradient.
+        wanted_v = slice(None) if needs_v else slice(0, P)
+        if needs_v or needs_prefix:
+            dV = matmul(A[..., wanted_v].swapaxes(-1, -2), dZ).sum(axis=2)  # (B, Hk, P + S, D)
+            dv = dV[:, :, P:] if needs_v else None
+        if needs_prefix:
+            dprefix[1] = dV[:, :, :P].sum(axis=0).swapaxes(0, 1)
+        if needs_q or needs_k or needs_prefix:
+            dS = matmul(dZ, values.swapaxes(-1, -2))  # (B, Hk, G, N, P + S)
+            softmax_rows_backward(A.reshape(-1, A.shape[-1]), dS.reshape(-1, A.shape[-1]))
+            if needs_q:
+                dq = (matmul(dS, keys) * scale).reshape(q_shape)
+            wanted_k = slice(None) if needs_k else slice(0, P)
+            if needs_k or needs_prefix:
+                dK = matmul(dS[..., wanted_k].swapaxes(-1, -2), Q).sum(axis=2)  # (B, Hk, P + S, D)
+                dk = dK[:, :, P:] if needs_k else None
+            if needs_prefix:
+                dprefix[0] = dK[:, :, :P].sum(axis=0).swapaxes(0, 1)
+        return dq, dk, dv, dprefix, None, None, None
+
+
+def _behind(prefix: Array, x: Array) -> Array:
+    """[prefix; x] for every example: prefix (P, Hk, D), x (B, Hk, S, D) -> (B, Hk, 1, P + S, D)."""
+    xp = array_module(x)
+    P = prefix.shape[0]
+    B, Hk, S, D = x.shape
+    z = xp.empty((B, Hk, 1, P + S, D), dtype=x.dtype)
+    z[:, :, 0, :P] = prefix.swapaxes(0, 1)
+    z[:, :, 0, P:] = x
+    return z
+
+
+class FlatPrefix(Module):
+    """The prefix of one layer itself, (2, P, Hk, D)."""
+
+    def __init__(self, values: Tensor):
+        self.values = values
+
+    def forward(self) -> Tensor:
+        return self.values
+
+
+class SharedHidden(Module):
+    """tanh(Q_θ W₁ᵀ + b₁), (P, m): the part of the reparametrization that all layers share."""
+
+    def __init__(self, like: Tensor, P: int, d: int, m: int, rng: np.random.Generator):
+        self.embedding = trainable(rng.standard_normal((P, d)), like)  # Q_θ
+        self.weight = trainable(rng.uniform(-(d**-0.5), d**-0.5, (m, d)), like)
+        self.bias = trainable(np.zeros(m), like)
+
+    def forward(self) -> Tensor:
+        return ops.tanh(ops.linear(self.embedding, self.weight, self.bias))
+
+
+class ProjectedPrefix(Module):
+    """The prefix of one layer out of the shared hidden layer, (P, m) -> (2, P, Hk, D)."""
+
+    def __init__(self, shared: SharedHidden, Hk: int, D: int, m: int, rng: np.random.Generator):
+        self.shared = shared
+        self.weight = trainable(rng.uniform(-(m**-0.5), m**-0.5, (2 * Hk * D, m)), shared.weight)
+        self.bias = trainable(np.zeros(2 * Hk * D), shared.weight)
+        self.shape = (2, Hk, D)
+
+    def forward(self) -> Tensor:
+        x = ops.linear(self.shared(), self.weight, self.bias)  # (P, 2 Hk D)
+        return ops.transpose(ops.reshape(x, -1, *self.shape), 1, 0, 2, 3)
+
+
+class PrefixedCore(Module):
+    """Stands where an attention's softmax core stood, and puts the prefix before its keys and values."""
+
+    def __init__(self, base: ScaledDotProduct, prefix: FlatPrefix | ProjectedPrefix):
+        self.base = base
+        self.prefix = prefix
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Array | None = None) -> Tensor:
+        if mask is not None and mask.ndim == 2:
+            mask = mask[:, None, None]
+        return PrefixAttention.apply(q, k, v, self.prefix(), mask, self.base.causal, q.shape[-1] ** -0.5)
+
+
+def collapse(peft: PeftModel) -> None:
+    """Replace the reparametrization by the flat prefixes that it computes: the same outputs, and only they are saved."""
+    for _, module in list(peft.base_model.named_modules()):
+        if isinstance(module, PrefixedCore) and isinstance(module.prefix, ProjectedPrefix):
+            with no_grad():
+                values = module.prefix().data
+            module.prefix = FlatPrefix(Tensor(array_module(values).ascontiguousarray(values), requires_grad=True))
+    if isinstance(peft.peft_config, PrefixTuningConfig):
+        peft.peft_config.prefix_projection = False
+
+
+@method
+@dataclass
+class PrefixTuningConfig(PeftConfig):
+    """num_virtual_tokens: P. prefix_projection: the reparametrization, with a hidden layer of encoder_hidden_size
+    (the model's width by default). init_std: of a flat prefix (Hugging Face PEFT draws with 1.0).
+    """
+
+    peft_type: ClassVar[str] = "PREFIX_TUNING"
+    num_virtual_tokens: int = 10
+    prefix_projection: bool = False
+    encoder_hidden_size: int | None = None
+    init_std: float = 0.02
+
+    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+        check_fields(self, num_virtual_tokens=1)
+        P, model = self.num_virtual_tokens, peft.base_model
+        for path, entry in list(model.named_modules()):
+            if isinstance(entry, SequenceInput):
+                check_context("prefix", entry, P)
+                peft.swap(f"{path}.position_offset" if path else "position_offset", P)
+        paths = match_modules(model, ".*", MultiHeadAttention, "attention")
+        like = find(model, paths[0]).k_proj.weight
+        shared = None
+        if self.prefix_projection:
+            d = like.shape[1]
+            m = d if self.encoder_hidden_size is None else self.encoder_hidden_size
+            if m < 1:
+                raise PeftError(f"prefix tuning: encoder_hidden_size must be at least 1, got {m}")
+            shared = SharedHidden(like, P, d, m, rng)
+        for path in paths:
+            attention = find(model, path)
+            Hk, D = attention.n_kv_heads, attention.head_dim
+            prefix: FlatPrefix | ProjectedPrefix
+            if shared is None:
+                prefix = FlatPrefix(trainable(rng.standard_normal((2, P, Hk, D)) * self.init_std, like))
+            else:
+                prefix = ProjectedPrefix(shared, Hk, D, m, rng)
+            peft.swap(f"{path}.core", PrefixedCore(attention.core, prefix))

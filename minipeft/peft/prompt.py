@@ -1,0 +1,103 @@
+"""Prompt tuning: trainable vectors in front of the input embeddings (Lester et al. 2021; PrefixEmbed in the LoRA paper).
+
+    X' = [P; X],      P (P, d) trained,  X (B, T, d) the embedded tokens
+
+The model sees P more tokens that no vocabulary holds. Positions count on: the text starts at position P. The rows of
+the prompt are dropped from the output.
+
+    dP = Σ_batch dX'[:, :P]          dX = dX'[:, P:]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minipeft.array import Array, array_module, to_numpy
+from minipeft.autograd import Context, Function, Tensor
+from minipeft.nn.module import Module
+from minipeft.nn.transformer import SequenceInput, TextInput
+from minipeft.peft.base import PeftConfig, PeftError, PeftModel, check_fields, method, trainable
+
+
+class Prepend(Function):
+    """z = [p; x] for every example: p (P, d), x (B, T, d) -> (B, P + T, d)."""
+
+    @staticmethod
+    def forward(ctx: Context, p: Array, x: Array) -> Array:
+        P, d = p.shape
+        B, T, _ = x.shape
+        z = array_module(x).empty((B, P + T, d), dtype=x.dtype)
+        z[:, :P] = p
+        z[:, P:] = x
+        ctx.save(P)
+        return z
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        (P,) = ctx.saved
+        needs_p, needs_x = ctx.needs_grad
+        return dz[:, :P].sum(axis=0) if needs_p else None, dz[:, P:] if needs_x else None
+
+
+class Prompt(Module):
+    """P trainable rows (P, d)."""
+
+    def __init__(self, rows: Tensor):
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Prepend.apply(self.rows, x)
+
+
+@method
+@dataclass
+class PromptTuningConfig(PeftConfig):
+    """num_virtual_tokens: P. prompt_tuning_init: where P starts.
+
+    "SAMPLE_VOCAB": rows of the embedding table, drawn at random (the default for text); "TEXT": the rows of
+    prompt_tuning_init_ids, repeated or cut to P; "RANDOM": N(0, σ²) with σ the table's own standard deviation, or
+    ``init_std`` where given (Hugging Face PEFT draws with 1.0, some fifty times the table's).
+    """
+
+    peft_type: ClassVar[str] = "PROMPT_TUNING"
+    num_virtual_tokens: int = 10
+    prompt_tuning_init: str | None = None
+    prompt_tuning_init_ids: list[int] | None = None
+    init_std: float | None = None
+
+    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+        check_fields(self, num_virtual_tokens=1)
+        found = [(path, m) for path, m in peft.base_model.named_modules() if isinstance(m, SequenceInput)]
+        if not found:
+            raise PeftError(f"prompt tuning needs a sequence; {type(peft.base_model).__name__} has none")
+        for path, entry in found:
+            check_context("prompt", entry, self.num_virtual_tokens)
+            table = entry.tokens.weight if isinstance(entry, TextInput) else entry.positions  # type: ignore[attr-defined]
+            rows = self._start(to_numpy(table.data).reshape(-1, table.shape[-1]), isinstance(entry, TextInput), rng)
+            peft.swap(f"{path}.prompt" if path else "prompt", Prompt(trainable(rows, table)))
+
+    def _start(self, table: np.ndarray, is_text: bool, rng: np.random.Generator) -> np.ndarray:
+        P = self.num_virtual_tokens
+        init = self.prompt_tuning_init or ("SAMPLE_VOCAB" if is_text else "RANDOM")
+        if init == "RANDOM":
+            std = float(table.std()) if self.init_std is None else self.init_std
+            return rng.standard_normal((P, table.shape[1])) * std
+        if not is_text:
+            raise PeftError(f"prompt tuning: {init!r} needs a vocabulary; use prompt_tuning_init='RANDOM' here")
+        if init == "SAMPLE_VOCAB":
+            return table[rng.integers(0, len(table), P)]
+        if init == "TEXT":
+            ids = self.prompt_tuning_init_ids
+            if not ids or min(ids) < 0 or max(ids) >= len(table):
+                raise PeftError(f"prompt tuning: TEXT needs prompt_tuning_init_ids in 0 … {len(table) - 1}, got {ids!r}")
+            return table[np.resize(np.asarray(ids), P)]
+        raise PeftError(f"prompt tuning: prompt_tuning_init is RANDOM, SAMPLE_VOCAB or TEXT, got {init!r}")
+
+
+def check_context(what: str, entry: SequenceInput, P: int) -> None:
+    """Raise PeftError for a prompt or prefix that leaves no room for text."""
+    if isinstance(entry, TextInput) and entry.context <= P:
+        raise PeftError(f"a {what} of {P} tokens leaves no room for text in a context of {entry.context}")
