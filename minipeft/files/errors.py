@@ -1,0 +1,5 @@
+"""The error of every file that cannot be used."""
+
+
+class FileError(ValueError):
+    """A file that is missing, broken or not what it should be; the message says where, what was expected and what came."""

@@ -1,0 +1,131 @@
+"""safetensors files: eight bytes of header length, a JSON header, raw arrays. Checked before a byte of data is used."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minipeft.files.atomic import atomic_path
+from minipeft.files.errors import FileError
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(code)
+    for name, code in {
+        **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"},
+        **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
+        **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"},
+    }.items()
+}
+LONGEST_HEADER = 100_000_000  # the format's own bound
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array of a file: its type as the file names it, its shape, and where its bytes are."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def safetensors_header(path: str | Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Names, types, shapes and metadata of a file, without its data.
+
+    Raises FileError for a file that is missing, truncated or inconsistent: the header is bounded by the file's size
+    before it is read, and the arrays must fill the data exactly, in order, without overlap or gap.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, LONGEST_HEADER):
+                raise FileError(
+                    f"{path}: expected a safetensors file, but its header would have {length} bytes and the file has {size}; "
+                    "it is truncated or of another kind"
+                )
+            raw = file.read(length)
+    except FileNotFoundError:
+        raise FileError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: the safetensors header is no JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise FileError(f"{path}: the safetensors header must be an object, got {type(header).__name__}")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FileError(f"{path}: __metadata__ must map names to strings")
+    entries = {name: _entry(path, name, value) for name, value in header.items()}
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != end:
+            raise FileError(f"{path}: the data of {name!r} starts at byte {entry.start}, expected {end} (overlap or gap)")
+        end = entry.end
+    if 8 + length + end != size:
+        raise FileError(f"{path}: the arrays end at byte {8 + length + end}, but the file has {size}; it is truncated")
+    return entries, metadata
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name appears twice")
+    return result
+
+
+def _entry(path: Path, name: str, value: Any) -> Entry:
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise FileError(f"{path}: {name!r} must have dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise FileError(f"{path}: {name!r} has the type {dtype!r}; expected one of {sorted(DTYPES)}")
+    if not _naturals(shape) or len(shape) > 32:
+        raise FileError(f"{path}: {name!r} has the shape {shape!r}; expected whole numbers of at least 0")
+    if not _naturals(offsets) or len(offsets) != 2:
+        raise FileError(f"{path}: {name!r} has the offsets {offsets!r}; expected [start, end]")
+    need = math.prod(shape) * DTYPES[dtype].itemsize
+    if offsets[1] - offsets[0] != need:
+        raise FileError(f"{path}: {name!r} of shape {shape} needs {need} bytes, its offsets give {offsets[1] - offsets[0]}")
+    return Entry(dtype, tuple(shape), offsets[0], offsets[1])
+
+
+def _naturals(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All arrays of a file and its metadata; BF16 comes as float32. Raises FileError as `safetensors_header` does."""
+    path = Path(path)
+    entries, metadata = safetensors_header(path)
+    arrays: dict[str, np.ndarray] = {}
+    with path.open("rb") as file:
+        base = 8 + int.from_bytes(file.read(8), "little")
+        for name, entry in sorted(entries.items(), key=lambda item: item[1].start):
+            file.seek(base + entry.start)
+            count = math.prod(entry.shape)
+            x = np.fromfile(file, dtype=DTYPES[entry.dtype], count=count)
+            if x.size != count:
+                raise FileError(f"{path}: the data of {name!r} ends early; the file changed while it was read")
+            if entry.dtype == "BF16":
+                x = (x.astype(np.uint32) << 16).view(np.float32)
+            arrays[name] = x.reshape(entry.shape)
+    return arrays, metadata
+
+
+def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write the arrays and metadata, whole or not at all (by the safetensors library)."""
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in arrays.items()}
+    with atomic_path(path) as part:
+        save_file(contiguous, part, metadata=dict(metadata) if metadata else None)

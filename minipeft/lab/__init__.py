@@ -1,0 +1,1 @@
+"""The lecture's experiments: each file returns rows; plots.py draws them."""

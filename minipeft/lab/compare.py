@@ -1,0 +1,300 @@
+"""Every method on one task, side by side: what it trains, how well it does, and what it costs.
+
+For each method the learning rate is chosen on the validation split, from the same list and on the same seeds as for
+every other; then each seed is run once more with that rate and looks at the test split once. Memory and FLOPs are
+counted, not timed; time is the median of steps taken in turn with full fine-tuning's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+from minipeft import accounting
+from minipeft.lab.tasks import TASKS, Budget, Round, Task
+from minipeft.nn.module import Module
+from minipeft.optim import AdamW, LinearSchedule
+from minipeft.peft import PeftConfig, get_peft_model
+from minipeft.train import TrainingError, fit, train_step
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a method with a learning rate on a seed, judged on one split."""
+
+    task: str
+    method: str
+    learning_rate: float
+    seed: int
+    split: str
+    steps: int
+
+
+def adapted(base: Module, config: PeftConfig | None, seed: int) -> Module:
+    """The base with the method applied; with every parameter trainable for None (full fine-tuning)."""
+    return base.requires_grad_(True) if config is None else get_peft_model(base, config, rng=seed)
+
+
+def run(job: Run, folder: Path) -> Row:
+    """Train once and judge once; a row with the result (None where the training diverged) and what was run."""
+    task = TASKS[job.task]
+    start = time.perf_counter()
+    drawn = task.draw(folder, job.seed)
+    model = adapted(drawn.model, task.methods[job.method], job.seed)
+    optimizer = AdamW(model, lr=LinearSchedule(job.learning_rate, job.steps, warmup=job.steps // 10))
+    try:
+        fit(model, drawn.batches, optimizer, steps=job.steps, seed=job.seed, progress=False)
+        value = drawn.evaluate(model.eval(), job.split)
+    except TrainingError:  # a rate that is too high for this method: a result, and never the chosen one
+        value = None
+    return {**asdict(job), "value": value, "seconds": round(time.perf_counter() - start, 3)}
+
+
+def fingerprint(task: Task) -> str:
+    """A short name for the exact configuration, so that only runs of the same one are taken up again."""
+    methods = {name: None if c is None else {"type": c.peft_type, **asdict(c)} for name, c in task.methods.items()}
+    text = json.dumps([task.name, task.story, asdict(task.budget), methods], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def tuning_runs(task: Task) -> list[Run]:
+    """Every method with every learning rate on every tuning seed, judged on the validation split."""
+    b = task.budget
+    return [
+        Run(task.name, m, lr, seed, "val", b.steps)
+        for m in task.methods
+        for lr in b.learning_rates
+        for seed in b.tuning_seeds
+    ]
+
+
+def best_rates(task: Task, rows: list[Row]) -> dict[str, float]:
+    """For each method the learning rate with the best mean on the validation split.
+
+    Raises TrainingError where every rate of a method diverged.
+    """
+    best = {}
+    for method in task.methods:
+        means = {}
+        for lr in task.budget.learning_rates:
+            values = [r["value"] for r in rows if r["method"] == method and r["learning_rate"] == lr and r["split"] == "val"]
+            if values and None not in values:
+                means[lr] = statistics.fmean(values)
+        if not means:
+            raise TrainingError(f"{method} diverged at every learning rate of {task.budget.learning_rates}")
+        best[method] = (max if task.higher_is_better else min)(means, key=lambda lr: means[lr])
+    return best
+
+
+def final_runs(task: Task, rates: dict[str, float]) -> list[Run]:
+    """Every method with its rate on every seed, judged on the test split."""
+    return [Run(task.name, m, rates[m], seed, "test", task.budget.steps) for m in task.methods for seed in task.budget.seeds]
+
+
+def cost(task: Task, method: str, folder: Path) -> Row:
+    """What one training step of the method takes: bytes and FLOPs, counted."""
+    drawn = task.draw(folder, 0)
+    model = adapted(drawn.model, task.methods[method], 0)
+    batch = next(iter(drawn.batches.epoch(0)))
+    optimizer = AdamW(model, lr=1e-9)
+    train_step(model, batch, optimizer)  # the optimizer's state exists after its first step
+    with accounting.count_flops() as flops:
+        loss = model.loss(**batch)
+        memory = accounting.memory(model, optimizer, loss)
+        loss.backward()
+    counts = accounting.count_parameters(model)
+    return {
+        "trained": counts.trainable,
+        "parameters": counts.total,
+        "gradient_bytes": memory.gradients,
+        "optimizer_bytes": memory.optimizer_state,
+        "activation_bytes": memory.activations,
+        "forward_flops": flops.forward,
+        "backward_flops": flops.backward,
+    }
+
+
+def step_times(task: Task, folder: Path, repeats: int) -> dict[str, float]:
+    """The time of a step relative to full fine-tuning: medians of pairs taken in turn."""
+    steps: dict[str, Callable[[], float]] = {}
+    for method, config in task.methods.items():
+        drawn = task.draw(folder, 0)
+        model = adapted(drawn.model, config, 0)
+        steps[method] = _stepper(model, drawn, AdamW(model, lr=1e-9))
+        steps[method]()
+    ratios: dict[str, list[float]] = {m: [] for m in steps}
+    for _ in range(repeats):
+        base = steps["full"]()
+        for method, step in steps.items():
+            ratios[method].append(1.0 if method == "full" else step() / base)
+    return {m: statistics.median(r) for m, r in ratios.items()}
+
+
+def _stepper(model: Module, drawn: Round, optimizer: AdamW) -> Callable[[], float]:
+    batch = next(iter(drawn.batches.epoch(0)))
+
+    def step() -> float:
+        start = time.perf_counter()
+        train_step(model, batch, optimizer)
+        return time.perf_counter() - start
+
+    return step
+
+
+def summarize(task: Task, rows: list[Row], rates: dict[str, float], costs: dict[str, Row], times: dict[str, float]) -> list[Row]:
+    """One row a method: quality over the seeds, and the costs."""
+    table = []
+    for method in task.methods:
+        values = [r["value"] for r in rows if r["method"] == method and r["split"] == "test"]
+        failed = values.count(None)
+        good = [v for v in values if v is not None]
+        lrs = task.budget.learning_rates
+        table.append(
+            {
+                "method": method,
+                **costs[method],
+                "mean": statistics.fmean(good) if good else None,
+                "std": statistics.stdev(good) if len(good) > 1 else 0.0,
+                "seeds": len(good),
+                "diverged": failed,
+                "learning_rate": rates[method],
+                "rate_at_edge": rates[method] in (lrs[0], lrs[-1]),
+                "step_time": times[method],
+            }
+        )
+    return table
+
+
+def compare(
+    name: str,
+    out: Path,
+    budget: Budget | None = None,
+    jobs: int = 2,
+    fresh: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run the comparison of task ``name``; finished runs are kept in ``out`` and not run again.
+
+    Returns {"task", "rows": one a method, "runs": number run now, "reused": number taken from before}.
+    """
+    task = TASKS[name] if budget is None else replace(TASKS[name], budget=budget)
+    out.mkdir(parents=True, exist_ok=True)
+    log = RunLog(out / "runs.jsonl", fingerprint(task), fresh)
+    folder = out / f"pretrained-{fingerprint(replace(task, budget=TASKS[name].budget))}"
+    if not folder.exists():
+        task.prepare(folder)
+    tuned = log.complete(tuning_runs(task), folder, jobs, "learning rates", progress)
+    rates = best_rates(task, tuned)
+    finals = log.complete(final_runs(task, rates), folder, jobs, "seeds", progress)
+    costs = {m: cost(task, m, folder) for m in task.methods}
+    times = step_times(task, folder, repeats=15 if name == "digits" else 5)
+    rows = summarize(task, [*tuned, *finals], rates, costs, times)
+    return {"task": name, "rows": rows, "runs": log.run_now, "reused": log.reused, "fingerprint": log.mark}
+
+
+class RunLog:
+    """Finished runs, one JSON object a line, appended as they finish: a killed comparison loses nothing."""
+
+    def __init__(self, path: Path, mark: str, fresh: bool):
+        self.path = path
+        self.mark = mark
+        self.run_now = 0
+        self.reused = 0
+        self.rows: dict[tuple[Any, ...], Row] = {}
+        if fresh and path.exists():
+            path.unlink()
+        for row in self._read():
+            if row.get("fingerprint") == mark:
+                self.rows[self._key(row)] = row
+
+    @staticmethod
+    def _key(row: Row) -> tuple[Any, ...]:
+        return tuple(row[k] for k in ("task", "method", "learning_rate", "seed", "split", "steps"))
+
+    def _read(self) -> Iterator[Row]:
+        if not self.path.exists():
+            return
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:  # the line that was being written when an earlier comparison was killed
+                continue
+            if isinstance(row, dict):
+                yield row
+
+    def complete(self, jobs: list[Run], folder: Path, workers: int, label: str, progress: bool) -> list[Row]:
+        """The rows of all ``jobs``, in their order; those not yet in the log are run, ``workers`` at a time."""
+        from joblib import Parallel, delayed
+        from tqdm import tqdm
+
+        missing = [j for j in jobs if self._key(asdict(j)) not in self.rows]
+        self.reused += len(jobs) - len(missing)
+        parallel = Parallel(n_jobs=min(workers, max(1, len(missing))), return_as="generator_unordered", batch_size=1)
+        results = parallel(delayed(run)(j, folder) for j in missing)
+        for row in tqdm(results, total=len(missing), desc=label, disable=not progress or not missing, unit="run"):
+            row["fingerprint"] = self.mark
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            self.rows[self._key(row)] = row
+            self.run_now += 1
+        return [self.rows[self._key(asdict(j))] for j in jobs]
+
+
+def table_text(task: Task, rows: list[Row]) -> str:
+    """The rows as a table for the terminal, with units."""
+    header = ["method", "trained", "% of all", f"{task.metric} ({task.unit})", "grads", "optim.", "activ."]
+    header += ["fwd MFLOP", "bwd MFLOP", "step vs full", "rate"]
+    lines = []
+    for r in rows:
+        scale, digits = (100, 1) if task.unit == "%" else (1, 3)
+        quality = "diverged" if r["mean"] is None else f"{scale * r['mean']:.{digits}f} ± {scale * r['std']:.{digits}f}"
+        lines.append(
+            [
+                r["method"],
+                f"{r['trained']:,}",
+                f"{100 * r['trained'] / r['parameters']:.2f}",
+                quality,
+                *(readable_bytes(r[k]) for k in ("gradient_bytes", "optimizer_bytes", "activation_bytes")),
+                f"{r['forward_flops'] / 1e6:,.0f}",
+                f"{r['backward_flops'] / 1e6:,.0f}",
+                f"{r['step_time']:.2f}",
+                f"{r['learning_rate']:g}{'*' if r['rate_at_edge'] else ''}",
+            ]
+        )
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+
+    def row_text(cells: list[str]) -> str:
+        return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
+
+    text = [row_text(header), "  ".join("-" * w for w in widths), *map(row_text, lines)]
+    if any(r["rate_at_edge"] for r in rows):
+        text.append("* the best learning rate lies at the edge of the list that was tried")
+    return "\n".join(text)
+
+
+def readable_bytes(n: int) -> str:
+    """Bytes with a binary unit: 1.5 MiB."""
+    value = float(n)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def quick(budget: Budget) -> Budget:
+    """A budget that shows the machinery within seconds; its figures mean little."""
+    rates = budget.learning_rates
+    return Budget((rates[len(rates) // 2],), budget.tuning_seeds[:1], budget.seeds[:2], min(budget.steps, 10))
+
+
+__all__ = ["TASKS", "best_rates", "compare", "cost", "quick", "run", "table_text"]

@@ -1,0 +1,92 @@
+"""The figures: the one place that knows matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "svg.hashsalt": "minipeft",
+}
+GREYS = {"gradient_bytes": "0.15", "optimizer_bytes": "0.5", "activation_bytes": "0.8"}
+NAMES = {"gradient_bytes": "gradients", "optimizer_bytes": "optimizer state", "activation_bytes": "saved activations"}
+
+
+def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[Path]:
+    """Quality against trained parameters, memory by kind, and time and FLOPs of a step; PNG and SVG."""
+    with plt.rc_context(STYLE):
+        figure, (quality, memory, work) = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=(1.25, 1, 1))
+        _draw_quality(quality, task, [r for r in rows if r["mean"] is not None])
+        _draw_memory(memory, rows)
+        _draw_work(work, rows)
+        seeds = max(r["seeds"] for r in rows)
+        figure.suptitle(f"{task.name}: {task.story}", fontsize=10)
+        figure.supxlabel(
+            f"mean ± standard deviation over {seeds} seeds; learning rate of each method chosen on the validation split",
+            fontsize=8,
+        )
+        figure.tight_layout()
+        paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+        for path in paths:
+            part = path.with_name(f".{path.name}.part")
+            figure.savefig(part, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+            part.replace(path)
+        plt.close(figure)
+    return paths
+
+
+def _draw_quality(ax: Any, task: Any, rows: list[dict[str, Any]]) -> None:
+    scale = 100 if task.unit == "%" else 1
+    markers = "osD^vPX*<>"
+    for i, r in enumerate(rows):
+        ax.errorbar(
+            r["trained"], scale * r["mean"], yerr=scale * r["std"], fmt=markers[i % len(markers)], ms=7, capsize=3,
+            label=r["method"], color=plt.get_cmap("viridis")(i / max(1, len(rows))),
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlabel("trained parameters")
+    ax.set_ylabel(f"{task.metric} ({task.unit})")
+    ax.legend(fontsize=8, ncols=2, framealpha=0.8)
+    ax.set_title("quality", fontsize=9)
+
+
+def _draw_memory(ax: Any, rows: list[dict[str, Any]]) -> None:
+    largest = max(sum(r[k] for k in GREYS) for r in rows)
+    unit, size = ("MiB", 2**20) if largest >= 2**20 else ("KiB", 2**10)
+    left = [0.0] * len(rows)
+    y = list(range(len(rows)))
+    for key, grey in GREYS.items():
+        widths = [r[key] / size for r in rows]
+        ax.barh(y, widths, left=left, color=grey, label=NAMES[key])
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    ax.set_yticks(y, [r["method"] for r in rows])
+    ax.invert_yaxis()
+    ax.set_xlabel(f"memory of a step beside the weights ({unit})")
+    ax.legend(fontsize=8, loc="lower right")
+    ax.set_title("memory", fontsize=9)
+
+
+def _draw_work(ax: Any, rows: list[dict[str, Any]]) -> None:
+    y = list(range(len(rows)))
+    full = next(r for r in rows if r["method"] == "full")
+    all_flops = full["forward_flops"] + full["backward_flops"]
+    ax.barh([i - 0.2 for i in y], [r["step_time"] for r in rows], height=0.38, color="0.35", label="time")
+    flops = [(r["forward_flops"] + r["backward_flops"]) / all_flops for r in rows]
+    ax.barh([i + 0.2 for i in y], flops, height=0.38, color="0.75", label="FLOPs")
+    ax.axvline(1.0, color="k", lw=0.8, ls=":")
+    ax.set_yticks(y, [r["method"] for r in rows])
+    ax.invert_yaxis()
+    ax.set_xlabel("a step, relative to full fine-tuning")
+    ax.legend(fontsize=8, loc="lower right")
+    ax.set_title("work", fontsize=9)
