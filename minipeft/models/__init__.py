@@ -2,5 +2,21 @@
 
 from minipeft.models.base import Model
 from minipeft.models.decoder import DecoderConfig, DecoderLM
+from minipeft.models.encoder import Encoder, EncoderClassifier, EncoderConfig, EncoderMaskedLM, mask_tokens
+from minipeft.models.mlp import MLP, MLPConfig
+from minipeft.models.vit import ViT, ViTConfig
 
-__all__ = ["DecoderConfig", "DecoderLM", "Model"]
+__all__ = [
+    "MLP",
+    "DecoderConfig",
+    "DecoderLM",
+    "Encoder",
+    "EncoderClassifier",
+    "EncoderConfig",
+    "EncoderMaskedLM",
+    "MLPConfig",
+    "Model",
+    "ViT",
+    "ViTConfig",
+    "mask_tokens",
+]

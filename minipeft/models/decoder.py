@@ -7,10 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from minipeft import ops
 from minipeft.array import generator
 from minipeft.autograd import Tensor
-from minipeft.models.base import Model, Stack, rotary_tables
+from minipeft.models.base import Model, Stack, head_loss, last_rows, rotary_tables
 from minipeft.nn.layers import Linear
 from minipeft.nn.transformer import Cache, TextInput
 
@@ -73,6 +72,8 @@ class DecoderConfig:
 class DecoderLM(Model):
     """A causal language model: ids (B, T) -> logits (B, T, V)."""
 
+    config_class = DecoderConfig
+
     def __init__(self, config: DecoderConfig, rng: int | np.random.Generator = 0):
         rng = generator(rng)
         self.config = config
@@ -110,15 +111,3 @@ class DecoderLM(Model):
     def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
         """The mean cross-entropy in nats; labels (B, T) are already shifted, labels[:, t] follows ids[:, t], -100 ignored."""
         return head_loss(self.hidden(ids, mask), self.lm_head, labels)
-
-
-def last_rows(x: Tensor, T: int) -> Tensor:
-    """The last T rows of x (B, P + T, d): what remains when a prompt's rows are dropped."""
-    return x if x.shape[1] == T else x[:, x.shape[1] - T :]
-
-
-def head_loss(x: Tensor, head: Any, labels: np.ndarray) -> Tensor:
-    """Cross-entropy of ``head(x)``, by blocks of rows where the head is a plain linear layer."""
-    if type(head) is Linear:
-        return ops.linear_cross_entropy(x, head.weight, labels, head.bias)
-    return ops.cross_entropy(head(x), labels)

@@ -25,6 +25,7 @@ from minipeft.ops.arithmetic import (
     sqrt,
     subtract,
     sum,
+    weighted_mean,
 )
 from minipeft.ops.attention import attention, merge_heads, rotary, rotary_angles, split_heads
 from minipeft.ops.embedding import embedding
@@ -77,4 +78,5 @@ __all__ = [
     "swapaxes",
     "tanh",
     "transpose",
+    "weighted_mean",
 ]

@@ -241,6 +241,20 @@ class MatMul(Function):
         return dx, dy
 
 
+class WeightedMean(Function):
+    """z = Σ_t w_t x_t for x (B, T, d) and constant w (B, T), z (B, d);  dx_t = w_t dz."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, w: Array) -> Array:
+        ctx.save(w)
+        return arr.matmul(w[:, None, :], x)[:, 0]
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        (w,) = ctx.saved
+        return w[:, :, None] * dz[:, None, :], None
+
+
 Operand = Tensor | Array | float
 
 
@@ -329,3 +343,10 @@ def matmul(x: Tensor | Array, y: Tensor | Array) -> Tensor:
     if x.shape[-1] != y.shape[-2]:
         raise ValueError(f"matmul: the inner sizes of {x.shape} and {y.shape} differ")
     return MatMul.apply(x, y)
+
+
+def weighted_mean(x: Tensor, weights: Array) -> Tensor:
+    """Σ_t w_t x_t: x (B, T, d), weights (B, T) on the host, constant and summing to one -> (B, d)."""
+    if tuple(weights.shape) != tuple(x.shape[:2]):
+        raise ValueError(f"weighted_mean: x {x.shape} needs weights {x.shape[:2]}, got {weights.shape}")
+    return WeightedMean.apply(x, arr.to_device(weights.astype(x.dtype), arr.device_of(x.data)))

@@ -1,0 +1,170 @@
+"""The encoder-only Transformer, as BERT has it, with a masked-LM head and a classification head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minipeft import ops
+from minipeft.array import generator
+from minipeft.autograd import Tensor
+from minipeft.models.base import Model, Stack, head_loss, last_rows
+from minipeft.nn.layers import Dropout, LayerNorm, Linear, parameter
+from minipeft.nn.transformer import TextInput
+from minipeft.ops.loss import IGNORED
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes and choices of an encoder; the defaults are BERT-base's (Devlin et al. 2019)."""
+
+    vocab_size: int = 30522
+    d_model: int = 768
+    n_layers: int = 12
+    n_heads: int = 12
+    d_ff: int = 3072
+    context: int = 512
+    n_token_types: int = 2
+    norm: str = "layer"
+    eps: float = 1e-12
+    norm_first: bool = False
+    activation: str = "gelu"
+    dropout: float = 0.0
+
+
+class Encoder(Model):
+    """ids (B, T) -> hidden states (B, T, d), each token looking at all others."""
+
+    config_class = EncoderConfig
+
+    def __init__(self, config: EncoderConfig, rng: int | np.random.Generator = 0):
+        rng = generator(rng)
+        self.config = config
+        self.input = TextInput(
+            config.vocab_size,
+            config.d_model,
+            config.context,
+            n_token_types=config.n_token_types,
+            norm=None if config.norm_first else LayerNorm(config.d_model, config.eps),
+            dropout=config.dropout,
+            rng=rng,
+        )
+        self.stack = Stack(config, causal=False, cross=False, rng=rng)
+
+    def forward(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
+        """Hidden states (B, T, d); mask (B, T) True for real tokens; rows of a prompt are used and dropped."""
+        inputs = self.input(ids, mask, token_types=token_types)
+        return last_rows(self.stack(inputs.x, inputs.mask), ids.shape[1])
+
+
+class EncoderMaskedLM(Model):
+    """Masked-LM pre-training: logits (B, T, V) from the hidden states through BERT's head, tied to the embedding."""
+
+    config_class = EncoderConfig
+
+    def __init__(self, config: EncoderConfig, rng: int | np.random.Generator = 0):
+        rng = generator(rng)
+        self.config = config
+        self.encoder = Encoder(config, rng)
+        self.transform = Linear(config.d_model, config.d_model, rng=rng)
+        self.transform_norm = LayerNorm(config.d_model, config.eps)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False, rng=rng)
+        self.lm_head.weight = self.encoder.input.tokens.weight
+        self.lm_head.bias = parameter(np.zeros(config.vocab_size))
+
+    def hidden(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
+        """What the vocabulary matrix is applied to, (B, T, d)."""
+        x = self.transform(self.encoder(ids, mask, token_types))
+        return self.transform_norm(ops.activation(x, self.config.activation))
+
+    def forward(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
+        """Logits (B, T, V) of the token at each place."""
+        return self.lm_head(self.hidden(ids, mask, token_types))
+
+    def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
+        """The mean cross-entropy in nats of labels (B, T): the original token where one was masked, -100 elsewhere."""
+        return head_loss(self.hidden(ids, mask), self.lm_head, labels)
+
+
+def mask_tokens(
+    ids: np.ndarray,
+    mask_id: int,
+    vocab_size: int,
+    rng: int | np.random.Generator,
+    keep: np.ndarray | None = None,
+    fraction: float = 0.15,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masked ids and labels (B, T) for masked-LM pre-training (Devlin et al. 2019, section 3.1).
+
+    A ``fraction`` of the tokens is chosen; of these 80 % become ``mask_id``, 10 % a random token, 10 % stay.
+    keep: (B, T) True for tokens that are never chosen (padding, special tokens). Labels are -100 where nothing was chosen.
+    """
+    rng = generator(rng)
+    chosen = rng.random(ids.shape) < fraction
+    if keep is not None:
+        chosen &= ~keep
+    dice = rng.random(ids.shape)
+    masked = np.where(chosen & (dice < 0.8), mask_id, ids)
+    masked = np.where(chosen & (dice >= 0.8) & (dice < 0.9), rng.integers(0, vocab_size, ids.shape), masked)
+    return masked, np.where(chosen, ids, IGNORED)
+
+
+POOLS = ("mean", "first", "pooler")
+
+
+class EncoderClassifier(Model):
+    """Sentences -> logits (B, n_classes).
+
+    pool: "mean" over the real tokens (as sentence encoders are trained), "first" the first token, "pooler" the first token
+    through BERT's tanh layer.
+    """
+
+    config_class = EncoderConfig
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        n_classes: int = 2,
+        pool: str = "mean",
+        rng: int | np.random.Generator = 0,
+    ):
+        if pool not in POOLS:
+            raise ValueError(f"unknown pool {pool!r}; expected one of {POOLS}")
+        rng = generator(rng)
+        self.config = config
+        self.pool = pool
+        self.encoder = Encoder(config, rng)
+        self.pooler = Linear(config.d_model, config.d_model, rng=rng) if pool == "pooler" else None
+        self.dropout = Dropout(config.dropout)
+        self.classifier = Linear(config.d_model, n_classes, rng=rng)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
+        """The encoder of ``source`` (see `Encoder.from_pretrained`) under a new head drawn from ``rng``.
+
+        options: n_classes, pool and rng, as in the constructor.
+        """
+        encoder = Encoder.from_pretrained(source)
+        model = cls(encoder.config, **options)
+        model.encoder = encoder
+        return model
+
+    def pooled(self, ids: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
+        """One vector a sentence, (B, d)."""
+        x = self.encoder(ids, mask)
+        if self.pool == "mean":
+            weights = np.ones(ids.shape) if mask is None else np.asarray(mask, dtype=np.float64)
+            return ops.weighted_mean(x, weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0))
+        first = x[:, 0]
+        return first if self.pooler is None else ops.tanh(self.pooler(first))
+
+    def forward(self, ids: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
+        """Logits (B, n_classes)."""
+        return self.classifier(self.dropout(self.pooled(ids, mask)))
+
+    def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
+        """The mean cross-entropy in nats of labels (B,)."""
+        return ops.cross_entropy(self.forward(ids, mask), labels)
