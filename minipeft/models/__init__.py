@@ -3,6 +3,7 @@
 from minipeft.models.base import Model
 from minipeft.models.decoder import DecoderConfig, DecoderLM
 from minipeft.models.encoder import Encoder, EncoderClassifier, EncoderConfig, EncoderMaskedLM, mask_tokens
+from minipeft.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from minipeft.models.mlp import MLP, MLPConfig
 from minipeft.models.vit import ViT, ViTConfig
 
@@ -13,6 +14,8 @@ __all__ = [
     "Encoder",
     "EncoderClassifier",
     "EncoderConfig",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
     "EncoderMaskedLM",
     "MLPConfig",
     "Model",

@@ -10,6 +10,7 @@ import numpy as np
 from minipeft.array import generator
 from minipeft.autograd import Tensor
 from minipeft.models.base import Model, Stack, head_loss, last_rows, rotary_tables
+from minipeft.models.huggingface import Layout, Row, both
 from minipeft.nn.layers import Linear
 from minipeft.nn.transformer import Cache, TextInput
 
@@ -111,3 +112,92 @@ class DecoderLM(Model):
     def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
         """The mean cross-entropy in nats; labels (B, T) are already shifted, labels[:, t] follows ids[:, t], -100 ignored."""
         return head_loss(self.hidden(ids, mask), self.lm_head, labels)
+
+    @classmethod
+    def layouts(cls) -> dict[str, Layout]:
+        return {"gpt2": GPT2, "llama": LLAMA}
+
+
+def _rope_theta(settings: dict[str, Any]) -> float:
+    return float((settings.get("rope_parameters") or settings).get("rope_theta", 10000.0))
+
+
+def _rope_is_plain(settings: dict[str, Any]) -> bool:
+    """True; KeyError naming the setting where the rotary positions are scaled in some way."""
+    scaling = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
+    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+        raise KeyError("rope_type 'default' (scaled rotary positions are not implemented)")
+    return True
+
+
+GPT2 = Layout(
+    make=DecoderConfig.gpt2,
+    fields={
+        "vocab_size": "vocab_size",
+        "d_model": "n_embd",
+        "n_layers": "n_layer",
+        "n_heads": "n_head",
+        "context": "n_positions",
+        "d_ff": lambda s: s.get("n_inner") or 4 * s["n_embd"],
+        "eps": "layer_norm_epsilon",
+        "activation": lambda s: {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}.get(
+            s["activation_function"], s["activation_function"]
+        ),
+    },
+    fixed={
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu"),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+        "tie_word_embeddings": (True,),
+    },
+    rows=(
+        Row("input.tokens.weight", "wte.weight"),
+        Row("input.positions.weight", "wpe.weight"),
+        *both("stack.layers.{l}.attention_norm", "h.{l}.ln_1"),
+        *both("stack.layers.{l}.attention.q_proj", "h.{l}.attn.c_attn", "0/3T"),
+        *both("stack.layers.{l}.attention.k_proj", "h.{l}.attn.c_attn", "1/3T"),
+        *both("stack.layers.{l}.attention.v_proj", "h.{l}.attn.c_attn", "2/3T"),
+        *both("stack.layers.{l}.attention.out_proj", "h.{l}.attn.c_proj", "T"),
+        *both("stack.layers.{l}.feed_forward_norm", "h.{l}.ln_2"),
+        *both("stack.layers.{l}.feed_forward.up_proj", "h.{l}.mlp.c_fc", "T"),
+        *both("stack.layers.{l}.feed_forward.down_proj", "h.{l}.mlp.c_proj", "T"),
+        *both("stack.norm", "ln_f"),
+    ),
+    prefixes=("transformer.",),
+    ignored=(r"lm_head\.weight", r"h\.\d+\.attn\.(masked_)?bias"),
+)
+
+LLAMA = Layout(
+    make=lambda plain, **values: DecoderConfig.llama(**values),
+    fields={
+        "plain": _rope_is_plain,
+        "vocab_size": "vocab_size",
+        "d_model": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "n_kv_heads": lambda s: s.get("num_key_value_heads") or s["num_attention_heads"],
+        "d_ff": "intermediate_size",
+        "context": "max_position_embeddings",
+        "eps": "rms_norm_eps",
+        "rope_theta": _rope_theta,
+        "tied": lambda s: bool(s.get("tie_word_embeddings", False)),
+    },
+    fixed={"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)},
+    rows=(
+        Row("input.tokens.weight", "embed_tokens.weight"),
+        Row("stack.layers.{l}.attention_norm.weight", "layers.{l}.input_layernorm.weight"),
+        Row("stack.layers.{l}.attention.q_proj.weight", "layers.{l}.self_attn.q_proj.weight"),
+        Row("stack.layers.{l}.attention.k_proj.weight", "layers.{l}.self_attn.k_proj.weight"),
+        Row("stack.layers.{l}.attention.v_proj.weight", "layers.{l}.self_attn.v_proj.weight"),
+        Row("stack.layers.{l}.attention.out_proj.weight", "layers.{l}.self_attn.o_proj.weight"),
+        Row("stack.layers.{l}.feed_forward_norm.weight", "layers.{l}.post_attention_layernorm.weight"),
+        Row("stack.layers.{l}.feed_forward.gate_proj.weight", "layers.{l}.mlp.gate_proj.weight"),
+        Row("stack.layers.{l}.feed_forward.up_proj.weight", "layers.{l}.mlp.up_proj.weight"),
+        Row("stack.layers.{l}.feed_forward.down_proj.weight", "layers.{l}.mlp.down_proj.weight"),
+        Row("stack.norm.weight", "norm.weight"),
+        Row("lm_head.weight", "lm_head.weight"),
+    ),
+    prefixes=("model.",),
+    ignored=(r"lm_head\.weight", r".*rotary_emb\.inv_freq"),
+)

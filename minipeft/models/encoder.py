@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from minipeft import ops
 from minipeft.array import generator
 from minipeft.autograd import Tensor
 from minipeft.models.base import Model, Stack, head_loss, last_rows
+from minipeft.models.huggingface import Layout, Row, both
 from minipeft.nn.layers import Dropout, LayerNorm, Linear, parameter
 from minipeft.nn.transformer import TextInput
 from minipeft.ops.loss import IGNORED
@@ -59,6 +60,10 @@ class Encoder(Model):
         inputs = self.input(ids, mask, token_types=token_types)
         return last_rows(self.stack(inputs.x, inputs.mask), ids.shape[1])
 
+    @classmethod
+    def layouts(cls) -> dict[str, Layout]:
+        return {"bert": BERT}
+
 
 class EncoderMaskedLM(Model):
     """Masked-LM pre-training: logits (B, T, V) from the hidden states through BERT's head, tied to the embedding."""
@@ -87,6 +92,10 @@ class EncoderMaskedLM(Model):
     def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
         """The mean cross-entropy in nats of labels (B, T): the original token where one was masked, -100 elsewhere."""
         return head_loss(self.hidden(ids, mask), self.lm_head, labels)
+
+    @classmethod
+    def layouts(cls) -> dict[str, Layout]:
+        return {"bert": BERT_MASKED_LM}
 
 
 def mask_tokens(
@@ -168,3 +177,52 @@ class EncoderClassifier(Model):
     def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
         """The mean cross-entropy in nats of labels (B,)."""
         return ops.cross_entropy(self.forward(ids, mask), labels)
+
+
+BERT = Layout(
+    make=EncoderConfig,
+    fields={
+        "vocab_size": "vocab_size",
+        "d_model": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "d_ff": "intermediate_size",
+        "context": "max_position_embeddings",
+        "n_token_types": "type_vocab_size",
+        "eps": "layer_norm_eps",
+        "activation": "hidden_act",
+    },
+    fixed={
+        "hidden_act": ("gelu", "relu"),
+        "position_embedding_type": ("absolute",),
+        "is_decoder": (False,),
+        "add_cross_attention": (False,),
+    },
+    rows=(
+        Row("input.tokens.weight", "embeddings.word_embeddings.weight"),
+        Row("input.positions.weight", "embeddings.position_embeddings.weight"),
+        Row("input.token_types.weight", "embeddings.token_type_embeddings.weight"),
+        *both("input.norm", "embeddings.LayerNorm"),
+        *both("stack.layers.{l}.attention.q_proj", "encoder.layer.{l}.attention.self.query"),
+        *both("stack.layers.{l}.attention.k_proj", "encoder.layer.{l}.attention.self.key"),
+        *both("stack.layers.{l}.attention.v_proj", "encoder.layer.{l}.attention.self.value"),
+        *both("stack.layers.{l}.attention.out_proj", "encoder.layer.{l}.attention.output.dense"),
+        *both("stack.layers.{l}.attention_norm", "encoder.layer.{l}.attention.output.LayerNorm"),
+        *both("stack.layers.{l}.feed_forward.up_proj", "encoder.layer.{l}.intermediate.dense"),
+        *both("stack.layers.{l}.feed_forward.down_proj", "encoder.layer.{l}.output.dense"),
+        *both("stack.layers.{l}.feed_forward_norm", "encoder.layer.{l}.output.LayerNorm"),
+    ),
+    prefixes=("bert.",),
+    ignored=(r"embeddings\.position_ids", r"pooler\..*", r"cls\..*", r"classifier\..*"),
+)
+
+BERT_MASKED_LM = replace(
+    BERT,
+    rows=(
+        *(Row(f"encoder.{row.ours}", row.theirs, row.how) for row in BERT.rows),
+        *both("transform", "cls.predictions.transform.dense"),
+        *both("transform_norm", "cls.predictions.transform.LayerNorm"),
+        Row("lm_head.bias", "cls.predictions.bias"),
+    ),
+    ignored=(*BERT.ignored, r"cls\.predictions\.decoder\..*"),
+)

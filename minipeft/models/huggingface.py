@@ -41,8 +41,9 @@ def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
 class Row:
     """One line of a name table: our path, theirs, and how theirs becomes ours.
 
-    "{l}" stands for the layer. how: "" as it is, "T" transposed, "0/3" the first of three equal parts of the last
-    axis of theirs, transposed ("0/3T") where their layer stores (in, out).
+    "{l}" stands for the layer. how: "" as it is; "T" transposed, for a layer that stores (in, out); "0/3" the first of
+    three equal parts of their last axis, "0/3T" and then transposed; "from 2" without the first two rows; "matrix"
+    flattened to (rows, rest); "vector" flattened.
     """
 
     ours: str
@@ -57,7 +58,7 @@ class Layout:
     fields: our configuration's fields from theirs (a name, or a function of their whole configuration).
     fixed: what their configuration must say, since nothing else is implemented ({name: accepted values}).
     rows: the names. prefixes: what may stand before their names, the longest that is found is taken off.
-    ignored: patterns of their names that hold nothing of ours (buffers, heads). offset: rows cut off a table's front.
+    aliases: (pattern, replacement) for names of other versions. ignored: patterns of names that hold nothing of ours.
     """
 
     make: Callable[..., Any]
@@ -66,7 +67,7 @@ class Layout:
     fixed: Mapping[str, tuple[Any, ...]]
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-    aliases: tuple[tuple[str, str], ...] = ()
+    aliases: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
 
     def config(self, settings: dict[str, Any], path: Path) -> Any:
         """Our configuration from theirs; FileError for a missing field or a choice that is not implemented."""
@@ -122,6 +123,14 @@ def taken(x: np.ndarray, how: str) -> np.ndarray:
         x = np.split(x, int(count), axis=-1)[int(part)]
     elif how.startswith("from "):
         x = x[int(how[5:]) :]
-    elif how.startswith("shape "):
-        x = x.reshape([int(n) for n in how[6:].split("x")])
+    elif how == "matrix":
+        x = x.reshape(len(x), -1)
+    elif how == "vector":
+        x = x.reshape(-1)
     return np.ascontiguousarray(x.T if how.endswith("T") else x)
+
+
+def both(ours: str, theirs: str, how: str = "") -> tuple[Row, Row]:
+    """The rows of a weight and its bias; ``how`` holds for the weight, but for a split, which holds for both."""
+    bias_how = how.rstrip("T") if "/" in how else ""
+    return Row(f"{ours}.weight", f"{theirs}.weight", how), Row(f"{ours}.bias", f"{theirs}.bias", bias_how)

@@ -10,6 +10,7 @@ from minipeft import ops
 from minipeft.array import Array, generator
 from minipeft.autograd import Tensor
 from minipeft.models.base import Model, Stack, last_rows
+from minipeft.models.huggingface import Layout, Row, both
 from minipeft.nn.layers import Linear
 from minipeft.nn.transformer import PatchInput
 
@@ -56,3 +57,49 @@ class ViT(Model):
     def loss(self, images: Array, labels: np.ndarray) -> Tensor:
         """The mean cross-entropy in nats of labels (B,)."""
         return ops.cross_entropy(self.forward(images), labels)
+
+    @classmethod
+    def layouts(cls) -> dict[str, Layout]:
+        return {"vit": VIT}
+
+
+VIT = Layout(
+    make=ViTConfig,
+    fields={
+        "image_size": "image_size",
+        "patch_size": "patch_size",
+        "channels": "num_channels",
+        "n_classes": lambda s: len(s.get("id2label") or ()) or s.get("num_labels", 2),
+        "d_model": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "d_ff": "intermediate_size",
+        "eps": "layer_norm_eps",
+        "activation": "hidden_act",
+    },
+    fixed={"hidden_act": ("gelu", "relu"), "qkv_bias": (True,)},
+    rows=(
+        Row("input.class_token", "embeddings.cls_token"),
+        Row("input.positions", "embeddings.position_embeddings"),
+        *both("input.patches", "embeddings.patch_embeddings.projection", "matrix"),
+        *both("stack.layers.{l}.attention_norm", "layers.{l}.layernorm_before"),
+        *both("stack.layers.{l}.attention.q_proj", "layers.{l}.attention.q_proj"),
+        *both("stack.layers.{l}.attention.k_proj", "layers.{l}.attention.k_proj"),
+        *both("stack.layers.{l}.attention.v_proj", "layers.{l}.attention.v_proj"),
+        *both("stack.layers.{l}.attention.out_proj", "layers.{l}.attention.o_proj"),
+        *both("stack.layers.{l}.feed_forward_norm", "layers.{l}.layernorm_after"),
+        *both("stack.layers.{l}.feed_forward.up_proj", "layers.{l}.mlp.fc1"),
+        *both("stack.layers.{l}.feed_forward.down_proj", "layers.{l}.mlp.fc2"),
+        *both("stack.norm", "layernorm"),
+        *both("classifier", "classifier"),
+    ),
+    prefixes=("vit.",),
+    ignored=(r"pooler\..*",),
+    aliases=(  # names of transformers before version 5
+        (r"^encoder\.layer\.", "layers."),
+        (r"\.attention\.attention\.(query|key|value)\.", lambda m: f".attention.{m[1][0]}_proj."),
+        (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+        (r"\.intermediate\.dense\.", ".mlp.fc1."),
+        (r"\.output\.dense\.", ".mlp.fc2."),
+    ),
+)

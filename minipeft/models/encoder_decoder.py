@@ -1,0 +1,162 @@
+"""The encoder-decoder Transformer, in BART's layout (Lewis et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minipeft.array import Array, generator
+from minipeft.autograd import Tensor
+from minipeft.models.base import Model, Stack, head_loss, last_rows
+from minipeft.models.huggingface import Layout, Row, both
+from minipeft.nn.layers import LayerNorm, Linear, parameter
+from minipeft.nn.transformer import Cache, TextInput
+from minipeft.ops.loss import IGNORED
+
+
+@dataclass(frozen=True)
+class EncoderDecoderConfig:
+    """Sizes and choices; n_layers of each, encoder and decoder. start: the id that a target begins with."""
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_ff: int
+    context: int = 1024
+    norm: str = "layer"
+    eps: float = 1e-5
+    norm_first: bool = False
+    activation: str = "gelu"
+    dropout: float = 0.0
+    start: int = 2
+    pad: int = 1
+
+
+class EncoderDecoder(Model):
+    """Source ids (B, S) and target ids (B, T) -> logits (B, T, V); one token table for both sides and the head."""
+
+    config_class = EncoderDecoderConfig
+
+    def __init__(self, config: EncoderDecoderConfig, rng: int | np.random.Generator = 0):
+        rng = generator(rng)
+        self.config = config
+        self.encoder_input = self._text_input(rng)
+        self.encoder = Stack(config, causal=False, cross=False, rng=rng)
+        self.decoder_input = self._text_input(rng)
+        self.decoder_input.tokens.weight = self.encoder_input.tokens.weight
+        self.decoder = Stack(config, causal=True, cross=True, rng=rng)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False, rng=rng)
+        self.lm_head.weight = self.encoder_input.tokens.weight
+        self.lm_head.bias = parameter(np.zeros(config.vocab_size))
+
+    def _text_input(self, rng: np.random.Generator) -> TextInput:
+        c = self.config
+        norm = None if c.norm_first else LayerNorm(c.d_model, c.eps)
+        return TextInput(c.vocab_size, c.d_model, c.context, norm=norm, dropout=c.dropout, rng=rng)
+
+    def encode(self, ids: np.ndarray, mask: np.ndarray | None = None) -> tuple[Tensor, Array | None]:
+        """The memory (B, S', d) of source ids (B, S), the rows of a prompt included, and its mask (B, S')."""
+        inputs = self.encoder_input(ids, mask)
+        return self.encoder(inputs.x, inputs.mask), inputs.mask
+
+    def decode(
+        self,
+        target_ids: np.ndarray,
+        memory: Tensor,
+        memory_mask: Array | None = None,
+        target_mask: np.ndarray | None = None,
+        cache: list[Cache] | None = None,
+    ) -> Tensor:
+        """Hidden states (B, T, d) of target ids (B, T) that look at the memory."""
+        start = cache[0].attention.length if cache else 0
+        inputs = self.decoder_input(target_ids, target_mask, start)
+        x = self.decoder(inputs.x, inputs.mask, memory, memory_mask, cache=cache)
+        return last_rows(x, target_ids.shape[1])
+
+    def forward(
+        self,
+        ids: np.ndarray,
+        target_ids: np.ndarray,
+        mask: np.ndarray | None = None,
+        target_mask: np.ndarray | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of the token after each of target_ids."""
+        return self.lm_head(self.decode(target_ids, *self.encode(ids, mask), target_mask=target_mask))
+
+    def loss(
+        self,
+        ids: np.ndarray,
+        labels: np.ndarray,
+        mask: np.ndarray | None = None,
+        target_ids: np.ndarray | None = None,
+    ) -> Tensor:
+        """The mean cross-entropy in nats of labels (B, T), -100 ignored; targets are the labels, shifted right, unless given."""
+        if target_ids is None:
+            target_ids = self.shifted(labels)
+        return head_loss(self.decode(target_ids, *self.encode(ids, mask)), self.lm_head, labels)
+
+    def shifted(self, labels: np.ndarray) -> np.ndarray:
+        """What the decoder reads to predict ``labels``: the start token, then the labels without the last (-100 as padding)."""
+        first = np.full((len(labels), 1), self.config.start, dtype=labels.dtype)
+        moved = np.concatenate([first, labels[:, :-1]], axis=1)
+        return np.where(moved == IGNORED, self.config.pad, moved)
+
+    @classmethod
+    def layouts(cls) -> dict[str, Layout]:
+        return {"bart": BART}
+
+
+def _rows(side: str, theirs: str) -> tuple[Row, ...]:
+    layer, their_layer = f"{side}.layers.{{l}}", f"{theirs}.layers.{{l}}"
+    return (
+        Row(f"{side}_input.positions.weight", f"{theirs}.embed_positions.weight", "from 2"),
+        *both(f"{side}_input.norm", f"{theirs}.layernorm_embedding"),
+        *(
+            row
+            for ours, his in (("attention", "self_attn"), ("cross_attention", "encoder_attn"))
+            for row in (
+                *both(f"{layer}.{ours}.q_proj", f"{their_layer}.{his}.q_proj"),
+                *both(f"{layer}.{ours}.k_proj", f"{their_layer}.{his}.k_proj"),
+                *both(f"{layer}.{ours}.v_proj", f"{their_layer}.{his}.v_proj"),
+                *both(f"{layer}.{ours}.out_proj", f"{their_layer}.{his}.out_proj"),
+                *both(f"{layer}.{ours}_norm", f"{their_layer}.{his}_layer_norm"),
+            )
+        ),
+        *both(f"{layer}.feed_forward.up_proj", f"{their_layer}.fc1"),
+        *both(f"{layer}.feed_forward.down_proj", f"{their_layer}.fc2"),
+        *both(f"{layer}.feed_forward_norm", f"{their_layer}.final_layer_norm"),
+    )
+
+
+def _equal_sides(settings: dict[str, object], name: str) -> object:
+    encoder, decoder = settings[f"encoder_{name}"], settings[f"decoder_{name}"]
+    if encoder != decoder:
+        raise KeyError(f"decoder_{name} equal to encoder_{name} (others are not implemented)")
+    return encoder
+
+
+BART = Layout(
+    make=EncoderDecoderConfig,
+    fields={
+        "vocab_size": "vocab_size",
+        "d_model": "d_model",
+        "n_layers": lambda s: _equal_sides(s, "layers"),
+        "n_heads": lambda s: _equal_sides(s, "attention_heads"),
+        "d_ff": lambda s: _equal_sides(s, "ffn_dim"),
+        "context": "max_position_embeddings",
+        "activation": "activation_function",
+        "start": "decoder_start_token_id",
+        "pad": "pad_token_id",
+    },
+    fixed={"activation_function": ("gelu", "relu"), "scale_embedding": (False,), "tie_word_embeddings": (True,)},
+    rows=(
+        Row("encoder_input.tokens.weight", "shared.weight"),
+        *_rows("encoder", "encoder"),
+        *_rows("decoder", "decoder"),
+        Row("lm_head.bias", "final_logits_bias", "vector"),
+    ),
+    prefixes=("model.",),
+    ignored=(r"(en|de)coder\.embed_tokens\.weight", r"lm_head\.weight"),
+)
