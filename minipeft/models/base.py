@@ -12,6 +12,7 @@ from minipeft import ops
 from minipeft.array import Array, device_of, to_device, to_numpy
 from minipeft.autograd import Tensor
 from minipeft.files.atomic import atomic_folder
+from minipeft.files.cache import cached
 from minipeft.files.config import dataclass_from_json, read_json, write_json
 from minipeft.files.errors import FileError
 from minipeft.files.safetensors import read_safetensors, write_safetensors
@@ -40,9 +41,14 @@ class Model(Module):
     def from_pretrained(cls, source: str | Path) -> Self:
         """The model in a folder: ours (from `save_pretrained`), or Hugging Face's (config.json and safetensors).
 
+        ``source`` is a folder, or the name of something that `minipeft fetch` got.
         Raises FileError for a folder that is missing, broken, or of another kind of model.
         """
         folder = Path(source)
+        if not folder.exists():
+            folder = cached(str(source)) or folder
+        if not folder.is_dir():
+            raise FileError(f"{source}: expected a folder with config.json, or a name that `minipeft fetch` got")
         settings = read_json(folder / "config.json")
         kind = settings.pop("model_type", None)
         if kind == "minipeft":

@@ -1,0 +1,19 @@
+"""Data: what every Python has, what a package carries, and what `minipeft fetch` gets."""
+
+from minipeft.data.batches import Batches, LanguageModelBatches
+from minipeft.data.digits import load_digits
+from minipeft.data.sentiment import load_sentiment, split_sentiment
+from minipeft.data.text import CharTokenizer, documentation_text, library_source
+from minipeft.data.wordpiece import WordPiece
+
+__all__ = [
+    "Batches",
+    "CharTokenizer",
+    "LanguageModelBatches",
+    "WordPiece",
+    "documentation_text",
+    "library_source",
+    "load_digits",
+    "load_sentiment",
+    "split_sentiment",
+]

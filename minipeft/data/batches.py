@@ -1,0 +1,82 @@
+"""Batches whose order depends on (seed, epoch) alone, so that training can resume to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+
+class Batches:
+    """Rows of several arrays of one length, in batches.
+
+    trim: the name of a boolean mask (n, T); every (n, T) array then loses the columns at the right that hold only padding
+    in a batch. Raises ValueError for arrays of different lengths or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        trim: str | None = None,
+    ):
+        lengths = {name: len(x) for name, x in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"Batches: the arrays must have one length, got {lengths}")
+        if batch_size < 1:
+            raise ValueError(f"Batches: the batch size must be at least 1, got {batch_size}")
+        if trim is not None and trim not in arrays:
+            raise ValueError(f"Batches: trim names {trim!r}, which is not among {sorted(arrays)}")
+        self.arrays = dict(arrays)
+        self.size = next(iter(lengths.values()))
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.trim = trim
+        if len(self) == 0:
+            raise ValueError(f"Batches: {self.size} rows make no batch of {batch_size}")
+
+    def __len__(self) -> int:
+        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
+
+    def epoch(self, e: int) -> Iterator[dict[str, np.ndarray]]:
+        """The batches of epoch e."""
+        order = np.random.default_rng((self.seed, e)).permutation(self.size) if self.shuffle else np.arange(self.size)
+        for i in range(len(self)):
+            rows = order[i * self.batch_size : (i + 1) * self.batch_size]
+            batch = {name: x[rows] for name, x in self.arrays.items()}
+            if self.trim is not None:
+                shape = batch[self.trim].shape
+                width = int(batch[self.trim].sum(axis=1).max())
+                batch = {name: x[:, :width] if x.shape == shape else x for name, x in batch.items()}
+            yield batch
+
+
+class LanguageModelBatches:
+    """Random windows of a text: ids (B, T) and labels (B, T), labels[:, t] being the token after ids[:, t].
+
+    An epoch has as many windows as the text has lengths. Raises ValueError for a text shorter than a window.
+    """
+
+    def __init__(self, tokens: np.ndarray, batch_size: int, length: int, seed: int = 0):
+        if len(tokens) < length + 1:
+            raise ValueError(f"a text of {len(tokens)} tokens has no window of {length} and the token after it")
+        self.tokens = tokens
+        self.batch_size = batch_size
+        self.length = length
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return max(1, len(self.tokens) // (self.batch_size * self.length))
+
+    def epoch(self, e: int) -> Iterator[dict[str, np.ndarray]]:
+        """The batches of epoch e."""
+        rng = np.random.default_rng((self.seed, e))
+        for _ in range(len(self)):
+            starts = rng.integers(0, len(self.tokens) - self.length, self.batch_size)
+            windows = self.tokens[starts[:, None] + np.arange(self.length + 1)]  # (B, T + 1)
+            yield {"ids": windows[:, :-1], "labels": windows[:, 1:]}

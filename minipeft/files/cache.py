@@ -1,0 +1,22 @@
+"""Where fetched things lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """The cache: the folder in the environment variable MINIPEFT_CACHE, or else the user's cache folder."""
+    chosen = os.environ.get("MINIPEFT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("minipeft")
+
+
+def cached(name: str) -> Path | None:
+    """The folder of ``name`` in the cache, or None where it has not been fetched."""
+    folder = cache_folder() / name
+    return folder if folder.is_dir() else None
