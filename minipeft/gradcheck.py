@@ -101,15 +101,16 @@ def gradcheck_parameters(
     return True
 
 
-def check_contract(function: type[Function], *args: Any, seed: int = 0) -> bool:
+def check_contract(function: type[Function], *args: Any, seed: int = 0, constants: Sequence[int] = ()) -> bool:
     """Hold one Function to its contract, for every subset of the inputs that may need a gradient.
 
+    constants: the positions of floating-point inputs that never get a gradient.
     Every gradient is None exactly where it is not needed, has its input's shape and dtype, and does not depend on
     which other gradients are asked for; inputs, cotangent and saved arrays are not written; no gradient is an input,
     a saved array or another gradient; freezing an input never saves more bytes. Raises GradcheckError.
     """
     name = function.__name__
-    can = [i for i, a in enumerate(args) if is_array(a) and a.dtype.kind == "f"]
+    can = [i for i, a in enumerate(args) if is_array(a) and a.dtype.kind == "f" and i not in constants]
     rng = np.random.default_rng(seed)
     z = function.forward(Context(*[False] * len(args)), *args)
     dz = to_device(rng.standard_normal(z.shape).astype(z.dtype), device_of(z))

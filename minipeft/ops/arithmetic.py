@@ -260,9 +260,9 @@ Operand = Tensor | Array | float
 
 def number(x: Any) -> float | None:
     """``x`` as a Python number where it is a scalar (so that it never promotes an array), else None."""
-    if isinstance(x, (int, float)):
-        return x
-    return x.item() if isinstance(x, np.generic) else None
+    if isinstance(x, np.generic):  # numpy.float64 is a float too, and would promote
+        return x.item()
+    return x if isinstance(x, (int, float)) else None
 
 
 def add(x: Operand, y: Operand) -> Tensor:

@@ -317,8 +317,8 @@ def layer_index(path: str) -> int | None:
 
 
 def _listed(paths: Sequence[str]) -> str:
-    ends = sorted({p.rpartition(".")[2] for p in paths if not p.rpartition(".")[2].isdigit()})
-    return ", ".join(ends[:12])
+    ends = sorted({p if p.rpartition(".")[2].isdigit() else p.rpartition(".")[2] for p in paths})
+    return ", ".join(ends[:12]) or "none of that kind"
 
 
 def trainable(values: Array, like: Tensor) -> Tensor:
