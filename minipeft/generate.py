@@ -1,16 +1,19 @@
-"""Generation: greedy, or sampled with temperature, top-k and top-p; with a cache, so that each token is computed once."""
+"""Generation: greedy, or sampled with temperature, top-k and top-p; a cache lets each token be read once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from minipeft.array import generator, to_numpy
 from minipeft.autograd import Tensor, no_grad
+from minipeft.models.decoder import DecoderLM
 from minipeft.models.encoder_decoder import EncoderDecoder
-from minipeft.nn.transformer import Cache, new_cache
+from minipeft.nn.module import Module
+from minipeft.nn.transformer import Cache, TextInput, new_cache
 
 
 def generate(
@@ -26,12 +29,15 @@ def generate(
     pad: int | None = None,
     use_cache: bool = True,
 ) -> np.ndarray:
-    """Continue ids (B, T) by up to ``max_new_tokens``: (B, T + n); for an encoder-decoder the targets alone, (B, 1 + n).
+    """Continue ids (B, T) by n tokens, n at most ``max_new_tokens``: (B, T + n).
 
-    mask (B, T): True for real tokens; pad on the left, so that every row goes on from its last token. temperature 0:
-    the likeliest token; else samples from softmax(logits / temperature), of the top_k likeliest, and of the smallest set whose
-    probability reaches top_p. After ``eos`` a row is filled with ``pad`` (by default eos), and all stop when all have.
-    Raises ValueError for arguments that do not fit, or where the context is full.
+    From an encoder-decoder come the targets alone, (B, 1 + n), the start token first.
+    mask (B, T): True for real tokens; pad on the left, so that every row goes on from its last token (an
+    encoder-decoder's source may be padded anywhere). temperature 0: the likeliest token; else samples from
+    softmax(logits / temperature), of the top_k likeliest, and of the smallest set whose probability reaches top_p.
+    After ``eos`` a row is filled with ``pad`` (by default eos), and all stop when all have. Without the cache every
+    step reads all again: the same tokens, slower.
+    Raises ValueError for arguments that do not fit and for more tokens than the context holds, before anything is run.
     """
     columns = list(
         stream(model, ids, mask, max_new_tokens, temperature, top_k, top_p, rng, eos, pad, use_cache)
@@ -53,20 +59,25 @@ def stream(
     pad: int | None = None,
     use_cache: bool = True,
 ) -> Iterator[np.ndarray]:
-    """The tokens of `generate` one by one as they are made, (B,) each."""
-    _check(ids, None if _has_encoder(model) else mask, max_new_tokens, temperature, top_k, top_p)
-    rng = generator(rng)
-    was_training = model.training
-    model.eval()
-    try:
-        step = _encoder_decoder_step(model, ids, mask, use_cache) if _has_encoder(model) else _decoder_step(model, mask, use_cache)
-        new = _targets(model, ids)
-        tokens = new
+    """The tokens of `generate` one by one as they are made, (B,) each; arguments are checked at the call."""
+    ids = np.asarray(ids)
+    mask = None if mask is None else np.asarray(mask, dtype=bool)
+    _check(model, ids, mask, max_new_tokens, eos, pad)
+    _check_choice(temperature, top_k, top_p)
+    draws = generator(rng)
+    step = (
+        _encoder_decoder_step(model, ids, mask, use_cache)
+        if _has_encoder(model)
+        else _decoder_step(model, mask, use_cache)
+    )
+
+    def tokens() -> Iterator[np.ndarray]:
+        new = so_far = _targets(model, ids)
         done = np.zeros(len(ids), dtype=bool)
         for _ in range(max_new_tokens):
-            with no_grad():
-                logits = to_numpy(step(tokens, new).data).astype(np.float64)  # (B, V)
-            chosen = choose(logits, temperature, top_k, top_p, rng)
+            with no_grad(), _without_dropout(model):
+                logits = to_numpy(step(so_far, new).data).astype(np.float64)  # (B, V)
+            chosen = choose(logits, temperature, top_k, top_p, draws)
             if eos is not None:
                 chosen = np.where(done, eos if pad is None else pad, chosen)
                 done |= chosen == eos
@@ -74,9 +85,22 @@ def stream(
             if done.all():
                 return
             new = chosen[:, None]
-            tokens = np.concatenate([tokens, new], axis=1)
+            so_far = np.concatenate([so_far, new], axis=1)
+
+    return tokens()
+
+
+@contextmanager
+def _without_dropout(model: Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every part is in the mode that it was in."""
+    training = [module for _, module in model.named_modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
 
 
 Step = Callable[[np.ndarray, np.ndarray], Tensor]
@@ -95,7 +119,9 @@ def _decoder_step(model: Any, mask: np.ndarray | None, use_cache: bool) -> Step:
     cache: list[Cache] | None = new_cache(model.config.n_layers) if use_cache else None
 
     def step(tokens: np.ndarray, new: np.ndarray) -> Tensor:
-        full = None if mask is None else np.pad(mask, ((0, 0), (0, tokens.shape[1] - mask.shape[1])), constant_values=True)
+        full = (
+            None if mask is None else np.pad(mask, ((0, 0), (0, tokens.shape[1] - mask.shape[1])), constant_values=True)
+        )
         x = model.hidden(new if use_cache else tokens, full, cache)
         return model.lm_head(x[:, -1])
 
@@ -104,7 +130,7 @@ def _decoder_step(model: Any, mask: np.ndarray | None, use_cache: bool) -> Step:
 
 def _encoder_decoder_step(model: Any, ids: np.ndarray, mask: np.ndarray | None, use_cache: bool) -> Step:
     cache: list[Cache] | None = new_cache(model.config.n_layers) if use_cache else None
-    with no_grad():
+    with no_grad(), _without_dropout(model):
         memory, memory_mask = model.encode(ids, mask)
 
     def step(tokens: np.ndarray, new: np.ndarray) -> Tensor:
@@ -121,19 +147,24 @@ def choose(
     top_p: float | None,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """One token for each row of logits (B, V), float64."""
+    """One token for each row of logits (B, V), float64; FloatingPointError where they are not finite."""
+    if not np.isfinite(logits.max(axis=1)).all():
+        raise FloatingPointError("generate: the logits hold NaN or infinity; did training blow up the weights?")
     if temperature == 0.0:
         return logits.argmax(axis=1)
     p = probabilities(logits, temperature, top_k, top_p)
     edges = np.cumsum(p, axis=1)
-    u = rng.random((len(p), 1)) * edges[:, -1:]
-    return np.minimum((edges <= u).sum(axis=1), p.shape[1] - 1)
+    # Below the last edge even after rounding: the first edge above u then ends a token of positive probability.
+    u = np.minimum(rng.random((len(p), 1)) * edges[:, -1:], np.nextafter(edges[:, -1:], 0.0))
+    return (edges <= u).sum(axis=1)
 
 
-def probabilities(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None) -> np.ndarray:
-    """The distribution (B, V) that is sampled from: softmax(logits / temperature), cut to top_k and top_p, renormalized."""
-    scaled = logits / temperature
-    p = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+def probabilities(
+    logits: np.ndarray, temperature: float, top_k: int | None = None, top_p: float | None = None
+) -> np.ndarray:
+    """The distribution (B, V) that is drawn from: softmax(logits / temperature), cut to top_k, then top_p, rescaled."""
+    with np.errstate(over="ignore"):  # a temperature near 0 sends all but the likeliest to -inf
+        p = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
     p /= p.sum(axis=1, keepdims=True)
     order = np.argsort(-p, axis=1, kind="stable")  # of equal ones the smaller id first
     ranked = np.take_along_axis(p, order, axis=1)
@@ -150,22 +181,46 @@ def probabilities(logits: np.ndarray, temperature: float, top_k: int | None, top
 
 
 def _check(
-    ids: np.ndarray,
-    mask: np.ndarray | None,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    model: Any, ids: np.ndarray, mask: np.ndarray | None, max_new_tokens: int, eos: int | None, pad: int | None
 ) -> None:
-    if ids.ndim != 2 or ids.shape[1] < 1:
-        raise ValueError(f"generate: ids must have shape (B, T) with T at least 1, got {ids.shape}")
-    if mask is not None and (mask.shape != ids.shape or not np.asarray(mask)[:, -1].all()):
-        raise ValueError("generate: the mask must have the shape of ids and end in True; pad on the left")
+    if not (_has_encoder(model) or isinstance(getattr(model, "base_model", model), DecoderLM)):
+        raise TypeError(f"generate needs a DecoderLM or an EncoderDecoder, got {type(model).__name__}")
+    if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
+        raise ValueError(f"generate: ids must be integers (B, T) with T at least 1, got {ids.dtype} {ids.shape}")
+    if mask is not None and mask.shape != ids.shape:
+        raise ValueError(f"generate: the mask must have the ids' shape {ids.shape}, got {mask.shape}")
+    if mask is not None and not _has_encoder(model) and not mask[:, -1].all():
+        raise ValueError("generate: a row ends in padding; pad on the left, so that the new tokens follow the text")
     if max_new_tokens < 1:
         raise ValueError(f"generate: max_new_tokens must be at least 1, got {max_new_tokens}")
-    if temperature < 0:
-        raise ValueError(f"generate: the temperature must not be negative, got {temperature}")
+    vocab_size = model.config.vocab_size
+    for name, token in (("eos", eos), ("pad", pad)):
+        if token is not None and not 0 <= token < vocab_size:
+            raise ValueError(f"generate: {name} must be a token id in 0 … {vocab_size - 1}, got {token}")
+    if _has_encoder(model):
+        _check_room(model.decoder_input, 1, max_new_tokens)
+    else:
+        _check_room(model.input, ids.shape[1] if mask is None else int(mask.sum(axis=1).max()), max_new_tokens)
+
+
+def _check_room(entry: TextInput, n_tokens: int, n_new: int) -> None:
+    """ValueError where the positions do not suffice; the last token made needs none, since it is not read."""
+    nothing = Tensor(entry.tokens.weight.data[None, :0])  # (1, 0, d)
+    with no_grad():
+        before = entry.prompted(nothing).shape[1] + entry.position_offset
+    needed = before + n_tokens + n_new - 1
+    if needed > entry.context:
+        raise ValueError(
+            f"generate: {n_tokens} tokens{f' behind {before} of a prompt or prefix' if before else ''} and {n_new} new "
+            f"ones need {needed} positions, but the model's context has {entry.context}; "
+            f"at most {max(entry.context - before - n_tokens + 1, 0)} new tokens fit"
+        )
+
+
+def _check_choice(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if not 0.0 <= temperature < float("inf"):
+        raise ValueError(f"generate: temperature must be 0 (the likeliest token) or above, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"generate: top_k must be at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and not 0.0 < top_p <= 1.0:
         raise ValueError(f"generate: top_p must lie in (0, 1], got {top_p}")
