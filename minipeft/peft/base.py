@@ -39,7 +39,7 @@ class PeftConfig:
     """Options that all methods have.
 
     modules_to_save: names of modules trained in full beside the method (as copies, the base keeps its own);
-    None stands for the classification head of a model that has one.
+    None stands for the classification head of a model that has one, an empty list for nothing.
     """
 
     peft_type: ClassVar[str] = ""
@@ -262,7 +262,7 @@ def get_peft_model(model: Module, config: PeftConfig, rng: int | np.random.Gener
 def _heads(model: Module, names: Sequence[str] | None) -> list[str]:
     if names is None:
         return [path for path, _ in model.named_modules() if path.rpartition(".")[2] == "classifier"]
-    return match_modules(model, list(names), Module, "modules_to_save")
+    return match_modules(model, list(names), Module, "modules_to_save") if names else []
 
 
 def match_modules(

@@ -1,0 +1,473 @@
+"""Every method on every family: gradients, freezing, taking it back to the bit, saving exactly what was trained."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import strict
+from families import FAMILIES, encoder, encoder_decoder, gpt2, llama, mlp, vit
+
+import minipeft as mp
+from minipeft import nn
+from minipeft.accounting import memory, recorded_nodes, saved_buffers
+from minipeft.array import to_numpy
+from minipeft.files import FileError, read_safetensors, write_safetensors
+from minipeft.optim import AdamW
+from minipeft.peft import (
+    AdapterConfig,
+    BitFitConfig,
+    LoraConfig,
+    PeftError,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    TopLayersConfig,
+    get_peft_model,
+)
+from minipeft.peft.prefix import collapse
+from minipeft.train import train_step
+
+METHODS = {
+    "LoRA": lambda: LoraConfig(r=2, lora_alpha=6),
+    "LoRA everywhere": lambda: LoraConfig(r=2, target_modules="all-linear", use_rslora=True, init_lora_weights="gaussian"),
+    "adapters": lambda: AdapterConfig(r=3),
+    "one adapter": lambda: AdapterConfig(r=3, after=["feed_forward"], activation="relu"),
+    "prompt": lambda: PromptTuningConfig(num_virtual_tokens=4),
+    "prefix": lambda: PrefixTuningConfig(num_virtual_tokens=4),
+    "projected prefix": lambda: PrefixTuningConfig(num_virtual_tokens=4, prefix_projection=True, encoder_hidden_size=5),
+    "top layer": lambda: TopLayersConfig(n_layers=1),
+    "BitFit": lambda: BitFitConfig(),
+}
+IMPOSSIBLE = {("llama", "BitFit"), *(("mlp", m) for m in METHODS if m not in ("top layer", "BitFit", "LoRA everywhere"))}
+GRID = [(f, m) for f in FAMILIES for m in METHODS if (f, m) not in IMPOSSIBLE]
+grid = pytest.mark.parametrize(("family", "method"), GRID, ids=[f"{m} on {f}" for f, m in GRID])
+
+
+def made(family, method, rng):
+    model, batch = FAMILIES[family](rng)
+    return model, batch, get_peft_model(model, METHODS[method]())
+
+
+def shaken(peft, rng, scale=0.1):
+    for p in peft.trained().values():
+        p.data[...] += scale * rng.normal(size=p.shape)
+
+
+def outputs(model, batch):
+    with mp.no_grad():
+        return model.loss(**batch).data.copy()
+
+
+@pytest.mark.parametrize(("family", "method"), sorted(IMPOSSIBLE))
+def test_a_method_that_makes_no_sense_is_refused_and_changes_nothing(family, method, rng):
+    model, batch = FAMILIES[family](rng)
+    before = outputs(model, batch)
+    with pytest.raises(PeftError):
+        get_peft_model(model, METHODS[method]())
+    assert np.array_equal(outputs(model, batch), before)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@grid
+def test_gradients_of_all_that_is_trained(family, method, rng):
+    model, batch = FAMILIES[family](rng)
+    peft = get_peft_model(model.to(np.float64), METHODS[method]())
+    shaken(peft, rng)
+    mp.gradcheck_parameters(lambda: peft.loss(**batch), dict(peft.named_parameters()))
+
+
+@grid
+def test_training_changes_the_trained_tensors_and_nothing_else(family, method, rng):
+    model, batch = FAMILIES[family](rng)
+    before = {n: (p, p.data.copy()) for n, p in model.named_parameters()}
+    base = outputs(model, batch)
+    peft = get_peft_model(model, METHODS[method]())
+    start = {n: p.data.copy() for n, p in peft.trained().items()}
+    optimizer = AdamW(peft, lr=0.05, weight_decay=0.1)
+    for _ in range(3):
+        train_step(peft, batch, optimizer)
+    assert {n.removeprefix("base_model.") for n in optimizer.state} == set(start)
+    for n, p in peft.trained().items():
+        assert not np.array_equal(p.data, start[n]), n
+    for n, (p, x) in before.items():
+        assert np.array_equal(p.data, x), n
+    assert not np.array_equal(outputs(peft, batch), base)
+    with peft.disable_adapter():
+        assert np.array_equal(outputs(peft, batch), base)
+    assert not np.array_equal(outputs(peft, batch), base)
+    assert peft.unload() is model
+    assert np.array_equal(outputs(model, batch), base)
+    assert {n: p for n, p in model.named_parameters()} == {n: p for n, (p, _) in before.items()}
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@grid
+def test_what_is_saved_is_what_was_trained_and_loads_to_the_same_bits(family, method, rng, tmp_path):
+    model, batch, peft = made(family, method, rng)
+    shaken(peft, rng)
+    expected = outputs(peft, batch)
+    peft.save_pretrained(tmp_path / "adapter")
+    tensors, _ = read_safetensors(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert set(tensors) == set(peft.trained())
+    assert sorted(f.name for f in (tmp_path / "adapter").iterdir()) == ["adapter_model.safetensors", "minipeft_config.json"]
+    again = PeftModel.from_pretrained(peft.unload(), tmp_path / "adapter")
+    assert np.array_equal(outputs(again, batch), expected)
+    assert again.peft_config == peft.peft_config
+
+
+@grid
+def test_a_device_gives_the_same_bits_without_a_synchronization(family, method, rng):
+    results = []
+    for device in ("cpu", "strict"):
+        model, batch, peft = made(family, method, np.random.default_rng(0))
+        shaken(peft, np.random.default_rng(1))
+        peft.to(device)
+        strict.Syncs.count = 0
+        loss = peft.loss(**batch)
+        loss.backward()
+        AdamW(peft).step()
+        assert strict.Syncs.count == 0
+        results.append([to_numpy(loss.data), *(to_numpy(p.data) for p in peft.trained().values())])
+    for a, b in zip(*results, strict=True):
+        assert np.array_equal(a, b)
+
+
+@grid
+def test_a_frozen_parameter_costs_nothing(family, method, rng):
+    model, batch, peft = made(family, method, rng)
+    loss = peft.loss(**batch)
+    frozen = [p for p in peft.parameters() if not p.requires_grad]
+    leaves = {id(parent) for node in recorded_nodes(loss) for parent in node.parents if isinstance(parent, mp.Tensor)}
+    assert not leaves & {id(p) for p in frozen}
+    used = memory(peft, AdamW(peft), loss)
+    trainable, total = peft.trainable_counts()
+    assert used.gradients == 4 * trainable
+    assert used.parameters == 4 * total
+    loss.backward()
+    assert all(p.grad is None for p in frozen)
+    assert sum(p.grad.nbytes for p in peft.parameters() if p.grad is not None) == used.gradients
+
+
+@pytest.mark.parametrize("method", ["LoRA", "LoRA everywhere", "top layer", "BitFit"])
+def test_merging_gives_plain_layers_with_the_same_outputs(method, rng):
+    model, batch = gpt2(rng)
+    model.to(np.float64)
+    base = {n: p.data.copy() for n, p in model.named_parameters()}
+    arrays = {n: p.data for n, p in model.named_parameters()}
+    peft = get_peft_model(model, METHODS[method]())
+    shaken(peft, rng)
+    expected = outputs(peft, batch)
+    merged = peft.merge_and_unload()
+    assert merged is model
+    assert {type(m).__name__ for _, m in merged.named_modules()} <= {
+        *("DecoderLM", "TextInput", "Embedding", "Dropout", "Stack", "TransformerLayer", "MultiHeadAttention"),
+        *("Linear", "ScaledDotProduct", "LayerNorm", "FeedForward"),
+    }
+    np.testing.assert_allclose(outputs(merged, batch), expected, rtol=1e-12)
+    for n, x in arrays.items():
+        assert np.array_equal(x, base[n])  # the base's own arrays were not written
+
+
+@pytest.mark.parametrize("method", ["adapters", "prompt", "prefix"])
+def test_what_a_plain_layer_cannot_compute_is_not_merged(method, rng):
+    _, _, peft = made("gpt2", method, rng)
+    with pytest.raises(PeftError, match="cannot be merged"):
+        peft.merge_and_unload()
+
+
+def test_lora_starts_at_the_base_model_and_scales_as_its_paper_says(rng):
+    model, batch = gpt2(rng)
+    base = outputs(model, batch)
+    peft = get_peft_model(model, LoraConfig(r=2, lora_alpha=6))
+    assert np.array_equal(outputs(peft, batch), base)
+    layer = nn.find(model, "stack.layers.0.attention.q_proj")
+    assert not layer.lora_B.data.any()
+    assert np.abs(layer.lora_A.data).max() <= 12**-0.5
+    assert layer.scale == 3.0
+    assert get_peft_model(gpt2(rng)[0], LoraConfig(r=4, lora_alpha=6, use_rslora=True)).stack.layers[0].attention.q_proj.scale == 3.0
+
+
+def test_lora_gaussian_has_the_standard_deviation_one_over_r(rng):
+    model = mp.models.MLP((400, 300, 2))
+    peft = get_peft_model(model, LoraConfig(r=5, target_modules=["layers.0"], init_lora_weights="gaussian"))
+    assert peft.layers[0].lora_A.data.std() == pytest.approx(1 / 5, rel=0.05)
+
+
+def test_lora_on_the_top_layer_saves_nothing_below_it(rng):
+    model, batch = gpt2(rng)
+    peft = get_peft_model(model, LoraConfig(r=2, layers_to_transform=[2]))
+    loss = peft.loss(**batch)
+    nodes = sorted(recorded_nodes(loss), key=lambda n: n.birth)
+    assert nodes[0].function.__name__ == "LoRALinear"
+    first = nodes[0].birth
+    below = [n for node, n in saved_buffers(loss, list(peft.parameters())) if node.birth < first]
+    assert below == []
+    whole = get_peft_model(gpt2(rng)[0], LoraConfig(r=2)).loss(**batch)
+    assert len(nodes) < len(list(recorded_nodes(whole))) / 2
+
+
+def test_lora_dropout_touches_its_own_path_alone(rng):
+    model, batch = gpt2(rng)
+    base = outputs(model, batch)
+    peft = get_peft_model(model, LoraConfig(r=2, lora_dropout=0.5))
+    with nn.random_stream(0):
+        assert outputs(peft, batch) == pytest.approx(base, rel=1e-6)  # B = 0: whatever is dropped, nothing is added
+    shaken(peft, rng)
+    with nn.random_stream(0):
+        dropped = outputs(peft, batch)
+    assert not np.allclose(dropped, outputs(peft.eval(), batch))
+
+
+def test_the_counts_are_those_of_the_closed_formulas(rng):
+    d, layers, V, ff, P = 12, 3, 17, 48, 4
+    counts = {
+        "LoRA": layers * 2 * 2 * (d + d),
+        "LoRA everywhere": layers * 2 * (4 * (d + d) + 2 * (d + ff)),
+        "adapters": layers * 2 * (2 * d * 3 + 3 + d),
+        "one adapter": layers * (2 * d * 3 + 3 + d),
+        "prompt": P * d,
+        "prefix": P * layers * 2 * d,
+        "projected prefix": P * d + d * 5 + 5 + layers * (5 * 2 * d + 2 * d),
+        "top layer": 4 * d * d + 4 * d + 2 * d * ff + ff + d + 4 * d + 2 * d,
+        "BitFit": layers * (4 * d + ff + d + 2 * d) + d,
+    }
+    for method, expected in counts.items():
+        _, _, peft = made("gpt2", method, rng)
+        assert peft.trainable_counts()[0] == expected, method
+    assert V == 17
+
+
+def test_printed_counts(rng, capsys):
+    _, _, peft = made("gpt2", "LoRA", rng)
+    peft.print_trainable_parameters()
+    trainable, total = peft.trainable_counts()
+    assert capsys.readouterr().out == (
+        f"trainable params: {trainable} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}\n"
+    )
+
+
+def test_adapters_start_near_the_identity(rng):
+    model, batch = gpt2(rng)
+    base = outputs(model, batch)
+    peft = get_peft_model(model, AdapterConfig(r=3))
+    assert np.allclose(outputs(peft, batch), base, rtol=1e-3)
+    down = peft.stack.layers[0].attention.adapter.down.data
+    assert np.abs(down).max() <= 0.02  # cut at two standard deviations
+
+
+def test_prefix_positions_start_at_the_prefix_length(rng):
+    model, batch = gpt2(rng)
+    peft = get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=4))
+    assert np.array_equal(model.input(batch["ids"]).positions, np.arange(4, 9))
+    peft.unload()
+    assert np.array_equal(model.input(batch["ids"]).positions, np.arange(5))
+
+
+def test_prefix_scores_are_not_square_and_every_query_sees_the_prefix(rng):
+    model, batch = gpt2(rng)
+    peft = get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=4, init_std=1.0))
+    loss = peft.loss(batch["ids"], batch["labels"])
+    node = min((n for n in recorded_nodes(loss) if n.function.__name__ == "PrefixAttention"), key=lambda n: n.birth)
+    A = node.ctx.saved[0]  # (B, Hk, G, N, P + S)
+    assert A.shape == (3, 3, 1, 5, 9)
+    assert (A[..., :4] > 0).all()
+    assert not np.triu(A[0, 0, 0, :, 4:], k=1).any()
+
+
+def test_a_zero_prefix_is_no_no_op(rng):
+    model, batch = gpt2(rng)
+    base = outputs(model, batch)
+    peft = get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=4, init_std=0.0))
+    assert not np.allclose(outputs(peft, batch), base, rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "encoder", "vit", "encoder_decoder"])
+def test_collapsing_the_reparametrization_changes_nothing(family, rng, tmp_path):
+    model, batch = FAMILIES[family](rng)
+    model.to(np.float64)
+    peft = get_peft_model(model, METHODS["projected prefix"]())
+    shaken(peft, rng)
+    expected = outputs(peft, batch)
+    collapse(peft)
+    np.testing.assert_allclose(outputs(peft, batch), expected, rtol=1e-12)
+    assert all(n.endswith(("prefix.values", "classifier.weight", "classifier.bias")) for n in peft.trained())
+    peft.save_pretrained(tmp_path / "flat")
+    again = PeftModel.from_pretrained(peft.unload(), tmp_path / "flat")
+    np.testing.assert_allclose(outputs(again, batch), expected, rtol=1e-12)
+
+
+def test_prompt_initializations(rng):
+    model, _ = gpt2(rng)
+    table = model.input.tokens.weight.data
+    text = get_peft_model(model, PromptTuningConfig(4, prompt_tuning_init="TEXT", prompt_tuning_init_ids=[3, 5]))
+    assert np.array_equal(text.input.prompt.rows.data, table[[3, 5, 3, 5]])
+    text.unload()
+    sampled = get_peft_model(model, PromptTuningConfig(4), rng=3).input.prompt.rows.data
+    assert all(any(np.array_equal(row, t) for t in table) for row in sampled)
+
+
+def test_a_classification_head_is_trained_beside_the_method_and_saved_with_it(rng, tmp_path):
+    model, batch = encoder(rng)
+    peft = get_peft_model(model, LoraConfig(r=2))
+    assert {n for n in peft.trained() if "lora" not in n} == {"classifier.weight", "classifier.bias"}
+    assert len(get_peft_model(peft.unload(), LoraConfig(r=2, modules_to_save=[])).trained()) == 12
+
+
+def test_tied_weights_are_copied_together(rng):
+    model, batch = gpt2(rng)
+    peft = get_peft_model(model, TopLayersConfig(n_layers=1, modules_to_save=["lm_head"]))
+    assert model.lm_head.weight is model.input.tokens.weight
+    assert model.lm_head.weight.requires_grad
+    peft.unload()
+    assert model.lm_head.weight is model.input.tokens.weight
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LoraConfig(target_modules=["q_prj"]), r"'q_prj' matches no Linear; near: \['q_proj'"),
+        (LoraConfig(target_modules=["q_proj", "query"]), "'query' matches no Linear"),
+        (LoraConfig(target_modules=r".*\.wat"), "matches no Linear; there are: down_proj"),
+        (LoraConfig(target_modules="("), "no regular expression"),
+        (LoraConfig(target_modules=[]), "empty"),
+        (LoraConfig(layers_to_transform=[1, 7]), r"\[7\] chooses no layer; the targets are in \[0, 1, 2\]"),
+        (LoraConfig(r=0), "r must be an integer of at least 1, got 0"),
+        (LoraConfig(r=13), r"rank r=13 exceeds min\(d, k\) = 12"),
+        (LoraConfig(init_lora_weights="zeros"), "True or 'gaussian'"),
+        (AdapterConfig(r=13), "no bottleneck"),
+        (AdapterConfig(activation="gelo"), "unknown activation"),
+        (AdapterConfig(after=["output"]), "sublayers"),
+        (PromptTuningConfig(num_virtual_tokens=20), "leaves no room for text in a context of 20"),
+        (PromptTuningConfig(4, prompt_tuning_init="TEXT"), "prompt_tuning_init_ids"),
+        (PromptTuningConfig(4, prompt_tuning_init="VOCAB"), "SAMPLE_VOCAB or TEXT"),
+        (PrefixTuningConfig(num_virtual_tokens=0), "at least 1"),
+        (PrefixTuningConfig(num_virtual_tokens=25), "leaves no room"),
+        (PrefixTuningConfig(4, prefix_projection=True, encoder_hidden_size=0), "at least 1"),
+        (TopLayersConfig(n_layers=4), "n_layers=4, but the model has 3"),
+        (TopLayersConfig(n_layers=0), "leaves nothing to train"),
+        (LoraConfig(modules_to_save=["head"]), "modules_to_save: 'head'"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_says_what_would_and_changes_nothing(config, message, rng):
+    model, batch = gpt2(rng)
+    before = outputs(model, batch)
+    parts = dict(model.named_modules())
+    with pytest.raises(PeftError, match=message):
+        get_peft_model(model, config)
+    assert dict(model.named_modules()) == parts
+    assert np.array_equal(outputs(model, batch), before)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_targets_by_suffix_path_and_regular_expression(rng):
+    def targets(t, **kwargs):
+        peft = get_peft_model(gpt2(rng)[0], LoraConfig(r=2, target_modules=t, **kwargs))
+        return [n.removesuffix(".lora_A") for n in peft.trained() if n.endswith("lora_A")]
+
+    assert targets(["attention.q_proj"]) == [f"stack.layers.{i}.attention.q_proj" for i in range(3)]
+    assert targets(["stack.layers.1.attention.k_proj"]) == ["stack.layers.1.attention.k_proj"]
+    assert targets(r"stack\.layers\.[02]\..*_proj", layers_to_transform=[2]) == [
+        *(f"stack.layers.2.attention.{p}_proj" for p in ("q", "k", "v", "out")),
+        *(f"stack.layers.2.feed_forward.{p}_proj" for p in ("up", "down")),
+    ]
+    assert len(targets("all-linear")) == 18
+
+
+def test_two_methods_at_once_and_a_wrong_type_are_refused(rng):
+    _, _, peft = made("gpt2", "LoRA", rng)
+    with pytest.raises(PeftError, match="unload"):
+        get_peft_model(peft, LoraConfig())
+    with pytest.raises(TypeError, match="LoraConfig"):
+        get_peft_model(gpt2(rng)[0], {"r": 8})
+    with pytest.raises(AttributeError):
+        peft.no_such_thing  # noqa: B018
+
+
+def test_an_adapter_for_another_base_is_refused_and_changes_nothing(rng, tmp_path):
+    model, batch, peft = made("gpt2", "LoRA", rng)
+    peft.save_pretrained(tmp_path / "a")
+    other, _ = gpt2(rng)
+    other.input.tokens.weight.data[0, 0] += 1e-3
+    before = outputs(other, batch)
+    with pytest.raises(PeftError, match="other base weights"):
+        PeftModel.from_pretrained(other, tmp_path / "a")
+    assert np.array_equal(outputs(other, batch), before)
+    assert all(p.requires_grad for p in other.parameters())
+
+
+def test_a_broken_adapter_is_refused(rng, tmp_path):
+    model, batch, peft = made("gpt2", "LoRA", rng)
+    folder = tmp_path / "a"
+    peft.save_pretrained(folder)
+    base = peft.unload()
+    weights, config = folder / "adapter_model.safetensors", folder / "minipeft_config.json"
+    good_weights, good_config = weights.read_bytes(), config.read_text()
+    tensors, metadata = read_safetensors(weights)
+    first = next(iter(tensors))
+
+    def refused(error, message):
+        with pytest.raises(error, match=message):
+            PeftModel.from_pretrained(base, folder)
+        weights.write_bytes(good_weights)
+        config.write_text(good_config)
+
+    weights.write_bytes(good_weights[:-5])
+    refused(FileError, "truncated")
+    write_safetensors(weights, {k: v for k, v in tensors.items() if k != first}, metadata)
+    refused(PeftError, "missing")
+    write_safetensors(weights, {**tensors, "x": np.ones(2)}, metadata)
+    refused(PeftError, "unknown")
+    write_safetensors(weights, {**tensors, first: np.ones((3, 3))}, metadata)
+    refused(PeftError, "the model needs")
+    write_safetensors(weights, {**tensors, first: tensors[first] * np.nan}, metadata)
+    refused(PeftError, "not finite")
+    config.write_text(json.dumps({**json.loads(good_config), "rank": 3}))
+    refused(FileError, "no field 'rank'")
+    config.write_text(json.dumps({**json.loads(good_config), "peft_type": "DORA"}))
+    refused(PeftError, "unknown peft_type 'DORA'")
+    config.unlink()
+    refused(FileError, "no such file")
+    assert PeftModel.from_pretrained(base, folder).trained()
+
+
+def test_an_interrupted_save_leaves_the_old_adapter(rng, tmp_path, monkeypatch):
+    _, batch, peft = made("gpt2", "LoRA", rng)
+    peft.save_pretrained(tmp_path / "a")
+    kept = (tmp_path / "a" / "adapter_model.safetensors").read_bytes()
+    shaken(peft, rng)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minipeft.peft.base.write_json", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        peft.save_pretrained(tmp_path / "a")
+    assert [f.name for f in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "adapter_model.safetensors").read_bytes() == kept
+
+
+def test_the_first_step_of_lora_moves_b_and_not_a(rng):
+    _, batch, peft = made("gpt2", "LoRA", rng)
+    peft.loss(**batch).backward()
+    for n, p in peft.trained().items():
+        assert bool(np.any(p.grad)) == n.endswith("lora_B"), n
+
+
+@pytest.mark.parametrize("family", [llama, vit, encoder_decoder])
+def test_prefixes_stand_before_every_attention(family, rng):
+    model, batch = family(rng)
+    peft = get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=4))
+    attentions = [m for _, m in model.named_modules() if isinstance(m, nn.MultiHeadAttention)]
+    assert {m.core.prefix.values.shape for m in attentions} == {(2, 4, attentions[0].n_kv_heads, attentions[0].head_dim)}
+    assert sum("prefix.values" in n for n in peft.trained()) == len(attentions)
+
+
+def test_top_layers_of_the_mlp_and_bitfit_without_norms(rng):
+    model, batch = mlp(rng)
+    assert set(get_peft_model(model, TopLayersConfig(n_layers=2)).trained()) == {
+        f"layers.{i}.{k}" for i in (1, 2) for k in ("weight", "bias")
+    }
+    peft = get_peft_model(gpt2(rng)[0], BitFitConfig(norms=False))
+    assert not any("norm" in n for n in peft.trained())
+    assert math.prod(next(iter(peft.trained().values())).shape) > 0
