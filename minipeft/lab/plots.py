@@ -26,7 +26,7 @@ NAMES = {"gradient_bytes": "gradients", "optimizer_bytes": "optimizer state", "a
 def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[Path]:
     """Quality against trained parameters, memory by kind, and time and FLOPs of a step; PNG and SVG."""
     with plt.rc_context(STYLE):
-        figure, (quality, memory, work) = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=(1.25, 1, 1))
+        figure, (quality, memory, work) = plt.subplots(1, 3, figsize=(13, 4.6), width_ratios=(1.25, 1, 1))
         _draw_quality(quality, task, [r for r in rows if r["mean"] is not None])
         _draw_memory(memory, rows)
         _draw_work(work, rows)
@@ -57,7 +57,7 @@ def _draw_quality(ax: Any, task: Any, rows: list[dict[str, Any]]) -> None:
     ax.set_xscale("log")
     ax.set_xlabel("trained parameters")
     ax.set_ylabel(f"{task.metric} ({task.unit})")
-    ax.legend(fontsize=8, ncols=2, framealpha=0.8)
+    ax.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     ax.set_title("quality", fontsize=9)
 
 
@@ -73,7 +73,7 @@ def _draw_memory(ax: Any, rows: list[dict[str, Any]]) -> None:
     ax.set_yticks(y, [r["method"] for r in rows])
     ax.invert_yaxis()
     ax.set_xlabel(f"memory of a step beside the weights ({unit})")
-    ax.legend(fontsize=8, loc="lower right")
+    ax.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     ax.set_title("memory", fontsize=9)
 
 
@@ -88,5 +88,5 @@ def _draw_work(ax: Any, rows: list[dict[str, Any]]) -> None:
     ax.set_yticks(y, [r["method"] for r in rows])
     ax.invert_yaxis()
     ax.set_xlabel("a step, relative to full fine-tuning")
-    ax.legend(fontsize=8, loc="lower right")
+    ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     ax.set_title("work", fontsize=9)

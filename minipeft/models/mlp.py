@@ -39,7 +39,7 @@ class MLP(Model):
 
     def forward(self, x: Array) -> Tensor:
         """Logits (B, C) of x (B, ...), flattened to (B, sizes[0])."""
-        like = self.layers[0].weight.data
+        like = next(self.parameters()).data
         x = to_device(x, device_of(like)).astype(like.dtype)
         z = Tensor(x.reshape(len(x), -1))
         for layer in self.layers[:-1]:
