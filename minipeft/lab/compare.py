@@ -240,7 +240,8 @@ class RunLog:
         self.reused += len(jobs) - len(missing)
         parallel = Parallel(n_jobs=min(workers, max(1, len(missing))), return_as="generator_unordered", batch_size=1)
         results = parallel(delayed(run)(j, folder) for j in missing)
-        for row in tqdm(results, total=len(missing), desc=label, disable=not progress or not missing, unit="run"):
+        quiet = None if progress and missing else True  # None: a bar on a terminal alone
+        for row in tqdm(results, total=len(missing), desc=label, disable=quiet, unit="run"):
             row["fingerprint"] = self.mark
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
