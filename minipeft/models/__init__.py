@@ -2,13 +2,22 @@
 
 from minipeft.models.base import Model
 from minipeft.models.decoder import DecoderConfig, DecoderLM
-from minipeft.models.encoder import Encoder, EncoderClassifier, EncoderConfig, EncoderMaskedLM, mask_tokens
+from minipeft.models.encoder import (
+    ClassifierConfig,
+    Encoder,
+    EncoderClassifier,
+    EncoderConfig,
+    EncoderMaskedLM,
+    mask_tokens,
+)
 from minipeft.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from minipeft.models.huggingface import huggingface_names
 from minipeft.models.mlp import MLP, MLPConfig
 from minipeft.models.vit import ViT, ViTConfig
 
 __all__ = [
     "MLP",
+    "ClassifierConfig",
     "DecoderConfig",
     "DecoderLM",
     "Encoder",
@@ -21,5 +30,6 @@ __all__ = [
     "Model",
     "ViT",
     "ViTConfig",
+    "huggingface_names",
     "mask_tokens",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -16,18 +16,25 @@ from minipeft.files.cache import cached
 from minipeft.files.config import dataclass_from_json, read_json, write_json
 from minipeft.files.errors import FileError
 from minipeft.files.safetensors import read_safetensors, write_safetensors
-from minipeft.models.huggingface import Layout, read_checkpoint
+from minipeft.models.huggingface import Layout, Settings, read_checkpoint
 from minipeft.nn.attention import Angles
-from minipeft.nn.layers import LayerNorm, Linear, RMSNorm
+from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module
 from minipeft.nn.transformer import NORMS, Cache, TransformerLayer
 
 
 class Model(Module):
-    """A model with a configuration: ``config``, of type ``config_class``, holds all that is needed to build it again."""
+    """A model with a configuration: ``config``, of type ``config_class``, holds all that is needed to build it again.
+
+    ``inside``: in which other models of ours a model of this class is a part, {class name: path}.
+    """
 
     config: Any
     config_class: ClassVar[type]
+    inside: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, config: Any, rng: int | np.random.Generator = 0):
+        raise NotImplementedError(f"{type(self).__name__} defines no __init__")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, under our own names, to ``folder``, all or nothing."""
@@ -44,38 +51,122 @@ class Model(Module):
         ``source`` is a folder, or the name of something that `minipeft fetch` got.
         Raises FileError for a folder that is missing, broken, or of another kind of model.
         """
-        folder = Path(source)
-        if not folder.exists():
-            folder = cached(str(source)) or folder
-        if not folder.is_dir():
-            raise FileError(f"{source}: expected a folder with config.json, or a name that `minipeft fetch` got")
-        settings = read_json(folder / "config.json")
-        kind = settings.pop("model_type", None)
-        if kind == "minipeft":
-            name = settings.pop("model_class", None)
-            if name != cls.__name__:
-                raise FileError(f"{folder} holds a {name}; load it with {name}.from_pretrained")
-            model = cls(dataclass_from_json(cls.config_class, settings, folder / "config.json"))
-            arrays, _ = read_safetensors(folder / "model.safetensors")
-        else:
-            layout = cls.layouts().get(kind)
-            if layout is None:
-                raise FileError(
-                    f"{folder / 'config.json'}: model_type {kind!r} is no {cls.__name__}; "
-                    f"expected one of {['minipeft', *cls.layouts()]}"
-                )
-            model = cls(layout.config(settings, folder / "config.json"))
-            arrays = layout.arrays(model, read_checkpoint(folder), folder)
+        folder = Folder.open(source)
+        return folder.build(cls, folder.config_of(cls)).filled(folder)
+
+    def filled(self, folder: Folder, new: str = "") -> Self:
+        """This model with the folder's weights, in evaluation mode; what begins with ``new`` stays as it was drawn.
+
+        Raises FileError where the weights do not fit; nothing is written then.
+        """
         try:
-            model.load_state_dict(arrays)
+            self.load_state_dict(folder.arrays_of(self, new))
         except (KeyError, ValueError) as error:
-            raise FileError(f"{folder}: {error.args[0]}") from error
-        return model.eval()
+            raise error if isinstance(error, FileError) else FileError(f"{folder.path}: {error.args[0]}") from error
+        return self.eval()
 
     @classmethod
     def layouts(cls) -> dict[str, Layout]:
         """The Hugging Face layouts that this class reads, by their model_type."""
         return {}
+
+    def huggingface_type(self) -> str:
+        """The model_type that this model has at Hugging Face; ValueError where it has none."""
+        types = list(self.layouts())
+        if len(types) != 1:
+            raise ValueError(f"Hugging Face has no layout for this {type(self).__name__}")
+        return types[0]
+
+
+M = TypeVar("M", bound=Model)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder with a model: where it is, its model_type, the class if it is ours, and the other settings."""
+
+    path: Path
+    model_type: Any
+    model_class: Any
+    settings: Settings
+
+    @classmethod
+    def open(cls, source: str | Path) -> Folder:
+        """Read the settings of a folder, or of the name of something fetched; FileError where there is none."""
+        path = Path(source)
+        if path.suffix == ".gguf" or (path.is_file() and path.open("rb").read(4) == b"GGUF"):
+            raise FileError(
+                f"{source}: GGUF files are not read yet; expected a folder with config.json and safetensors"
+            )
+        if not path.exists():
+            path = cached(str(source)) or path
+        if not path.is_dir():
+            raise FileError(f"{source}: expected a folder with config.json, or a name that `minipeft fetch` got")
+        settings = read_json(path / "config.json")
+        return cls(path, settings.pop("model_type", None), settings.pop("model_class", None), settings)
+
+    @property
+    def is_ours(self) -> bool:
+        return self.model_type == "minipeft"
+
+    def config_of(self, model_class: type[Model]) -> Any:
+        """The configuration of the model of this class in the folder; FileError where there is none."""
+        file = self.path / "config.json"
+        if not self.is_ours:
+            return self._layout(model_class).config(self.settings, file)
+        settings = self.settings
+        if self._part(model_class):  # the whole model's settings, the part's own among them
+            own = {f.name for f in fields(model_class.config_class)}
+            settings = {name: value for name, value in settings.items() if name in own}
+        return dataclass_from_json(model_class.config_class, settings, file)
+
+    def build(self, model_class: type[M], *args: Any) -> M:
+        """The model that the arguments describe, with zeros for weights; FileError where its sizes make no model."""
+        try:
+            return model_class(*args, **{"rng": Undrawn()})
+        except (ValueError, ArithmeticError) as error:
+            raise FileError(
+                f"{self.path / 'config.json'}: no {model_class.__name__} has these sizes ({error})"
+            ) from error
+
+    def arrays_of(self, model: Model, new: str = "") -> dict[str, np.ndarray]:
+        """The model's arrays by our paths; those whose paths begin with ``new`` as the model has them."""
+        if not self.is_ours:
+            return self._layout(type(model)).arrays(model, read_checkpoint(self.path), self.path, new)
+        part = self._part(type(model))
+        arrays, _ = read_safetensors(self.path / "model.safetensors")
+        arrays = {name.removeprefix(part): x for name, x in arrays.items() if name.startswith(part)}
+        if new:
+            own = {name: to_numpy(x) for name, x in model.state_dict().items() if name.startswith(new)}
+            arrays = {name: x for name, x in arrays.items() if not name.startswith(new)} | own
+        return arrays
+
+    def _layout(self, model_class: type[Model]) -> Layout:
+        layouts = model_class.layouts()
+        if self.model_type not in layouts:
+            raise FileError(
+                f"{self.path / 'config.json'}: model_type {self.model_type!r} is no {model_class.__name__}; "
+                f"expected one of {['minipeft', *layouts]}"
+            )
+        return layouts[self.model_type]
+
+    def _part(self, model_class: type[Model]) -> str:
+        """What stands before the model's paths in a folder of ours: nothing, or the path of the part that it is."""
+        if self.model_class == model_class.__name__:
+            return ""
+        if self.model_class not in model_class.inside:
+            raise FileError(f"{self.path} holds a {self.model_class}; load it with {self.model_class}.from_pretrained")
+        return model_class.inside[self.model_class] + "."
+
+
+class Undrawn(np.random.Generator):
+    """Zeros in place of random numbers, for parameters that are read from a file in a moment."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def standard_normal(self, size: Any = None, *_: Any, **__: Any) -> Any:
+        return np.zeros(() if size is None else size)
 
 
 class Stack(Module):
@@ -101,7 +192,7 @@ class Stack(Module):
             )
             for _ in range(config.n_layers)
         ]
-        self.norm: LayerNorm | RMSNorm | None = NORMS[config.norm](config.d_model, config.eps) if config.norm_first else None
+        self.norm: Module | None = NORMS[config.norm](config.d_model, config.eps) if config.norm_first else None
 
     def forward(
         self,

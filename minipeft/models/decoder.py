@@ -10,7 +10,7 @@ import numpy as np
 from minipeft.array import generator
 from minipeft.autograd import Tensor
 from minipeft.models.base import Model, Stack, head_loss, last_rows, rotary_tables
-from minipeft.models.huggingface import Layout, Row, both
+from minipeft.models.huggingface import Layout, Row, Settings, Unsupported, activation, both
 from minipeft.nn.layers import Linear
 from minipeft.nn.transformer import Cache, TextInput
 
@@ -86,9 +86,7 @@ class DecoderLM(Model):
         if config.tied:
             self.lm_head.weight = self.input.tokens.weight
 
-    def hidden(
-        self, ids: np.ndarray, mask: np.ndarray | None = None, cache: list[Cache] | None = None
-    ) -> Tensor:
+    def hidden(self, ids: np.ndarray, mask: np.ndarray | None = None, cache: list[Cache] | None = None) -> Tensor:
         """The last hidden states (B, T, d) of ids (B, T); rows of a prompt are used and dropped.
 
         mask (B, T_all): True for real tokens, the cached ones included; padding may stand on either side.
@@ -103,31 +101,44 @@ class DecoderLM(Model):
         x = self.stack(inputs.x, inputs.mask, angles=angles, cache=cache)  # (B, P + T, d)
         return last_rows(x, ids.shape[1])
 
-    def forward(
-        self, ids: np.ndarray, mask: np.ndarray | None = None, cache: list[Cache] | None = None
-    ) -> Tensor:
+    def forward(self, ids: np.ndarray, mask: np.ndarray | None = None, cache: list[Cache] | None = None) -> Tensor:
         """Logits (B, T, V) of the next token after each of ids (B, T)."""
         return self.lm_head(self.hidden(ids, mask, cache))
 
     def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
-        """The mean cross-entropy in nats; labels (B, T) are already shifted, labels[:, t] follows ids[:, t], -100 ignored."""
+        """The mean cross-entropy in nats; labels (B, T) are shifted already: labels[:, t] follows ids[:, t], -100: none."""
         return head_loss(self.hidden(ids, mask), self.lm_head, labels)
 
     @classmethod
     def layouts(cls) -> dict[str, Layout]:
         return {"gpt2": GPT2, "llama": LLAMA}
 
+    def huggingface_type(self) -> str:
+        c = self.config
+        if c.norm_first and (c.rotary, c.norm, c.gated, c.bias) == (True, "rms", True, False):
+            return "llama"
+        if c.norm_first and (c.rotary, c.norm, c.gated, c.bias, c.tied) == (False, "layer", False, True, True):
+            return "gpt2"
+        raise ValueError("Hugging Face has no layout for this DecoderLM: its choices are neither GPT-2's nor Llama's")
 
-def _rope_theta(settings: dict[str, Any]) -> float:
-    return float((settings.get("rope_parameters") or settings).get("rope_theta", 10000.0))
+
+def _rope(settings: Settings) -> dict[str, Any]:
+    """Their rotary settings: newer files keep them together, in older ones only the scaling has its own place."""
+    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise Unsupported(f"rope_type is {kind!r}; only 'default' is implemented, rotary positions that are not scaled")
+    rope = {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, **settings, **rope}
+    if rope["partial_rotary_factor"] != 1.0:
+        raise Unsupported(f"partial_rotary_factor is {rope['partial_rotary_factor']}; only 1.0 is implemented")
+    return rope
 
 
-def _rope_is_plain(settings: dict[str, Any]) -> bool:
-    """True; KeyError naming the setting where the rotary positions are scaled in some way."""
-    scaling = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
-    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
-        raise KeyError("rope_type 'default' (scaled rotary positions are not implemented)")
-    return True
+def _n_heads(settings: Settings) -> int:
+    d, heads, head_dim = settings["hidden_size"], settings["num_attention_heads"], settings.get("head_dim")
+    if head_dim is not None and head_dim * heads != d:
+        raise Unsupported(f"head_dim is {head_dim}; only hidden_size / num_attention_heads is implemented")
+    return heads
 
 
 GPT2 = Layout(
@@ -140,12 +151,9 @@ GPT2 = Layout(
         "context": "n_positions",
         "d_ff": lambda s: s.get("n_inner") or 4 * s["n_embd"],
         "eps": "layer_norm_epsilon",
-        "activation": lambda s: {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}.get(
-            s["activation_function"], s["activation_function"]
-        ),
+        "activation": activation("activation_function"),
     },
     fixed={
-        "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu"),
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
@@ -164,23 +172,23 @@ GPT2 = Layout(
         *both("stack.layers.{l}.feed_forward.down_proj", "h.{l}.mlp.c_proj", "T"),
         *both("stack.norm", "ln_f"),
     ),
-    prefixes=("transformer.",),
-    ignored=(r"lm_head\.weight", r"h\.\d+\.attn\.(masked_)?bias"),
+    base="transformer.",
+    tied=(("lm_head.weight", "wte.weight"),),
+    ignored=(r"h\.\d+\.attn\.(masked_)?bias",),
 )
 
 LLAMA = Layout(
-    make=lambda plain, **values: DecoderConfig.llama(**values),
+    make=DecoderConfig.llama,
     fields={
-        "plain": _rope_is_plain,
         "vocab_size": "vocab_size",
         "d_model": "hidden_size",
         "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
+        "n_heads": _n_heads,
         "n_kv_heads": lambda s: s.get("num_key_value_heads") or s["num_attention_heads"],
         "d_ff": "intermediate_size",
         "context": "max_position_embeddings",
         "eps": "rms_norm_eps",
-        "rope_theta": _rope_theta,
+        "rope_theta": lambda s: float(_rope(s)["rope_theta"]),
         "tied": lambda s: bool(s.get("tie_word_embeddings", False)),
     },
     fixed={"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)},
@@ -198,6 +206,8 @@ LLAMA = Layout(
         Row("stack.norm.weight", "norm.weight"),
         Row("lm_head.weight", "lm_head.weight"),
     ),
-    prefixes=("model.",),
-    ignored=(r"lm_head\.weight", r".*rotary_emb\.inv_freq"),
+    base="model.",
+    heads=("lm_head.",),
+    tied=(("lm_head.weight", "embed_tokens.weight"),),
+    ignored=(r".*rotary_emb\.inv_freq",),
 )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Self
 
 import numpy as np
 
 from minipeft import ops
 from minipeft.array import generator
 from minipeft.autograd import Tensor
-from minipeft.models.base import Model, Stack, head_loss, last_rows
-from minipeft.models.huggingface import Layout, Row, both
+from minipeft.models.base import Folder, Model, Stack, head_loss, last_rows
+from minipeft.models.huggingface import Layout, Row, activation, both, n_classes, within
 from minipeft.nn.layers import Dropout, LayerNorm, Linear, parameter
 from minipeft.nn.transformer import TextInput
 from minipeft.ops.loss import IGNORED
@@ -40,6 +40,7 @@ class Encoder(Model):
     """ids (B, T) -> hidden states (B, T, d), each token looking at all others."""
 
     config_class = EncoderConfig
+    inside: ClassVar[dict[str, str]] = {"EncoderMaskedLM": "encoder", "EncoderClassifier": "encoder"}
 
     def __init__(self, config: EncoderConfig, rng: int | np.random.Generator = 0):
         rng = generator(rng)
@@ -109,12 +110,16 @@ def mask_tokens(
     """Masked ids and labels (B, T) for masked-LM pre-training (Devlin et al. 2019, section 3.1).
 
     A ``fraction`` of the tokens is chosen; of these 80 % become ``mask_id``, 10 % a random token, 10 % stay.
-    keep: (B, T) True for tokens that are never chosen (padding, special tokens). Labels are -100 where nothing was chosen.
+    keep: (B, T) True for tokens that are never chosen (padding, special tokens). Labels are -100 where nothing was
+    chosen; at least one token is, where any may be.
     """
     rng = generator(rng)
-    chosen = rng.random(ids.shape) < fraction
+    dice = rng.random(ids.shape)
     if keep is not None:
-        chosen &= ~keep
+        dice[keep] = 1.0
+    chosen = dice < fraction
+    if not chosen.any() and not (keep is not None and keep.all()):
+        chosen = dice == dice.min()  # a loss over no token at all would be none
     dice = rng.random(ids.shape)
     masked = np.where(chosen & (dice < 0.8), mask_id, ids)
     masked = np.where(chosen & (dice >= 0.8) & (dice < 0.9), rng.integers(0, vocab_size, ids.shape), masked)
@@ -124,59 +129,95 @@ def mask_tokens(
 POOLS = ("mean", "first", "pooler")
 
 
+@dataclass(frozen=True)
+class ClassifierConfig(EncoderConfig):
+    """An encoder and the head on it: n_classes, and ``pool`` as in `EncoderClassifier`."""
+
+    n_classes: int = 2
+    pool: str = "mean"
+
+
 class EncoderClassifier(Model):
     """Sentences -> logits (B, n_classes).
 
-    pool: "mean" over the real tokens (as sentence encoders are trained), "first" the first token, "pooler" the first token
-    through BERT's tanh layer.
+    pool: "mean" over the real tokens (as sentence encoders are trained), "first" the first token, "pooler" the first
+    token through BERT's tanh layer. Takes an `EncoderConfig` and the head's two choices, or a `ClassifierConfig`.
     """
 
-    config_class = EncoderConfig
+    config_class = ClassifierConfig
 
     def __init__(
         self,
         config: EncoderConfig,
-        n_classes: int = 2,
-        pool: str = "mean",
+        n_classes: int | None = None,
+        pool: str | None = None,
         rng: int | np.random.Generator = 0,
     ):
-        if pool not in POOLS:
-            raise ValueError(f"unknown pool {pool!r}; expected one of {POOLS}")
         rng = generator(rng)
-        self.config = config
-        self.pool = pool
-        self.encoder = Encoder(config, rng)
-        self.pooler = Linear(config.d_model, config.d_model, rng=rng) if pool == "pooler" else None
-        self.dropout = Dropout(config.dropout)
-        self.classifier = Linear(config.d_model, n_classes, rng=rng)
+        bare = EncoderConfig(**{f.name: getattr(config, f.name) for f in fields(EncoderConfig)})
+        head = {name: value for name, value in (("n_classes", n_classes), ("pool", pool)) if value is not None}
+        self.config = ClassifierConfig(**{**asdict(config), **head})
+        if self.config.pool not in POOLS:
+            raise ValueError(f"unknown pool {self.config.pool!r}; expected one of {POOLS}")
+        self.encoder = Encoder(bare, rng)
+        self.pooler = Linear(bare.d_model, bare.d_model, rng=rng) if self.config.pool == "pooler" else None
+        self.dropout = Dropout(bare.dropout)
+        self.classifier = Linear(bare.d_model, self.config.n_classes, rng=rng)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
-        """The encoder of ``source`` (see `Encoder.from_pretrained`) under a new head drawn from ``rng``.
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        n_classes: int | None = None,
+        pool: str | None = None,
+        rng: int | np.random.Generator = 0,
+    ) -> Self:
+        """The classifier in a folder; or the encoder in it under a new head, drawn from ``rng``.
 
-        options: n_classes, pool and rng, as in the constructor.
+        The head is the folder's if the folder has one and neither n_classes nor pool is given, and new otherwise, with
+        two classes and mean pooling unless given. Raises FileError as `Model.from_pretrained` does, and for "pooler"
+        where the folder has no such layer.
         """
-        encoder = Encoder.from_pretrained(source)
-        model = cls(encoder.config, **options)
-        model.encoder = encoder
-        return model
+        folder = Folder.open(source)
+        if n_classes is None and pool is None and _has_head(folder):
+            return folder.build(cls, folder.config_of(cls)).filled(folder)
+        model = folder.build(cls, folder.config_of(Encoder), n_classes, pool)
+        model.classifier = Linear(model.config.d_model, model.config.n_classes, rng=generator(rng))
+        return model.filled(folder, new="classifier.")
 
-    def pooled(self, ids: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
+    @classmethod
+    def layouts(cls) -> dict[str, Layout]:
+        return {"bert": BERT_CLASSIFIER}
+
+    def pooled(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
         """One vector a sentence, (B, d)."""
-        x = self.encoder(ids, mask)
-        if self.pool == "mean":
+        x = self.encoder(ids, mask, token_types)
+        if self.config.pool == "mean":
             weights = np.ones(ids.shape) if mask is None else np.asarray(mask, dtype=np.float64)
             return ops.weighted_mean(x, weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0))
         first = x[:, 0]
         return first if self.pooler is None else ops.tanh(self.pooler(first))
 
-    def forward(self, ids: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
+    def forward(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
         """Logits (B, n_classes)."""
-        return self.classifier(self.dropout(self.pooled(ids, mask)))
+        return self.classifier(self.dropout(self.pooled(ids, mask, token_types)))
 
-    def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
+    def loss(
+        self,
+        ids: np.ndarray,
+        labels: np.ndarray,
+        mask: np.ndarray | None = None,
+        token_types: np.ndarray | None = None,
+    ) -> Tensor:
         """The mean cross-entropy in nats of labels (B,)."""
-        return ops.cross_entropy(self.forward(ids, mask), labels)
+        return ops.cross_entropy(self.forward(ids, mask, token_types), labels)
+
+
+def _has_head(folder: Folder) -> bool:
+    """Whether a folder of ours, or of Hugging Face's, says that it holds a whole classifier."""
+    if folder.is_ours:
+        return folder.model_class == "EncoderClassifier"
+    return "BertForSequenceClassification" in (folder.settings.get("architectures") or ())
 
 
 BERT = Layout(
@@ -190,10 +231,9 @@ BERT = Layout(
         "context": "max_position_embeddings",
         "n_token_types": "type_vocab_size",
         "eps": "layer_norm_eps",
-        "activation": "hidden_act",
+        "activation": activation("hidden_act"),
     },
     fixed={
-        "hidden_act": ("gelu", "relu"),
         "position_embedding_type": ("absolute",),
         "is_decoder": (False,),
         "add_cross_attention": (False,),
@@ -212,17 +252,39 @@ BERT = Layout(
         *both("stack.layers.{l}.feed_forward.down_proj", "encoder.layer.{l}.output.dense"),
         *both("stack.layers.{l}.feed_forward_norm", "encoder.layer.{l}.output.LayerNorm"),
     ),
-    prefixes=("bert.",),
+    base="bert.",
+    bare=True,
+    aliases=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),  # the oldest files
     ignored=(r"embeddings\.position_ids", r"pooler\..*", r"cls\..*", r"classifier\..*"),
 )
 
 BERT_MASKED_LM = replace(
     BERT,
+    bare=False,
+    fixed={**BERT.fixed, "tie_word_embeddings": (True,)},
     rows=(
-        *(Row(f"encoder.{row.ours}", row.theirs, row.how) for row in BERT.rows),
+        *within("encoder", BERT.rows),
         *both("transform", "cls.predictions.transform.dense"),
         *both("transform_norm", "cls.predictions.transform.LayerNorm"),
         Row("lm_head.bias", "cls.predictions.bias"),
     ),
-    ignored=(*BERT.ignored, r"cls\.predictions\.decoder\..*"),
+    heads=("cls.",),
+    tied=(
+        ("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+    ),
+    ignored=(r"embeddings\.position_ids", r"pooler\..*", r"cls\.seq_relationship\..*"),
+)
+
+BERT_CLASSIFIER = replace(
+    BERT,
+    make=ClassifierConfig,
+    bare=False,
+    fields={**BERT.fields, "n_classes": n_classes, "pool": lambda _: "pooler"},
+    rows=(
+        *within("encoder", BERT.rows),
+        *both("pooler", "pooler.dense"),
+        *both("classifier", "classifier"),
+    ),
+    heads=("classifier.",),
 )

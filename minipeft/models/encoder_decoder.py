@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from minipeft.array import Array, generator
 from minipeft.autograd import Tensor
 from minipeft.models.base import Model, Stack, head_loss, last_rows
-from minipeft.models.huggingface import Layout, Row, both
+from minipeft.models.huggingface import Layout, Row, Settings, Unsupported, activation, both
 from minipeft.nn.layers import LayerNorm, Linear, parameter
 from minipeft.nn.transformer import Cache, TextInput
 from minipeft.ops.loss import IGNORED
@@ -92,13 +94,13 @@ class EncoderDecoder(Model):
         mask: np.ndarray | None = None,
         target_ids: np.ndarray | None = None,
     ) -> Tensor:
-        """The mean cross-entropy in nats of labels (B, T), -100 ignored; targets are the labels, shifted right, unless given."""
+        """The mean cross-entropy in nats of labels (B, T), -100 ignored; target_ids are the labels, `shifted`, by default."""
         if target_ids is None:
             target_ids = self.shifted(labels)
         return head_loss(self.decode(target_ids, *self.encode(ids, mask)), self.lm_head, labels)
 
     def shifted(self, labels: np.ndarray) -> np.ndarray:
-        """What the decoder reads to predict ``labels``: the start token, then the labels without the last (-100 as padding)."""
+        """What the decoder reads to predict ``labels``: the start token, then all labels but the last (-100 as pad)."""
         first = np.full((len(labels), 1), self.config.start, dtype=labels.dtype)
         moved = np.concatenate([first, labels[:, :-1]], axis=1)
         return np.where(moved == IGNORED, self.config.pad, moved)
@@ -130,11 +132,18 @@ def _rows(side: str, theirs: str) -> tuple[Row, ...]:
     )
 
 
-def _equal_sides(settings: dict[str, object], name: str) -> object:
-    encoder, decoder = settings[f"encoder_{name}"], settings[f"decoder_{name}"]
-    if encoder != decoder:
-        raise KeyError(f"decoder_{name} equal to encoder_{name} (others are not implemented)")
-    return encoder
+def _of_both_sides(name: str) -> Callable[[Settings], Any]:
+    """Their setting for the encoder and the decoder; Unsupported where the two differ."""
+
+    def value(settings: Settings) -> Any:
+        encoder, decoder = settings[f"encoder_{name}"], settings[f"decoder_{name}"]
+        if encoder != decoder:
+            raise Unsupported(
+                f"encoder_{name} is {encoder} and decoder_{name} {decoder}; only equal ones are implemented"
+            )
+        return encoder
+
+    return value
 
 
 BART = Layout(
@@ -142,21 +151,31 @@ BART = Layout(
     fields={
         "vocab_size": "vocab_size",
         "d_model": "d_model",
-        "n_layers": lambda s: _equal_sides(s, "layers"),
-        "n_heads": lambda s: _equal_sides(s, "attention_heads"),
-        "d_ff": lambda s: _equal_sides(s, "ffn_dim"),
+        "n_layers": _of_both_sides("layers"),
+        "n_heads": _of_both_sides("attention_heads"),
+        "d_ff": _of_both_sides("ffn_dim"),
         "context": "max_position_embeddings",
-        "activation": "activation_function",
+        "activation": activation("activation_function"),
         "start": "decoder_start_token_id",
         "pad": "pad_token_id",
     },
-    fixed={"activation_function": ("gelu", "relu"), "scale_embedding": (False,), "tie_word_embeddings": (True,)},
+    fixed={
+        "scale_embedding": (False,),
+        "tie_word_embeddings": (True,),
+        "normalize_before": (False,),
+        "normalize_embedding": (True,),
+        "add_final_layer_norm": (False,),
+        "static_position_embeddings": (False,),
+    },
     rows=(
         Row("encoder_input.tokens.weight", "shared.weight"),
         *_rows("encoder", "encoder"),
         *_rows("decoder", "decoder"),
-        Row("lm_head.bias", "final_logits_bias", "vector"),
+        Row("lm_head.bias", "final_logits_bias", "vector", optional=True),
     ),
-    prefixes=("model.",),
-    ignored=(r"(en|de)coder\.embed_tokens\.weight", r"lm_head\.weight"),
+    base="model.",
+    heads=("final_logits_bias",),
+    tied=tuple(
+        (f"{name}.weight", "shared.weight") for name in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
+    ),
 )

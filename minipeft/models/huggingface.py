@@ -1,20 +1,25 @@
-"""Reading Hugging Face folders: their configurations and names, as tables of rows (ours, theirs, how)."""
+"""Hugging Face folders: their configurations and their names, as tables of rows (ours, theirs, how)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minipeft.files.config import read_json
+from minipeft.files.config import dataclass_from_json, read_json
 from minipeft.files.errors import FileError
 from minipeft.files.safetensors import read_safetensors
 
 INDEX = "model.safetensors.index.json"
+Settings = dict[str, Any]
+
+
+class Unsupported(ValueError):
+    """A choice in somebody's configuration that is not implemented here; the message names it."""
 
 
 def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
@@ -25,7 +30,10 @@ def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
     if (folder / "model.safetensors").exists():
         return read_safetensors(folder / "model.safetensors")[0]
     if not (folder / INDEX).exists():
-        raise FileError(f"{folder}: expected model.safetensors (or {INDEX}); other formats, pickles among them, are not read")
+        raise FileError(
+            f"{folder}: expected model.safetensors (or {INDEX}), there is no such file; "
+            "other formats, pickles among them, are not read"
+        )
     shards = read_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
         raise FileError(f"{folder / INDEX}: expected weight_map, from names to files")
@@ -34,6 +42,9 @@ def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
         if Path(name).name != name:
             raise FileError(f"{folder / INDEX}: the shard {name!r} is no plain file name")
         arrays |= read_safetensors(folder / name)[0]
+    missing = sorted(shards.keys() - arrays.keys())
+    if missing:
+        raise FileError(f"{folder / INDEX}: the tensor {missing[0]!r} is in none of the shards")
     return arrays
 
 
@@ -43,94 +54,166 @@ class Row:
 
     "{l}" stands for the layer. how: "" as it is; "T" transposed, for a layer that stores (in, out); "0/3" the first of
     three equal parts of their last axis, "0/3T" and then transposed; "from 2" without the first two rows; "matrix"
-    flattened to (rows, rest); "vector" flattened.
+    flattened to (rows, rest); "vector" flattened. A row that is optional may be missing in their file: ours stays as
+    it was drawn.
     """
 
     ours: str
     theirs: str
     how: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class Layout:
     """How one model_type is read.
 
-    fields: our configuration's fields from theirs (a name, or a function of their whole configuration).
+    make: our configuration, from the values of ``fields``; these from theirs (a name, or a function of all settings).
     fixed: what their configuration must say, since nothing else is implemented ({name: accepted values}).
-    rows: the names. prefixes: what may stand before their names, the longest that is found is taken off.
-    aliases: (pattern, replacement) for names of other versions. ignored: patterns of names that hold nothing of ours.
+    rows: the names of the base model's tensors, without ``base``, which stands before them in a model with a head, and
+    the names of the head's, which begin with one of ``heads``. bare: our class is the base model alone.
+    aliases: (pattern, replacement) for names of other versions. tied: (name, name) of tensors that must be equal.
+    ignored: patterns of names that hold nothing of ours.
     """
 
     make: Callable[..., Any]
-    fields: Mapping[str, str | Callable[[dict[str, Any]], Any]]
+    fields: Mapping[str, str | Callable[[Settings], Any]]
     rows: tuple[Row, ...]
     fixed: Mapping[str, tuple[Any, ...]]
-    prefixes: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    base: str = ""
+    heads: tuple[str, ...] = ()
+    bare: bool = False
     aliases: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
+    tied: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
 
-    def config(self, settings: dict[str, Any], path: Path) -> Any:
+    def config(self, settings: Settings, path: Path) -> Any:
         """Our configuration from theirs; FileError for a missing field or a choice that is not implemented."""
         for name, accepted in self.fixed.items():
             if name in settings and settings[name] not in accepted:
-                raise FileError(f"{path}: {name} is {settings[name]!r}; only {' or '.join(map(repr, accepted))} is implemented")
-        values = {}
+                known = " or ".join(map(repr, accepted))
+                raise FileError(f"{path}: {name} is {settings[name]!r}; only {known} is implemented")
+        values: dict[str, Any] = {}
         for ours, theirs in self.fields.items():
             try:
                 values[ours] = theirs(settings) if callable(theirs) else settings[theirs]
             except KeyError as error:
                 raise FileError(f"{path}: the field {error.args[0]!r} is missing") from None
-        return self.make(**values)
+            except Unsupported as error:
+                raise FileError(f"{path}: {error}") from None
+            except (TypeError, ValueError, AttributeError) as error:
+                raise FileError(f"{path}: no {ours} can be made of these settings ({error})") from None
+        config = self.make(**values)
+        return dataclass_from_json(type(config), asdict(config), path)  # which checks the types
 
     def expanded(self, n_layers: int) -> Iterator[Row]:
         """The rows with every layer written out."""
         for row in self.rows:
             for i in range(n_layers) if "{l}" in row.ours else (0,):
-                yield Row(row.ours.replace("{l}", str(i)), row.theirs.replace("{l}", str(i)), row.how)
+                yield Row(row.ours.replace("{l}", str(i)), row.theirs.replace("{l}", str(i)), row.how, row.optional)
 
-    def arrays(self, model: Any, theirs: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
-        """Our arrays by path, from theirs; FileError for a name that is missing or left over."""
-        found = {self._plain(name, theirs): x for name, x in theirs.items()}
+    def full_name(self, theirs: str) -> str:
+        """A row's name as it stands in their model."""
+        return theirs if self.bare or theirs.startswith(self.heads) else self.base + theirs
+
+    def arrays(
+        self, model: Any, theirs: Mapping[str, np.ndarray], folder: Path, new: str = ""
+    ) -> dict[str, np.ndarray]:
+        """Our arrays by path, from theirs.
+
+        new: the beginning of our paths that are not read, but stay as they were drawn.
+        Raises FileError naming a tensor of theirs that is missing, left over, of an odd shape, or not equal to one that
+        it should be tied to.
+        """
+        found = {self._plain(name): x for name, x in theirs.items()}
+        wanted = dict(model.named_parameters())
+        rows = [row for row in self.expanded(model.config.n_layers) if row.ours in wanted]
+        used = {row.theirs for row in rows}
+        for name, other in self.tied:
+            if name in found and name not in used:
+                used.add(name)
+                if not np.array_equal(found[name], found.setdefault(other, found[name])):
+                    raise FileError(f"{folder}: {name!r} and {other!r} differ, but this model has one tensor for both")
         ours: dict[str, np.ndarray] = {}
-        used: set[str] = set()
-        wanted = {name for name, _ in model.named_parameters()}
-        for row in self.expanded(model.config.n_layers):
-            if row.ours not in wanted:
+        for row in rows:
+            drawn = bool(new) and row.ours.startswith(new)
+            if drawn or (row.optional and row.theirs not in found):
+                ours[row.ours] = wanted[row.ours].data
                 continue
             if row.theirs not in found:
                 raise FileError(f"{folder}: the tensor {row.theirs!r} is missing")
-            used.add(row.theirs)
-            ours[row.ours] = taken(found[row.theirs], row.how)
+            ours[row.ours] = x = taken(found[row.theirs], row.how)
+            if x.shape != wanted[row.ours].shape or x.dtype.kind != "f":
+                raise FileError(
+                    f"{folder}: the tensor {row.theirs!r} is {found[row.theirs].dtype} of shape "
+                    f"{found[row.theirs].shape}, which does not make {row.ours} of shape {wanted[row.ours].shape}"
+                )
         left = sorted(n for n in found.keys() - used if not any(re.fullmatch(p, n) for p in self.ignored))
         if left:
             raise FileError(f"{folder}: {len(left)} tensors have no place in this model, the first is {left[0]!r}")
         return ours
 
-    def _plain(self, name: str, all_names: Mapping[str, Any]) -> str:
-        for prefix in self.prefixes:
-            if name.startswith(prefix):
-                name = name[len(prefix) :]
-                break
+    def _plain(self, name: str) -> str:
+        name = name.removeprefix(self.base)
         for pattern, replacement in self.aliases:
             name = re.sub(pattern, replacement, name)
         return name
 
 
 def taken(x: np.ndarray, how: str) -> np.ndarray:
-    """Their array as ours: see `Row`."""
+    """Their array as ours (see `Row`), a view of it where that can be; returned as it is where ``how`` does not fit."""
     if "/" in how:
-        part, count = how.rstrip("T").split("/")
-        x = np.split(x, int(count), axis=-1)[int(part)]
+        part, count = map(int, how.rstrip("T").split("/"))
+        if x.ndim and x.shape[-1] % count == 0:
+            size = x.shape[-1] // count
+            x = x[..., part * size : (part + 1) * size]
     elif how.startswith("from "):
-        x = x[int(how[5:]) :]
+        x = x[int(how[5:]) :] if x.ndim else x
     elif how == "matrix":
-        x = x.reshape(len(x), -1)
+        x = x.reshape(len(x), -1) if x.size else x
     elif how == "vector":
         x = x.reshape(-1)
-    return np.ascontiguousarray(x.T if how.endswith("T") else x)
+    return x.T if how.endswith("T") else x
 
 
 def both(ours: str, theirs: str, how: str = "") -> tuple[Row, Row]:
     """The rows of a weight and its bias; ``how`` holds for the weight, but for a split, which holds for both."""
     bias_how = how.rstrip("T") if "/" in how else ""
     return Row(f"{ours}.weight", f"{theirs}.weight", how), Row(f"{ours}.bias", f"{theirs}.bias", bias_how)
+
+
+def within(part: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows of a model that is the part ``part`` of another."""
+    return tuple(Row(f"{part}.{row.ours}", row.theirs, row.how, row.optional) for row in rows)
+
+
+ACTIVATIONS = {
+    **{"gelu": "gelu", "relu": "relu", "silu": "silu"},
+    **{"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"},
+}
+
+
+def activation(field: str) -> Callable[[Settings], str]:
+    """Our name of the activation that their configuration has under ``field``."""
+
+    def ours(settings: Settings) -> str:
+        if settings[field] not in ACTIVATIONS:
+            raise Unsupported(f"{field} is {settings[field]!r}; only {', '.join(ACTIVATIONS)} are implemented")
+        return ACTIVATIONS[settings[field]]
+
+    return ours
+
+
+def n_classes(settings: Settings) -> int:
+    """How many classes their classifier has: two where their configuration does not say."""
+    return len(settings.get("id2label") or ()) or settings.get("num_labels", 2)
+
+
+def huggingface_names(model: Any) -> dict[str, tuple[str, str]]:
+    """{our path: (the name in their model, how theirs becomes ours)}, for all tensors that the configuration calls for.
+
+    Also for a tensor that stands under two of our paths, and for one that a method has wrapped. See `Row` for how.
+    Raises ValueError for a model that Hugging Face has no layout for.
+    """
+    layout = model.layouts()[model.huggingface_type()]
+    return {row.ours: (layout.full_name(row.theirs), row.how) for row in layout.expanded(model.config.n_layers)}

@@ -27,9 +27,7 @@ class MLP(Model):
 
     config_class = MLPConfig
 
-    def __init__(
-        self, config: MLPConfig | Sequence[int] = (784, 200, 200, 10), rng: int | np.random.Generator = 0
-    ):
+    def __init__(self, config: MLPConfig | Sequence[int] = (784, 200, 200, 10), rng: int | np.random.Generator = 0):
         config = config if isinstance(config, MLPConfig) else MLPConfig(tuple(config))
         if len(config.sizes) < 2:
             raise ValueError(f"an MLP needs at least an input and an output size, got {config.sizes}")

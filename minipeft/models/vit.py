@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from minipeft import ops
 from minipeft.array import Array, generator
 from minipeft.autograd import Tensor
-from minipeft.models.base import Model, Stack, last_rows
-from minipeft.models.huggingface import Layout, Row, both
+from minipeft.models.base import Folder, Model, Stack, last_rows
+from minipeft.models.huggingface import Layout, Row, activation, both
+from minipeft.models.huggingface import n_classes as classes_of
 from minipeft.nn.layers import Linear
 from minipeft.nn.transformer import PatchInput
 
@@ -59,6 +62,22 @@ class ViT(Model):
         return ops.cross_entropy(self.forward(images), labels)
 
     @classmethod
+    def from_pretrained(
+        cls, source: str | Path, n_classes: int | None = None, rng: int | np.random.Generator = 0
+    ) -> Self:
+        """The model in a folder; with ``n_classes`` given, under a new head of so many classes, drawn from ``rng``.
+
+        Raises FileError as `Model.from_pretrained` does.
+        """
+        folder = Folder.open(source)
+        config = folder.config_of(cls)
+        if n_classes is None:
+            return folder.build(cls, config).filled(folder)
+        model = folder.build(cls, replace(config, n_classes=n_classes))
+        model.classifier = Linear(config.d_model, n_classes, rng=generator(rng))
+        return model.filled(folder, new="classifier.")
+
+    @classmethod
     def layouts(cls) -> dict[str, Layout]:
         return {"vit": VIT}
 
@@ -69,15 +88,15 @@ VIT = Layout(
         "image_size": "image_size",
         "patch_size": "patch_size",
         "channels": "num_channels",
-        "n_classes": lambda s: len(s.get("id2label") or ()) or s.get("num_labels", 2),
+        "n_classes": classes_of,
         "d_model": "hidden_size",
         "n_layers": "num_hidden_layers",
         "n_heads": "num_attention_heads",
         "d_ff": "intermediate_size",
         "eps": "layer_norm_eps",
-        "activation": "hidden_act",
+        "activation": activation("hidden_act"),
     },
-    fixed={"hidden_act": ("gelu", "relu"), "qkv_bias": (True,)},
+    fixed={"qkv_bias": (True,)},
     rows=(
         Row("input.class_token", "embeddings.cls_token"),
         Row("input.positions", "embeddings.position_embeddings"),
@@ -93,7 +112,8 @@ VIT = Layout(
         *both("stack.norm", "layernorm"),
         *both("classifier", "classifier"),
     ),
-    prefixes=("vit.",),
+    base="vit.",
+    heads=("classifier.",),
     ignored=(r"pooler\..*",),
     aliases=(  # names of transformers before version 5
         (r"^encoder\.layer\.", "layers."),
