@@ -102,7 +102,7 @@ def count_flops() -> AbstractContextManager[FlopCount]:
 
 
 def zero_memory(psi: float, k: float = 12, n: int = 1, stage: int = 0) -> float:
-    """Bytes of model states a device with mixed precision and Adam, by stage of ZeRO (Rajbhandari et al. 2020, Fig. 1).
+    """Bytes of model states a device, by stage of ZeRO (Rajbhandari et al. 2020), for mixed precision and Adam.
 
     psi: Ψ, the number of parameters; k: K, bytes of optimizer state a parameter; n: N_d, the number of devices.
     Stage 0: (2 + 2 + K) Ψ; 1 spreads the optimizer state, 2 also the gradients, 3 also the parameters.
@@ -119,8 +119,8 @@ def gpt3_parameters(
 ) -> int:
     """The exact number of parameters of a GPT-2/3 decoder with tied embeddings (Brown et al. 2020, Table 2.1).
 
-    12 d² + 13 d a layer: four attention matrices with biases, two feed-forward ones, two normalizations; and the token and
-    position tables and the last normalization. d_attention: n_heads · d_head where that is not d_model.
+    12 d² + 13 d a layer: four attention matrices with biases, two feed-forward ones, two normalizations; then the token
+    and position tables and the last normalization. d_attention: n_heads · d_head where that is not d_model.
     """
     a = d_model if d_attention is None else d_attention
     attention = 4 * d_model * a + 3 * a + d_model

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -130,6 +130,20 @@ class Tensor:
     size = property(lambda self: self.data.size)
     dtype = property(lambda self: self.data.dtype)
 
+    if TYPE_CHECKING:  # the operators come from ops/operators.py; this tells type checkers of them
+
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __pow__(self, p: float) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __getitem__(self, key: Any) -> Tensor: ...
+
     def __len__(self) -> int:
         return len(self.data)
 
@@ -187,6 +201,7 @@ class Tensor:
             return _add_to_leaf(self, grad, grad, into)
         with backward_phase():
             _walk(self.node, grad, into)
+        return None
 
 
 def _walk(root: Node, grad: Array, into: dict[Tensor, Array] | None) -> None:

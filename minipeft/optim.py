@@ -45,7 +45,9 @@ class CosineSchedule:
 
 def _check_schedule(lr: float, steps: int, warmup: int) -> None:
     if lr <= 0 or steps < 1 or not 0 <= warmup <= steps:
-        raise ValueError(f"a schedule needs lr > 0 and 0 <= warmup <= steps, got lr={lr}, warmup={warmup}, steps={steps}")
+        raise ValueError(
+            f"a schedule needs lr > 0 and 0 <= warmup <= steps, got lr={lr}, warmup={warmup}, steps={steps}"
+        )
 
 
 class Optimizer:
@@ -110,7 +112,9 @@ class Optimizer:
             name, _, slot = key.rpartition("/")
             p = self.params.get(name)
             if p is None or slot not in self.slots or tuple(x.shape) != p.shape:
-                raise ValueError(f"the optimizer state {key} {tuple(x.shape)} fits no trainable parameter of this model")
+                raise ValueError(
+                    f"the optimizer state {key} {tuple(x.shape)} fits no trainable parameter of this model"
+                )
             loaded.setdefault(name, {})[slot] = to_device(np.array(x, dtype=p.dtype), device_of(p.data))
         for name, slots in loaded.items():
             if set(slots) != set(self.slots):

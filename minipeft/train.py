@@ -42,7 +42,7 @@ def train_step(
 ) -> float:
     """One step: loss, backward, clipping, update; the loss as a number.
 
-    batch: the arguments of ``model.loss`` by name, arrays of B rows. shards: split the batch over that many threads, each
+    batch: the arguments of ``model.loss`` by name, arrays of B rows. shards: split the batch over as many threads, each
     with a gradient buffer of its own, summed in a fixed order, so that the result does not depend on timing. rng seeds
     the dropout masks, shard by shard. Raises TrainingError for a loss or a gradient norm that is not finite.
     """
@@ -149,10 +149,10 @@ def fit(
     """Train for a number of steps or epochs.
 
     batches: has ``len()`` and ``epoch(e)``, which yields the batches of epoch e in an order that depends on e alone.
-    evaluate(model): a number, or a dict of numbers whose first decides; run every ``evaluate_every`` steps (default: once
-    an epoch) and at the end. patience: stop after that many evaluations without a better one. With evaluate, the best
-    weights are put back at the end. checkpoint: a folder, rewritten whole every ``checkpoint_every`` steps, at the end
-    and on Ctrl-C; resume=True goes on from it, to the same bits. seed: of the dropout masks.
+    evaluate(model): a number, or a dict of numbers whose first decides; run every ``evaluate_every`` steps (by default
+    once an epoch) and at the end. patience: stop after that many evaluations without a better one. With evaluate, the
+    best weights are put back at the end. checkpoint: a folder, rewritten whole every ``checkpoint_every`` steps, at the
+    end and on Ctrl-C; resume=True goes on from it, to the same bits. seed: of the dropout masks.
     Raises TrainingError naming the step where the loss stops being finite, ValueError for arguments that do not fit,
     FileError for a checkpoint of another run; KeyboardInterrupt after writing a checkpoint.
     """
@@ -183,7 +183,9 @@ def fit(
             try:
                 loss = train_step(model, batch, optimizer, shards, max_norm, rng=(seed, state.step))
             except TrainingError as error:
-                raise TrainingError(f"step {state.step + 1}: {error}; try a smaller learning rate (now {lr:g})") from None
+                raise TrainingError(
+                    f"step {state.step + 1}: {error}; try a smaller learning rate (now {lr:g})"
+                ) from None
             state.step += 1
             state.history.steps.append({"step": state.step, "loss": loss, "lr": lr})
             bar.update(1)
@@ -288,7 +290,7 @@ class _State:
             write_json(target / "training.json", facts)
 
     def load(self, folder: Path) -> None:
-        """Take up a checkpoint; FileError where it belongs to another model, optimizer or seed, nothing changed then."""
+        """Take up a checkpoint; FileError where it belongs to another model, optimizer or seed (nothing is changed)."""
         path = folder / "training.json"
         facts = read_json(path)
         arrays, _ = read_safetensors(folder / "training.safetensors")
@@ -299,7 +301,9 @@ class _State:
         trained = self.trained()
         shapes = {n: p.shape for n, p in trained.items()}
         if {n: x.shape for n, x in groups["model"].items()} != shapes:
-            raise FileError(f"{folder}: this checkpoint holds other trained tensors than this model has; check the method")
+            raise FileError(
+                f"{folder}: this checkpoint holds other trained tensors than this model has; check the method"
+            )
         for key, mine in (("optimizer", type(self.optimizer).__name__), ("seed", self.seed)):
             if facts.get(key) != mine:
                 raise FileError(f"{path}: the checkpoint has {key} {facts.get(key)!r}, this run {mine!r}")

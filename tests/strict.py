@@ -146,7 +146,20 @@ def _method(name: str) -> Any:
     return method
 
 
-for _name in ("reshape", "transpose", "swapaxes", "sum", "max", "min", "mean", "astype", "copy", "ravel", "view", "argmax"):
+for _name in (
+    "reshape",
+    "transpose",
+    "swapaxes",
+    "sum",
+    "max",
+    "min",
+    "mean",
+    "astype",
+    "copy",
+    "ravel",
+    "view",
+    "argmax",
+):
     setattr(StrictArray, _name, _method(_name))
 StrictArray.repeat = _method("repeat")  # type: ignore[attr-defined]
 
@@ -186,8 +199,32 @@ def _function(name: str, needs_device: bool = True) -> Any:
     return function
 
 
-UFUNCS = ("add", "subtract", "multiply", "divide", "exp", "log", "sqrt", "tanh", "abs", "maximum", "minimum", "copysign")
-FUNCTIONS = ("concatenate", "where", "empty", "zeros", "ones", "full", "zeros_like", "ones_like", "empty_like", "arange")
+UFUNCS = (
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "exp",
+    "log",
+    "sqrt",
+    "tanh",
+    "abs",
+    "maximum",
+    "minimum",
+    "copysign",
+)
+FUNCTIONS = (
+    "concatenate",
+    "where",
+    "empty",
+    "zeros",
+    "ones",
+    "full",
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "arange",
+)
 FUNCTIONS += ("full_like", "tril", "argsort", "flatnonzero", "broadcast_to", "ascontiguousarray", "may_share_memory")
 strict_xp = SimpleNamespace(
     **{name: Ufunc(getattr(np, name)) for name in UFUNCS},

@@ -113,9 +113,7 @@ def test_attention_equals_a_loop_over_heads(rng):
     heads = []
     for i in range(3):
         rows = slice(4 * i, 4 * i + 4)
-        Q, K, V = (
-            X @ p.weight.data[rows].T + p.bias.data[rows] for p in (layer.q_proj, layer.k_proj, layer.v_proj)
-        )
+        Q, K, V = (X @ p.weight.data[rows].T + p.bias.data[rows] for p in (layer.q_proj, layer.k_proj, layer.v_proj))
         S = Q @ K.swapaxes(1, 2) / np.sqrt(4) + M
         P = np.exp(S) / np.exp(S).sum(-1, keepdims=True)
         heads.append(P @ V)

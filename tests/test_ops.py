@@ -106,7 +106,11 @@ def test_fused_head_equals_the_plain_one(block, rng):
         rng = np.random.default_rng(1)
         for p in (x, w, b):
             p.data[...] = rng.normal(size=p.shape)
-        loss = ops.linear_cross_entropy(x, w, labels, b, block) if fused else ops.cross_entropy(ops.linear(x, w, b), labels)
+        loss = (
+            ops.linear_cross_entropy(x, w, labels, b, block)
+            if fused
+            else ops.cross_entropy(ops.linear(x, w, b), labels)
+        )
         (loss * 3.0).backward()
         grads.append([loss.data, x.grad, w.grad, b.grad])
     for a, c in zip(*grads, strict=True):
@@ -174,7 +178,9 @@ def test_reductions_equal_numpy(axis, rng):
     for name in ("sum", "mean", "max"):
         for keep in (False, True):
             mp.gradcheck(lambda y: getattr(y, name)(axis=axis, keepdims=keep), x)
-            np.testing.assert_allclose(getattr(t(x), name)(axis=axis, keepdims=keep).data, getattr(x, name)(axis=axis, keepdims=keep))
+            np.testing.assert_allclose(
+                getattr(t(x), name)(axis=axis, keepdims=keep).data, getattr(x, name)(axis=axis, keepdims=keep)
+            )
 
 
 def test_equal_maxima_share_the_gradient():
@@ -205,12 +211,17 @@ def test_errors_name_what_is_known(rng):
     with pytest.raises(ValueError, match="even head size"):
         ops.rotary_angles(np.arange(3), 5)
     with pytest.raises(TypeError, match="exponent"):
-        x ** x  # noqa: B018
+        x**x
 
 
 def test_zero_rows_pass_through():
     x = t(np.zeros((0, 5)))
-    for z in (ops.gelu(x), ops.softmax(x), ops.layer_norm(x, t(np.ones(5)), t(np.zeros(5))), ops.linear(x, t(np.ones((4, 5))))):
+    for z in (
+        ops.gelu(x),
+        ops.softmax(x),
+        ops.layer_norm(x, t(np.ones(5)), t(np.zeros(5))),
+        ops.linear(x, t(np.ones((4, 5)))),
+    ):
         assert z.shape[0] == 0
         z.backward(np.zeros(z.shape))
         assert x.grad.shape == (0, 5)

@@ -30,7 +30,9 @@ from minipeft.train import train_step
 
 METHODS = {
     "LoRA": lambda: LoraConfig(r=2, lora_alpha=6),
-    "LoRA everywhere": lambda: LoraConfig(r=2, target_modules="all-linear", use_rslora=True, init_lora_weights="gaussian"),
+    "LoRA everywhere": lambda: LoraConfig(
+        r=2, target_modules="all-linear", use_rslora=True, init_lora_weights="gaussian"
+    ),
     "adapters": lambda: AdapterConfig(r=3),
     "one adapter": lambda: AdapterConfig(r=3, after=["feed_forward"], activation="relu"),
     "prompt": lambda: PromptTuningConfig(num_virtual_tokens=4),
@@ -39,7 +41,10 @@ METHODS = {
     "top layer": lambda: TopLayersConfig(n_layers=1),
     "BitFit": lambda: BitFitConfig(),
 }
-IMPOSSIBLE = {("llama", "BitFit"), *(("mlp", m) for m in METHODS if m not in ("top layer", "BitFit", "LoRA everywhere"))}
+IMPOSSIBLE = {
+    ("llama", "BitFit"),
+    *(("mlp", m) for m in METHODS if m not in ("top layer", "BitFit", "LoRA everywhere")),
+}
 GRID = [(f, m) for f in FAMILIES for m in METHODS if (f, m) not in IMPOSSIBLE]
 grid = pytest.mark.parametrize(("family", "method"), GRID, ids=[f"{m} on {f}" for f, m in GRID])
 
@@ -98,7 +103,7 @@ def test_training_changes_the_trained_tensors_and_nothing_else(family, method, r
     assert not np.array_equal(outputs(peft, batch), base)
     assert peft.unload() is model
     assert np.array_equal(outputs(model, batch), base)
-    assert {n: p for n, p in model.named_parameters()} == {n: p for n, (p, _) in before.items()}
+    assert dict(model.named_parameters()) == {n: p for n, (p, _) in before.items()}
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -110,7 +115,10 @@ def test_what_is_saved_is_what_was_trained_and_loads_to_the_same_bits(family, me
     peft.save_pretrained(tmp_path / "adapter")
     tensors, _ = read_safetensors(tmp_path / "adapter" / "adapter_model.safetensors")
     assert set(tensors) == set(peft.trained())
-    assert sorted(f.name for f in (tmp_path / "adapter").iterdir()) == ["adapter_model.safetensors", "minipeft_config.json"]
+    assert sorted(f.name for f in (tmp_path / "adapter").iterdir()) == [
+        "adapter_model.safetensors",
+        "minipeft_config.json",
+    ]
     again = PeftModel.from_pretrained(peft.unload(), tmp_path / "adapter")
     assert np.array_equal(outputs(again, batch), expected)
     assert again.peft_config == peft.peft_config
@@ -185,7 +193,12 @@ def test_lora_starts_at_the_base_model_and_scales_as_its_paper_says(rng):
     assert not layer.lora_B.data.any()
     assert np.abs(layer.lora_A.data).max() <= 12**-0.5
     assert layer.scale == 3.0
-    assert get_peft_model(gpt2(rng)[0], LoraConfig(r=4, lora_alpha=6, use_rslora=True)).stack.layers[0].attention.q_proj.scale == 3.0
+    assert (
+        get_peft_model(gpt2(rng)[0], LoraConfig(r=4, lora_alpha=6, use_rslora=True))
+        .stack.layers[0]
+        .attention.q_proj.scale
+        == 3.0
+    )
 
 
 def test_lora_gaussian_has_the_standard_deviation_one_over_r(rng):
@@ -459,7 +472,9 @@ def test_prefixes_stand_before_every_attention(family, rng):
     model, batch = family(rng)
     peft = get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=4))
     attentions = [m for _, m in model.named_modules() if isinstance(m, nn.MultiHeadAttention)]
-    assert {m.core.prefix.values.shape for m in attentions} == {(2, 4, attentions[0].n_kv_heads, attentions[0].head_dim)}
+    assert {m.core.prefix.values.shape for m in attentions} == {
+        (2, 4, attentions[0].n_kv_heads, attentions[0].head_dim)
+    }
     assert sum("prefix.values" in n for n in peft.trained()) == len(attentions)
 
 

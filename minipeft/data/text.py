@@ -11,7 +11,17 @@ from minipeft.files.config import read_json, write_json
 from minipeft.files.errors import FileError
 
 UNKNOWN = "\ufffd"
-SOURCE_MODULES = ("argparse", "ast", "calendar", "configparser", "csv", "datetime", "difflib", "fractions", "statistics")
+SOURCE_MODULES: tuple[str, ...] = (
+    "argparse",
+    "ast",
+    "calendar",
+    "configparser",
+    "csv",
+    "datetime",
+    "difflib",
+    "fractions",
+    "statistics",
+)
 SOURCE_MODULES += ("heapq", "inspect", "random", "shutil", "string", "textwrap", "tokenize", "traceback", "zipfile")
 
 

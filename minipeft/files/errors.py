@@ -2,4 +2,4 @@
 
 
 class FileError(ValueError):
-    """A file that is missing, broken or not what it should be; the message says where, what was expected and what came."""
+    """A file that is missing, broken or of another kind; the message says where, what was expected and what came."""

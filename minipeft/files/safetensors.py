@@ -48,8 +48,8 @@ def safetensors_header(path: str | Path) -> tuple[dict[str, Entry], dict[str, st
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, LONGEST_HEADER):
                 raise FileError(
-                    f"{path}: expected a safetensors file, but its header would have {length} bytes and the file has {size}; "
-                    "it is truncated or of another kind"
+                    f"{path}: expected a safetensors file, but its header would have {length} bytes and the file has "
+                    f"{size}; it is truncated or of another kind"
                 )
             raw = file.read(length)
     except FileNotFoundError:
@@ -69,7 +69,9 @@ def safetensors_header(path: str | Path) -> tuple[dict[str, Entry], dict[str, st
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != end:
-            raise FileError(f"{path}: the data of {name!r} starts at byte {entry.start}, expected {end} (overlap or gap)")
+            raise FileError(
+                f"{path}: the data of {name!r} starts at byte {entry.start}, expected {end} (overlap or gap)"
+            )
         end = entry.end
     if 8 + length + end != size:
         raise FileError(f"{path}: the arrays end at byte {8 + length + end}, but the file has {size}; it is truncated")
@@ -95,7 +97,9 @@ def _entry(path: Path, name: str, value: Any) -> Entry:
         raise FileError(f"{path}: {name!r} has the offsets {offsets!r}; expected [start, end]")
     need = math.prod(shape) * DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != need:
-        raise FileError(f"{path}: {name!r} of shape {shape} needs {need} bytes, its offsets give {offsets[1] - offsets[0]}")
+        raise FileError(
+            f"{path}: {name!r} of shape {shape} needs {need} bytes, its offsets give {offsets[1] - offsets[0]}"
+        )
     return Entry(dtype, tuple(shape), offsets[0], offsets[1])
 
 
@@ -122,7 +126,9 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     return arrays, metadata
 
 
-def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(
+    path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write the arrays and metadata, whole or not at all (by the safetensors library)."""
     from safetensors.numpy import save_file
 

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-
 from minipeft import accounting
 from minipeft.lab.tasks import TASKS, Budget, Round, Task
 from minipeft.nn.module import Module
@@ -39,7 +38,7 @@ class Run:
     steps: int
 
 
-def adapted(base: Module, config: PeftConfig | None, seed: int) -> Module:
+def adapted(base: Module, config: PeftConfig | None, seed: int) -> Any:
     """The base with the method applied; with every parameter trainable for None (full fine-tuning)."""
     return base.requires_grad_(True) if config is None else get_peft_model(base, config, rng=seed)
 
@@ -86,7 +85,9 @@ def best_rates(task: Task, rows: list[Row]) -> dict[str, float]:
     for method in task.methods:
         means = {}
         for lr in task.budget.learning_rates:
-            values = [r["value"] for r in rows if r["method"] == method and r["learning_rate"] == lr and r["split"] == "val"]
+            values = [
+                r["value"] for r in rows if r["method"] == method and r["learning_rate"] == lr and r["split"] == "val"
+            ]
             if values and None not in values:
                 means[lr] = statistics.fmean(values)
         if not means:
@@ -97,7 +98,9 @@ def best_rates(task: Task, rows: list[Row]) -> dict[str, float]:
 
 def final_runs(task: Task, rates: dict[str, float]) -> list[Run]:
     """Every method with its rate on every seed, judged on the test split."""
-    return [Run(task.name, m, rates[m], seed, "test", task.budget.steps) for m in task.methods for seed in task.budget.seeds]
+    return [
+        Run(task.name, m, rates[m], seed, "test", task.budget.steps) for m in task.methods for seed in task.budget.seeds
+    ]
 
 
 def cost(task: Task, method: str, folder: Path) -> Row:
@@ -150,7 +153,9 @@ def _stepper(model: Module, drawn: Round, optimizer: AdamW) -> Callable[[], floa
     return step
 
 
-def summarize(task: Task, rows: list[Row], rates: dict[str, float], costs: dict[str, Row], times: dict[str, float]) -> list[Row]:
+def summarize(
+    task: Task, rows: list[Row], rates: dict[str, float], costs: dict[str, Row], times: dict[str, float]
+) -> list[Row]:
     """One row a method: quality over the seeds, and the costs."""
     table = []
     for method in task.methods:
@@ -274,7 +279,9 @@ def table_text(task: Task, rows: list[Row]) -> str:
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
 
     def row_text(cells: list[str]) -> str:
-        return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
+        return "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+        )
 
     text = [row_text(header), "  ".join("-" * w for w in widths), *map(row_text, lines)]
     if any(r["rate_at_edge"] for r in rows):

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -33,14 +33,16 @@ def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[P
         seeds = max(r["seeds"] for r in rows)
         figure.suptitle(f"{task.name}: {task.story}", fontsize=10)
         figure.supxlabel(
-            f"mean ± standard deviation over {seeds} seeds; learning rate of each method chosen on the validation split",
+            f"mean ± standard deviation over {seeds} seeds; each method's learning rate chosen on the validation split",
             fontsize=8,
         )
         figure.tight_layout()
         paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
         for path in paths:
             part = path.with_name(f".{path.name}.part")
-            figure.savefig(part, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+            figure.savefig(
+                part, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
+            )
             part.replace(path)
         plt.close(figure)
     return paths

@@ -106,7 +106,7 @@ class DecoderLM(Model):
         return self.lm_head(self.hidden(ids, mask, cache))
 
     def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
-        """The mean cross-entropy in nats of labels (B, T): labels[:, t] is the token after ids[:, t], -100 is ignored."""
+        """The mean cross-entropy in nats of labels (B, T): labels[:, t] is the token after ids[:, t], -100 ignored."""
         return head_loss(self.hidden(ids, mask), self.lm_head, labels)
 
     @classmethod

@@ -47,7 +47,8 @@ class LayerCache:
 
     def get(self) -> tuple[Tensor, Tensor]:
         """All keys and values so far."""
-        assert self._k is not None and self._v is not None
+        assert self._k is not None
+        assert self._v is not None
         return Tensor(self._k[:, :, : self.length]), Tensor(self._v[:, :, : self.length])
 
 

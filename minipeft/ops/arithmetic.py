@@ -321,7 +321,7 @@ def sqrt(x: Operand) -> Tensor:
     return Sqrt.apply(x)
 
 
-def sum(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:  # noqa: A001
+def sum(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """Σ x over ``axis``, all axes for None."""
     return Sum.apply(x, axis, keepdims)
 
@@ -331,7 +331,7 @@ def mean(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:
     return Mean.apply(x, axis, keepdims)
 
 
-def max(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:  # noqa: A001
+def max(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The largest entry of x over ``axis``; the gradient is shared evenly by equal ones."""
     return Max.apply(x, axis, keepdims)
 

@@ -57,7 +57,7 @@ class Attention(Function):
 
     @staticmethod
     def forward(ctx: Context, q: Array, k: Array, v: Array, mask: Array | None, causal: bool, scale: float) -> Array:
-        B, H, N, D = q.shape
+        B, H, N, _D = q.shape
         Hk, S = k.shape[1:3]
         q = q * scale
         scores = matmul(_by_head(q, Hk), _shared(k, H).swapaxes(-1, -2)).reshape(B, H, N, S)
@@ -228,7 +228,7 @@ def rotary(x: Tensor, cos: Array, sin: Array) -> Tensor:
 
 
 def rotary_angles(positions: np.ndarray, head_dim: int, theta: float = 10000.0) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin of position · theta^(-2i / head_dim), i < head_dim / 2, in float64: positions (...) -> (..., head_dim / 2)."""
+    """cos and sin of position · theta^(-2i / D), i < D / 2, D = head_dim, float64: positions (...) -> (..., D/2)."""
     if head_dim % 2:
         raise ValueError(f"rotary positions need an even head size, got {head_dim}")
     angles = positions[..., None] * theta ** (-np.arange(0, head_dim, 2) / head_dim)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import minipeft.ops.arithmetic as arithmetic
+import minipeft.ops.shape as shape
 from minipeft.autograd import Tensor
-from minipeft.ops import arithmetic, shape
 from minipeft.ops.activation import tanh
 
 

@@ -59,6 +59,14 @@ def method(config: type[PeftConfig]) -> type[PeftConfig]:
     return config
 
 
+class Mergeable(Module):
+    """A module that a plain layer can stand in for."""
+
+    def merged(self) -> Module:
+        """The plain layer that computes the same."""
+        raise NotImplementedError(f"{type(self).__name__} defines no merged")
+
+
 @dataclass
 class Swap:
     """One change: at ``key`` of ``owner`` stands ``new`` where the base has ``old``."""
@@ -148,10 +156,10 @@ class PeftModel(Module):
         something that plain layers cannot (adapters, prompts, prefixes).
         """
         for s in self._record.swaps:
-            if isinstance(s.new, Module) and not hasattr(s.new, "merged"):
+            if isinstance(s.new, Module) and not isinstance(s.new, Mergeable):
                 raise PeftError(f"{self.peft_config.peft_type} cannot be merged: a plain layer cannot compute it")
         for s in self._record.swaps:
-            if isinstance(s.new, Module):
+            if isinstance(s.new, Mergeable):
                 s.put(s.new.merged())
         self._record.swaps = []
         for p in self.base_model.parameters():

@@ -23,8 +23,17 @@ from minipeft import ops
 from minipeft.array import Array, column_sum, matmul, rows
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.nn.layers import Dropout, Linear
-from minipeft.nn.module import Module, find
-from minipeft.peft.base import PeftConfig, PeftError, PeftModel, check_fields, match_modules, method, trainable
+from minipeft.nn.module import find
+from minipeft.peft.base import (
+    Mergeable,
+    PeftConfig,
+    PeftError,
+    PeftModel,
+    check_fields,
+    match_modules,
+    method,
+    trainable,
+)
 
 
 class LoRALinear(Function):
@@ -74,13 +83,15 @@ class LoRALinear(Function):
         return dx, dW, db, dA, dB, None
 
 
-class LoraLayer(Module):
+class LoraLayer(Mergeable):
     """A frozen linear layer with its low-rank change beside it."""
 
     def __init__(self, base: Linear, config: LoraConfig, rng: np.random.Generator):
         r, k, d = config.r, base.in_features, base.out_features
         if r > min(d, k):
-            raise PeftError(f"LoRA: rank r={r} exceeds min(d, k) = {min(d, k)} of a layer {d} x {k}; choose a smaller r")
+            raise PeftError(
+                f"LoRA: rank r={r} exceeds min(d, k) = {min(d, k)} of a layer {d} x {k}; choose a smaller r"
+            )
         self.base = base
         self.scale = config.lora_alpha / (r**0.5 if config.use_rslora else r)
         self.dropout = Dropout(config.lora_dropout)

@@ -53,7 +53,7 @@ class PrefixAttention(Function):
         if bias is not None:
             A += bias if bias.ndim == 2 else bias[:, :, None]
         softmax_rows(A.reshape(-1, P + S))
-        needs_q, needs_k, needs_v, needs_prefix = ctx.needs_grad[:4]
+        needs_q, needs_k, _needs_v, needs_prefix = ctx.needs_grad[:4]
         ctx.save(
             A,
             Q if needs_k or needs_prefix else None,
@@ -68,7 +68,8 @@ class PrefixAttention(Function):
         A, Q, keys, values, (P, scale, q_shape) = ctx.saved
         needs_q, needs_k, needs_v, needs_prefix = ctx.needs_grad[:4]
         dZ = dz.reshape(*A.shape[:4], q_shape[-1])  # (B, Hk, G, N, D)
-        dq = dk = dv = dprefix = None
+        dq = dk = dv = None
+        dprefix: Any = None
         if needs_prefix:
             dprefix = array_module(dz).empty((2, P, A.shape[1], q_shape[-1]), dtype=dz.dtype)
         # Columns of the text are worked only where somebody wants their gradient.
@@ -153,7 +154,7 @@ class PrefixedCore(Module):
 
 
 def collapse(peft: PeftModel) -> None:
-    """Replace the reparametrization by the flat prefixes that it computes: the same outputs, and only they are saved."""
+    """Replace the reparametrization by the flat prefixes that it computes: same outputs, and only they are saved."""
     for _, module in list(peft.base_model.named_modules()):
         if isinstance(module, PrefixedCore) and isinstance(module.prefix, ProjectedPrefix):
             with no_grad():

@@ -1,4 +1,4 @@
-"""Prompt tuning: trainable vectors in front of the input embeddings (Lester et al. 2021; PrefixEmbed in the LoRA paper).
+"""Prompt tuning: trainable vectors before the input embeddings (Lester et al. 2021; PrefixEmbed in the LoRA paper).
 
     X' = [P; X],      P (P, d) trained,  X (B, T, d) the embedded tokens
 
@@ -92,7 +92,9 @@ class PromptTuningConfig(PeftConfig):
         if init == "TEXT":
             ids = self.prompt_tuning_init_ids
             if not ids or min(ids) < 0 or max(ids) >= len(table):
-                raise PeftError(f"prompt tuning: TEXT needs prompt_tuning_init_ids in 0 … {len(table) - 1}, got {ids!r}")
+                raise PeftError(
+                    f"prompt tuning: TEXT needs prompt_tuning_init_ids in 0 … {len(table) - 1}, got {ids!r}"
+                )
             return table[np.resize(np.asarray(ids), P)]
         raise PeftError(f"prompt tuning: prompt_tuning_init is RANDOM, SAMPLE_VOCAB or TEXT, got {init!r}")
 
