@@ -139,6 +139,7 @@ REFERENCES = {
 
 
 def golden(name):
+    """What theirs computes: output, loss, and "tensors", {name: (shape, gradient times a random direction or None)}."""
     return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
 
 

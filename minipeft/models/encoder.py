@@ -90,9 +90,15 @@ class EncoderMaskedLM(Model):
         """Logits (B, T, V) of the token at each place."""
         return self.lm_head(self.hidden(ids, mask, token_types))
 
-    def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
+    def loss(
+        self,
+        ids: np.ndarray,
+        labels: np.ndarray,
+        mask: np.ndarray | None = None,
+        token_types: np.ndarray | None = None,
+    ) -> Tensor:
         """The mean cross-entropy in nats of labels (B, T): the original token where one was masked, -100 elsewhere."""
-        return head_loss(self.hidden(ids, mask), self.lm_head, labels)
+        return head_loss(self.hidden(ids, mask, token_types), self.lm_head, labels)
 
     @classmethod
     def layouts(cls) -> dict[str, Layout]:

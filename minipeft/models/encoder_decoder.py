@@ -94,7 +94,7 @@ class EncoderDecoder(Model):
         mask: np.ndarray | None = None,
         target_ids: np.ndarray | None = None,
     ) -> Tensor:
-        """The mean cross-entropy in nats of labels (B, T), -100 ignored; target_ids: the `shifted` labels by default."""
+        """The mean cross-entropy in nats of labels (B, T), -100 ignored; target_ids: by default labels `shifted`."""
         if target_ids is None:
             target_ids = self.shifted(labels)
         return head_loss(self.decode(target_ids, *self.encode(ids, mask)), self.lm_head, labels)

@@ -1,4 +1,4 @@
-"""Write the golden files: what transformers' models compute in float64 from the weights and inputs of tests/reference.py.
+"""Write the golden files: what transformers computes in float64 from the weights and inputs of tests/reference.py.
 
 `python tests/golden/make.py` writes them all (minilm.json only where `minipeft fetch minilm` has been run).
 Needs PyTorch and transformers; tests/parity checks that the files are what this script would write.
@@ -13,9 +13,9 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reference import GOLDEN, MASK, REFERENCES, uniform, weights  # noqa: E402
+from reference import GOLDEN, MASK, REFERENCES, uniform, weights
 
-from minipeft.files.cache import cached  # noqa: E402
+from minipeft.files.cache import cached
 
 MINILM = {  # "a man is eating food." and "the girl is carrying a baby.", as WordPiece makes them
     "ids": [[101, 1037, 2158, 2003, 5983, 2833, 1012, 102, 0], [101, 1996, 2611, 2003, 4755, 1037, 3336, 1012, 102]],
@@ -61,17 +61,18 @@ def made(name):
     reference = REFERENCES[name]
     model, shapes = their_model(name)
     output = their_output(model, reference.batch)
-    result = {"transformers": transformers.__version__, "shapes": shapes}
+    gradients = {}
+    result = {"transformers": transformers.__version__}
     if name != "bert":  # the bare encoder has no loss
         loss = their_loss(output, reference.batch["labels"])
         loss.backward()
         result["loss"] = short(loss.item())
-        result["gradients"] = {
-            key: short((p.grad * torch.tensor(uniform(f"direction of {key}", tuple(p.shape)))).sum().item())
-            for key, p in model.named_parameters()
-            if p.grad is not None
-        }
+        for key, p in model.named_parameters():
+            if p.grad is not None:
+                u = torch.tensor(uniform(f"direction of {key}", tuple(p.shape)))
+                gradients[key] = short((p.grad * u).sum().item())
     real = output[torch.tensor(MASK)] if output.shape[:2] == MASK.shape else output
+    result["tensors"] = {key: [shape, gradients.get(key)] for key, shape in shapes.items()}
     result["output"] = [short(v) for v in real.detach().flatten().tolist()]
     return result
 
