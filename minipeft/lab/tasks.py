@@ -16,7 +16,7 @@ import numpy as np
 from minipeft.autograd import no_grad
 from minipeft.data.batches import Batches, LanguageModelBatches
 from minipeft.data.digits import load_digits
-from minipeft.data.fetch import cached, fetch
+from minipeft.data.fetch import fetch
 from minipeft.data.sentiment import load_sentiment, split_sentiment
 from minipeft.data.text import CharTokenizer, documentation_text, library_source
 from minipeft.data.wordpiece import WordPiece
@@ -150,25 +150,25 @@ def prepare_text(folder: Path) -> None:
 
 
 def draw_text(folder: Path, seed: int) -> Round:
-    """20,000 characters of source code to train on; the validation and test text are other parts of it."""
+    """Of ten stretches of 4,096 characters of source code, eight to train on, one for validation, one for the test."""
     _, _, code = _text_tokens()
-    n = len(code)
-    val, test = code[int(0.8 * n) : int(0.8 * n) + 8192], code[int(0.9 * n) : int(0.9 * n) + 16384]
-    start = int(np.random.default_rng((seed, 5)).integers(0, int(0.8 * n) - 20000))
+    stretches = code[: len(code) // 4096 * 4096].reshape(-1, 4096)
+    turn = np.arange(len(stretches)) % 10
+    train = stretches[turn < 8].reshape(-1)
+    splits = {"val": stretches[turn == 8][:3].reshape(-1, 64), "test": stretches[turn == 9][:8].reshape(-1, 64)}
     model = DecoderLM.from_pretrained(folder)
 
     def evaluate(m: Any, split: str) -> float:
-        tokens = val if split == "val" else test
-        ids = tokens[: len(tokens) // 64 * 64].reshape(-1, 64)
+        ids = splits[split]
         labels = np.concatenate([ids[:, 1:], np.full((len(ids), 1), -100)], axis=1)
         with no_grad():
             return m.loss(ids, labels).item()
 
-    return Round(model, LanguageModelBatches(code[start : start + 20000], 16, 64, seed=seed), evaluate)
+    return Round(model, LanguageModelBatches(train, 16, 64, seed=seed), evaluate)
 
 
 def prepare_sentiment(folder: Path) -> None:
-    """Get MiniLM's weights and the labelled sentences."""
+    """Get MiniLM's weights and the labelled sentences, unless they are in the cache."""
     fetch("minilm")
     fetch("sentiment")
     with atomic_folder(folder):
@@ -177,8 +177,7 @@ def prepare_sentiment(folder: Path) -> None:
 
 def draw_sentiment(folder: Path, seed: int) -> Round:
     """600 of some 1,500 labelled sentences to train on; some 300 for validation and 1,200 for the test."""
-    home = cached("minilm")
-    assert home is not None
+    home = fetch("minilm")
     sentences, labels = split_sentiment(load_sentiment(), seed=2024)
     tokenizer = WordPiece.from_file(home / "vocab.txt")
     chosen = np.random.default_rng((seed, 5)).permutation(len(sentences["train"]))[:600]
