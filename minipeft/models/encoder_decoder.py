@@ -110,25 +110,25 @@ class EncoderDecoder(Model):
         return {"bart": BART}
 
 
-def _rows(side: str, theirs: str) -> tuple[Row, ...]:
-    layer, their_layer = f"{side}.layers.{{l}}", f"{theirs}.layers.{{l}}"
+def _attention(side: str, ours: str, theirs: str) -> tuple[Row, ...]:
+    layer = f"{side}.layers.{{l}}"
     return (
-        Row(f"{side}_input.positions.weight", f"{theirs}.embed_positions.weight", "from 2"),
-        *both(f"{side}_input.norm", f"{theirs}.layernorm_embedding"),
-        *(
-            row
-            for ours, his in (("attention", "self_attn"), ("cross_attention", "encoder_attn"))
-            for row in (
-                *both(f"{layer}.{ours}.q_proj", f"{their_layer}.{his}.q_proj"),
-                *both(f"{layer}.{ours}.k_proj", f"{their_layer}.{his}.k_proj"),
-                *both(f"{layer}.{ours}.v_proj", f"{their_layer}.{his}.v_proj"),
-                *both(f"{layer}.{ours}.out_proj", f"{their_layer}.{his}.out_proj"),
-                *both(f"{layer}.{ours}_norm", f"{their_layer}.{his}_layer_norm"),
-            )
-        ),
-        *both(f"{layer}.feed_forward.up_proj", f"{their_layer}.fc1"),
-        *both(f"{layer}.feed_forward.down_proj", f"{their_layer}.fc2"),
-        *both(f"{layer}.feed_forward_norm", f"{their_layer}.final_layer_norm"),
+        *both(f"{layer}.{ours}.q_proj", f"{layer}.{theirs}.q_proj"),
+        *both(f"{layer}.{ours}.k_proj", f"{layer}.{theirs}.k_proj"),
+        *both(f"{layer}.{ours}.v_proj", f"{layer}.{theirs}.v_proj"),
+        *both(f"{layer}.{ours}.out_proj", f"{layer}.{theirs}.out_proj"),
+        *both(f"{layer}.{ours}_norm", f"{layer}.{theirs}_layer_norm"),
+    )
+
+
+def _rest(side: str) -> tuple[Row, ...]:
+    layer = f"{side}.layers.{{l}}"
+    return (
+        Row(f"{side}_input.positions.weight", f"{side}.embed_positions.weight", "from 2"),
+        *both(f"{side}_input.norm", f"{side}.layernorm_embedding"),
+        *both(f"{layer}.feed_forward.up_proj", f"{layer}.fc1"),
+        *both(f"{layer}.feed_forward.down_proj", f"{layer}.fc2"),
+        *both(f"{layer}.feed_forward_norm", f"{layer}.final_layer_norm"),
     )
 
 
@@ -169,8 +169,11 @@ BART = Layout(
     },
     rows=(
         Row("encoder_input.tokens.weight", "shared.weight"),
-        *_rows("encoder", "encoder"),
-        *_rows("decoder", "decoder"),
+        *_rest("encoder"),
+        *_rest("decoder"),
+        *_attention("encoder", "attention", "self_attn"),
+        *_attention("decoder", "attention", "self_attn"),
+        *_attention("decoder", "cross_attention", "encoder_attn"),
         Row("lm_head.bias", "final_logits_bias", "vector", optional=True),
     ),
     base="model.",

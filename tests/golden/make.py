@@ -17,6 +17,9 @@ from reference import GOLDEN, MASK, REFERENCES, uniform, weights
 
 from minipeft.files.cache import cached
 
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
 MINILM = {  # "a man is eating food." and "the girl is carrying a baby.", as WordPiece makes them
     "ids": [[101, 1037, 2158, 2003, 5983, 2833, 1012, 102, 0], [101, 1996, 2611, 2003, 4755, 1037, 3336, 1012, 102]],
     "mask": [[1, 1, 1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1]],
