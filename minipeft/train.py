@@ -204,7 +204,8 @@ def fit(
     finally:
         bar.close()
         model.train(was_training)
-    state.restore_best()
+    if evaluate is not None:
+        state.restore_best()
     return state.history
 
 
