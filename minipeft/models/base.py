@@ -59,10 +59,7 @@ class Model(Module):
 
         Raises FileError where the weights do not fit; nothing is written then.
         """
-        try:
-            self.load_state_dict(folder.arrays_of(self, new))
-        except (KeyError, ValueError) as error:
-            raise error if isinstance(error, FileError) else FileError(f"{folder.path}: {error.args[0]}") from error
+        folder.fill(self, folder.arrays_of(self, new))
         return self.eval()
 
     @classmethod
@@ -94,7 +91,7 @@ class Folder:
     def open(cls, source: str | Path) -> Folder:
         """Read the settings of a folder, or of the name of something fetched; FileError where there is none."""
         path = Path(source)
-        if path.suffix == ".gguf" or (path.is_file() and path.open("rb").read(4) == b"GGUF"):
+        if path.suffix == ".gguf" or _begins_with(path, b"GGUF"):
             raise FileError(
                 f"{source}: GGUF files are not read yet; expected a folder with config.json and safetensors"
             )
@@ -134,12 +131,22 @@ class Folder:
         if not self.is_ours:
             return self._layout(type(model)).arrays(model, read_checkpoint(self.path), self.path, new)
         part = self._part(type(model))
-        arrays, _ = read_safetensors(self.path / "model.safetensors")
-        arrays = {name.removeprefix(part): x for name, x in arrays.items() if name.startswith(part)}
+        arrays = {name.removeprefix(part): x for name, x in self.own_arrays().items() if name.startswith(part)}
         if new:
             own = {name: to_numpy(x) for name, x in model.state_dict().items() if name.startswith(new)}
             arrays = {name: x for name, x in arrays.items() if not name.startswith(new)} | own
         return arrays
+
+    def own_arrays(self) -> dict[str, np.ndarray]:
+        """All arrays in a folder of ours, by their paths in the model that was saved."""
+        return read_safetensors(self.path / "model.safetensors")[0]
+
+    def fill(self, module: Module, arrays: dict[str, np.ndarray]) -> None:
+        """Copy arrays of this folder into a module, all or none; FileError where they do not fit."""
+        try:
+            module.load_state_dict(arrays)
+        except (KeyError, ValueError) as error:
+            raise FileError(f"{self.path}: {error.args[0]}") from error
 
     def _layout(self, model_class: type[Model]) -> Layout:
         layouts = model_class.layouts()
@@ -157,6 +164,13 @@ class Folder:
         if self.model_class not in model_class.inside:
             raise FileError(f"{self.path} holds a {self.model_class}; load it with {self.model_class}.from_pretrained")
         return model_class.inside[self.model_class] + "."
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
 
 
 class Undrawn(np.random.Generator):

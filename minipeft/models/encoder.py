@@ -11,6 +11,7 @@ import numpy as np
 from minipeft import ops
 from minipeft.array import generator
 from minipeft.autograd import Tensor
+from minipeft.files.errors import FileError
 from minipeft.models.base import Folder, Model, Stack, head_loss, last_rows
 from minipeft.models.huggingface import Layout, Row, activation, both, n_classes, within
 from minipeft.nn.layers import Dropout, LayerNorm, Linear, parameter
@@ -189,7 +190,17 @@ class EncoderClassifier(Model):
             return folder.build(cls, folder.config_of(cls)).filled(folder)
         model = folder.build(cls, folder.config_of(Encoder), n_classes, pool)
         model.classifier = Linear(model.config.d_model, model.config.n_classes, rng=generator(rng))
-        return model.filled(folder, new="classifier.")
+        if not folder.is_ours:
+            return model.filled(folder, new="classifier.")
+        model.encoder.filled(folder)
+        if model.pooler is not None:
+            pooler = {name: x for name, x in folder.own_arrays().items() if name.startswith("pooler.")}
+            if not pooler:
+                raise FileError(
+                    f"{folder.path}: this {folder.model_class} has no pooler; choose pool 'mean' or 'first'"
+                )
+            folder.fill(model.pooler, {name.removeprefix("pooler."): x for name, x in pooler.items()})
+        return model.eval()
 
     @classmethod
     def layouts(cls) -> dict[str, Layout]:

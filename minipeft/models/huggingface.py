@@ -170,7 +170,7 @@ def taken(x: np.ndarray, how: str) -> np.ndarray:
     elif how.startswith("from "):
         x = x[int(how[5:]) :] if x.ndim else x
     elif how == "matrix":
-        x = x.reshape(len(x), -1) if x.size else x
+        x = x.reshape(len(x), -1) if x.ndim and x.size else x
     elif how == "vector":
         x = x.reshape(-1)
     return x.T if how.endswith("T") else x
