@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 
@@ -48,7 +47,7 @@ def split_sentiment(
         for label in (0, 1):
             unique = []
             for text, c in zip(texts, classes, strict=True):
-                plain = " ".join(re.findall(r"\w+", text.lower()))
+                plain = "".join(c for c in text.lower() if c.isalnum())
                 if c == label and plain not in seen:
                     seen.add(plain)
                     unique.append(text)
