@@ -65,17 +65,18 @@ def stream(
     _check(model, ids, mask, max_new_tokens, eos, pad)
     _check_choice(temperature, top_k, top_p)
     draws = generator(rng)
-    step = (
-        _encoder_decoder_step(model, ids, mask, use_cache)
-        if _has_encoder(model)
-        else _decoder_step(model, mask, use_cache)
-    )
+    modules = [module for _, module in model.named_modules()]
+    cache = new_cache(model.config.n_layers) if use_cache else None
+    with no_grad(), _without_dropout(modules):
+        step = (
+            _encoder_decoder_step(model, ids, mask, cache) if _has_encoder(model) else _decoder_step(model, mask, cache)
+        )
 
     def tokens() -> Iterator[np.ndarray]:
         new = so_far = _targets(model, ids)
         done = np.zeros(len(ids), dtype=bool)
         for _ in range(max_new_tokens):
-            with no_grad(), _without_dropout(model):
+            with no_grad(), _without_dropout(modules):
                 logits = to_numpy(step(so_far, new).data).astype(np.float64)  # (B, V)
             chosen = choose(logits, temperature, top_k, top_p, draws)
             if eos is not None:
@@ -91,9 +92,9 @@ def stream(
 
 
 @contextmanager
-def _without_dropout(model: Module) -> Iterator[None]:
+def _without_dropout(modules: list[Module]) -> Iterator[None]:
     """Evaluation mode inside; afterwards every part is in the mode that it was in."""
-    training = [module for _, module in model.named_modules() if module.training]
+    training = [module for module in modules if module.training]
     for module in training:
         module.training = False
     try:
@@ -115,26 +116,22 @@ def _targets(model: Any, ids: np.ndarray) -> np.ndarray:
     return np.full((len(ids), 1), model.config.start, dtype=np.int64) if _has_encoder(model) else np.asarray(ids)
 
 
-def _decoder_step(model: Any, mask: np.ndarray | None, use_cache: bool) -> Step:
-    cache: list[Cache] | None = new_cache(model.config.n_layers) if use_cache else None
-
+def _decoder_step(model: Any, mask: np.ndarray | None, cache: list[Cache] | None) -> Step:
     def step(tokens: np.ndarray, new: np.ndarray) -> Tensor:
-        full = (
-            None if mask is None else np.pad(mask, ((0, 0), (0, tokens.shape[1] - mask.shape[1])), constant_values=True)
-        )
-        x = model.hidden(new if use_cache else tokens, full, cache)
+        full = mask
+        if mask is not None:
+            full = np.pad(mask, ((0, 0), (0, tokens.shape[1] - mask.shape[1])), constant_values=True)
+        x = model.hidden(tokens if cache is None else new, full, cache)
         return model.lm_head(x[:, -1])
 
     return step
 
 
-def _encoder_decoder_step(model: Any, ids: np.ndarray, mask: np.ndarray | None, use_cache: bool) -> Step:
-    cache: list[Cache] | None = new_cache(model.config.n_layers) if use_cache else None
-    with no_grad(), _without_dropout(model):
-        memory, memory_mask = model.encode(ids, mask)
+def _encoder_decoder_step(model: Any, ids: np.ndarray, mask: np.ndarray | None, cache: list[Cache] | None) -> Step:
+    memory, memory_mask = model.encode(ids, mask)
 
     def step(tokens: np.ndarray, new: np.ndarray) -> Tensor:
-        x = model.decode(new if use_cache else tokens, memory, memory_mask, cache=cache)
+        x = model.decode(tokens if cache is None else new, memory, memory_mask, cache=cache)
         return model.lm_head(x[:, -1])
 
     return step
