@@ -194,7 +194,7 @@ def draw_sentiment(folder: Path, seed: int) -> Round:
                 right += int((m(part_ids, mask=part_mask).data.argmax(axis=1) == labels[split][part]).sum())
         return right / len(order)
 
-    return Round(model, Batches(train, 32, seed=seed, trim="mask"), evaluate)
+    return Round(model, Batches(train, 16, seed=seed, trim="mask"), evaluate)
 
 
 TASKS = {
@@ -231,7 +231,7 @@ TASKS = {
             "adapters": AdapterConfig(r=16),
             "LoRA": LoraConfig(r=8, lora_alpha=16),
         },
-        Budget((3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (101,), (0, 1, 2), 57),
+        Budget((5e-5, 2e-4, 1e-3, 5e-3, 2e-2, 1e-1), (101,), (0, 1, 2), 75),
         prepare_sentiment,
         draw_sentiment,
     ),
