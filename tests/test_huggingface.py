@@ -17,6 +17,7 @@ from minipeft.models import (
     EncoderConfig,
     EncoderDecoder,
     EncoderMaskedLM,
+    Model,
     ViT,
     ViTConfig,
     huggingface_names,
@@ -107,6 +108,29 @@ def test_half_precision_weights_become_float32(tmp_path):
     model = DecoderLM.from_pretrained(folder_of("gpt2", tmp_path, **half))
     assert {p.dtype for p in model.parameters()} == {np.dtype(np.float32)}
     assert np.array_equal(model.stack.norm.bias.data, half["transformer.ln_f.bias"].astype(np.float32))
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_folder_names_the_class(name, tmp_path):
+    reference = REFERENCES[name]
+    folder = folder_of(name, tmp_path, {"architectures": [reference.theirs]})
+    assert type(Model.from_pretrained(folder)) is reference.ours
+    reference.ours.from_pretrained(folder).save_pretrained(tmp_path / "ours")
+    assert type(Model.from_pretrained(tmp_path / "ours")) is reference.ours
+
+
+def test_a_class_that_nobody_knows_is_refused(tmp_path):
+    with pytest.raises(FileError, match=r"nothing is known of model_type 'mamba'; expected one of .*'bart', 'bert'"):
+        Model.from_pretrained(folder_of("gpt2", tmp_path, {"model_type": "mamba"}))
+    Encoder(ENCODER).save_pretrained(tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    for odd, named in (("Decodr", "'Decodr'"), (None, "None"), ([3], "None")):
+        (tmp_path / "ours" / "config.json").write_text(json.dumps({**config, "model_class": odd}))
+        for ours in (Model, Encoder):
+            with pytest.raises(
+                FileError, match=f"nothing is known of model_class {named}; expected one of .*'Encoder'"
+            ):
+                ours.from_pretrained(tmp_path / "ours")
 
 
 # Heads
@@ -220,6 +244,7 @@ def test_an_unknown_pool_is_an_error():
         ("vit", {"image_size": 9}, "no ViT has these sizes .*9 pixels"),
         ("vit", {"model_type": "deit"}, "model_type 'deit' is no ViT; expected one of .*'minipeft', 'vit'"),
         ("vit", {"model_type": None}, "model_type None is no ViT"),
+        ("vit", {"model_type": ["vit"]}, "model_type None is no ViT"),
     ],
 )
 def test_a_configuration_that_is_not_implemented_is_refused_by_name(name, settings, message, tmp_path):

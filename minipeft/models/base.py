@@ -32,6 +32,10 @@ class Model(Module):
     config: Any
     config_class: ClassVar[type]
     inside: ClassVar[dict[str, str]] = {}
+    classes: ClassVar[dict[str, type[Model]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Model.classes[cls.__name__] = cls
 
     def __init__(self, config: Any, rng: int | np.random.Generator = 0):
         raise NotImplementedError(f"{type(self).__name__} defines no __init__")
@@ -48,10 +52,13 @@ class Model(Module):
     def from_pretrained(cls, source: str | Path) -> Self:
         """The model in a folder: ours (from `save_pretrained`), or Hugging Face's (config.json and safetensors).
 
-        ``source`` is a folder, or the name of something that `minipeft fetch` got.
+        ``source`` is a folder, or the name of something that `minipeft fetch` got. `Model.from_pretrained` itself takes
+        the class that the folder names.
         Raises FileError for a folder that is missing, broken, or of another kind of model.
         """
         folder = Folder.open(source)
+        if cls is Model:
+            return folder.named_class().from_pretrained(source)
         return folder.build(cls, folder.config_of(cls)).filled(folder)
 
     def filled(self, folder: Folder, new: str = "") -> Self:
@@ -83,8 +90,8 @@ class Folder:
     """A folder with a model: where it is, its model_type, the class if it is ours, and the other settings."""
 
     path: Path
-    model_type: Any
-    model_class: Any
+    model_type: str | None
+    model_class: str | None
     settings: Settings
 
     @classmethod
@@ -100,11 +107,37 @@ class Folder:
         if not path.is_dir():
             raise FileError(f"{source}: expected a folder with config.json, or a name that `minipeft fetch` got")
         settings = read_json(path / "config.json")
-        return cls(path, settings.pop("model_type", None), settings.pop("model_class", None), settings)
+        kind, ours = (
+            x if isinstance(x := settings.pop(key, None), str) else None for key in ("model_type", "model_class")
+        )
+        return cls(path, kind, ours, settings)
 
     @property
     def is_ours(self) -> bool:
         return self.model_type == "minipeft"
+
+    def named_class(self) -> Any:
+        """The class of ours that the settings ask for; FileError where there is none."""
+        if self.is_ours and self.model_class in Model.classes:
+            return Model.classes[self.model_class]
+        fitting = {c: c.layouts()[self.model_type] for c in Model.classes.values() if self.model_type in c.layouts()}
+        for model_class, layout in fitting.items():
+            if self.is_a(layout.architecture):
+                return model_class
+        for model_class, layout in fitting.items():
+            if layout.bare or len(fitting) == 1:
+                return model_class
+        if self.is_ours:
+            what, known = f"model_class {self.model_class!r}", set(Model.classes)
+        else:
+            kinds = (kind for c in Model.classes.values() for kind in c.layouts())
+            what, known = f"model_type {self.model_type!r}", {"minipeft", *kinds}
+        raise FileError(f"{self.path / 'config.json'}: nothing is known of {what}; expected one of {sorted(known)}")
+
+    def is_a(self, architecture: str) -> bool:
+        """Whether a folder of Hugging Face's says that it holds a model of their class ``architecture``."""
+        architectures = self.settings.get("architectures")
+        return isinstance(architectures, list) and architecture in architectures
 
     def config_of(self, model_class: type[Model]) -> Any:
         """The configuration of the model of this class in the folder; FileError where there is none."""
@@ -162,7 +195,8 @@ class Folder:
         if self.model_class == model_class.__name__:
             return ""
         if self.model_class not in model_class.inside:
-            raise FileError(f"{self.path} holds a {self.model_class}; load it with {self.model_class}.from_pretrained")
+            name = self.named_class().__name__
+            raise FileError(f"{self.path} holds a {name}; load it with {name}.from_pretrained")
         return model_class.inside[self.model_class] + "."
 
 

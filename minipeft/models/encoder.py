@@ -234,7 +234,7 @@ def _has_head(folder: Folder) -> bool:
     """Whether a folder of ours, or of Hugging Face's, says that it holds a whole classifier."""
     if folder.is_ours:
         return folder.model_class == "EncoderClassifier"
-    return "BertForSequenceClassification" in (folder.settings.get("architectures") or ())
+    return folder.is_a(BERT_CLASSIFIER.architecture)
 
 
 BERT = Layout(
@@ -277,6 +277,7 @@ BERT = Layout(
 
 BERT_MASKED_LM = replace(
     BERT,
+    architecture="BertForMaskedLM",
     bare=False,
     fixed={**BERT.fixed, "tie_word_embeddings": (True,)},
     rows=(
@@ -295,6 +296,7 @@ BERT_MASKED_LM = replace(
 
 BERT_CLASSIFIER = replace(
     BERT,
+    architecture="BertForSequenceClassification",
     make=ClassifierConfig,
     bare=False,
     fields={**BERT.fields, "n_classes": n_classes, "pool": lambda _: "pooler"},

@@ -72,6 +72,7 @@ class Layout:
     fixed: what their configuration must say, since nothing else is implemented ({name: accepted values}).
     rows: the names of the base model's tensors, without ``base``, which stands before them in a model with a head, and
     the names of the head's, which begin with one of ``heads``. bare: our class is the base model alone.
+    architecture: their class of the model with that head.
     aliases: (pattern, replacement) for names of other versions. tied: (name, name) of tensors that must be equal.
     ignored: patterns of names that hold nothing of ours.
     """
@@ -83,6 +84,7 @@ class Layout:
     base: str = ""
     heads: tuple[str, ...] = ()
     bare: bool = False
+    architecture: str = ""
     aliases: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
