@@ -154,7 +154,7 @@ class Folder:
         """The model that the arguments describe, with zeros for weights; FileError where its sizes make no model."""
         try:
             return model_class(*args, **{"rng": Undrawn()})
-        except (ValueError, ArithmeticError) as error:
+        except (ValueError, ArithmeticError, MemoryError) as error:
             raise FileError(
                 f"{self.path / 'config.json'}: no {model_class.__name__} has these sizes ({error})"
             ) from error
