@@ -37,7 +37,7 @@ from minipeft.ops.loss import CrossEntropy, LinearCrossEntropy
 from minipeft.ops.normalize import LayerNorm, RMSNorm
 from minipeft.ops.shape import BroadcastTo, Concatenate, Index, Reshape, Transpose
 from minipeft.peft.adapters import Bottleneck
-from minipeft.peft.lora import LoRALinear
+from minipeft.peft.lora import AddToRows, LoRAEmbedding, LoRALinear
 from minipeft.peft.prefix import PrefixAttention
 from minipeft.peft.prompt import Prepend
 
@@ -441,6 +441,28 @@ CASES = [
             0.7,
         ),
         lambda x, w, b, A, B, s: naive_linear(x, w + s * naive_matmul(B, A), b),
+    ),
+    Case(
+        "LoRA of an embedding",
+        LoRAEmbedding,
+        lambda r: (
+            r.normal(size=(6, 4)),
+            np.array([[1, 5, 1], [0, 1, 5]]),
+            r.normal(size=(2, 6)),
+            r.normal(size=(4, 2)),
+            0.7,
+        ),
+        lambda e, ids, A, B, s: np.array(
+            [[e[i] + s * sum(A[k, i] * B[:, k] for k in range(2)) for i in row] for row in ids]
+        ),
+    ),
+    Case(
+        "add to rows",
+        AddToRows,
+        lambda r: (r.normal(size=(5, 3, 2)), r.normal(size=(2, 3, 2)), np.array([3, 0])),
+        lambda x, y, index: np.array(
+            [x[i] + sum((y[j] for j in range(2) if index[j] == i), np.zeros((3, 2))) for i in range(5)]
+        ),
     ),
     Case(
         "bottleneck adapter",

@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -119,14 +118,12 @@ def test_importing_the_package_is_light():
 
 
 def test_importing_the_package_adds_little_to_numpy():
-    def seconds(what: str) -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {what}"], check=True)
-        return time.perf_counter() - start
+    code = "import time, numpy; start = time.process_time(); import minipeft; print(time.process_time() - start)"
 
-    seconds("minipeft")
-    # The smallest of several differences: what the import costs, not what else the machine was doing.
-    assert min(seconds("minipeft") - seconds("numpy") for _ in range(5)) < 0.3
+    def seconds() -> float:  # of the processor, so that it does not matter what else the machine is doing
+        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    assert min(seconds() for _ in range(3)) < 0.3
 
 
 def test_the_package_holds_no_path_of_a_machine():

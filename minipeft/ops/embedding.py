@@ -26,8 +26,8 @@ class Embedding(Function):
         return dE, None
 
 
-def embedding(table: Tensor, ids: Array) -> Tensor:
-    """Rows ``ids`` of ``table`` (V, d); ids on the host are checked there, before they go to the device.
+def checked_ids(table: Tensor, ids: Array) -> Array:
+    """``ids`` on the device of ``table`` (V, d); those on the host are checked there, before they go to the device.
 
     Raises TypeError for ids that are no integers, IndexError for an id outside 0 … V-1.
     """
@@ -37,4 +37,9 @@ def embedding(table: Tensor, ids: Array) -> Tensor:
         raise IndexError(
             f"embedding: ids run from {ids.min()} to {ids.max()}, the table has rows 0 to {table.shape[0] - 1}"
         )
-    return Embedding.apply(table, to_device(ids, device_of(table.data)))
+    return to_device(ids, device_of(table.data))
+
+
+def embedding(table: Tensor, ids: Array) -> Tensor:
+    """Rows ``ids`` of ``table`` (V, d), checked as `checked_ids` says."""
+    return Embedding.apply(table, checked_ids(table, ids))

@@ -1,8 +1,10 @@
 """Parameter-efficient fine-tuning: one method, one file."""
 
 from minipeft.peft.adapters import AdapterConfig
-from minipeft.peft.base import PeftConfig, PeftError, PeftModel, get_peft_model
+from minipeft.peft.base import MergeReport, PeftModel, get_peft_model
 from minipeft.peft.bitfit import BitFitConfig
+from minipeft.peft.combine import add_weighted_adapter, mixed_adapters
+from minipeft.peft.config import PeftConfig, PeftError
 from minipeft.peft.lora import LoraConfig
 from minipeft.peft.prefix import PrefixTuningConfig
 from minipeft.peft.prompt import PromptTuningConfig
@@ -12,11 +14,14 @@ __all__ = [
     "AdapterConfig",
     "BitFitConfig",
     "LoraConfig",
+    "MergeReport",
     "PeftConfig",
     "PeftError",
     "PeftModel",
     "PrefixTuningConfig",
     "PromptTuningConfig",
     "TopLayersConfig",
+    "add_weighted_adapter",
     "get_peft_model",
+    "mixed_adapters",
 ]

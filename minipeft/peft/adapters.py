@@ -22,7 +22,9 @@ from minipeft.autograd import Context, Function, Tensor
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import TransformerLayer
 from minipeft.ops.activation import CURVES, curve
-from minipeft.peft.base import PeftConfig, PeftError, PeftModel, check_fields, match_modules, method, trainable
+from minipeft.peft.base import PeftModel
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
+from minipeft.peft.select import match_modules
 
 SUBLAYERS = ("attention", "feed_forward")
 

@@ -1,76 +1,49 @@
-"""What every method shares: choosing modules, swapping them, freezing, saving, and taking it all back.
+"""What every method shares: swapping modules, freezing, several adapters on one base, and taking it all back.
 
 A method never edits the base model. It swaps: a module for one that wraps it, a parameter for a trainable copy,
-an empty slot for a prompt. Each swap is remembered, so disabling an adapter is putting the old things back, and the
-base model is then what it was, to the bit.
+an empty slot for a prompt. Each swap is remembered, so disabling an adapter is putting the old things back, switching
+to another is putting in the other's, and the base model is always what it was, to the bit.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Self
 
 import numpy as np
 
-from minipeft.array import Array, device_of, generator, to_device, to_numpy
-from minipeft.autograd import Tensor
-from minipeft.files.atomic import atomic_folder
-from minipeft.files.config import dataclass_from_json, read_json, write_json
-from minipeft.files.safetensors import read_safetensors, write_safetensors
-from minipeft.nn.layers import Linear
+from minipeft.array import generator, to_numpy
+from minipeft.autograd import Tensor, no_grad
 from minipeft.nn.module import Module, find, replace
+from minipeft.peft.config import PeftConfig, PeftError
+from minipeft.peft.saving import base_checksum, fill, read_adapter, write_adapter
+from minipeft.peft.select import heads
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "minipeft_config.json"
-
-
-class PeftError(ValueError):
-    """A configuration or an adapter file that does not fit the model; the message says what would."""
-
-
-@dataclass
-class PeftConfig:
-    """Options that all methods have.
-
-    modules_to_save: names of modules trained in full beside the method (as copies, the base keeps its own);
-    None stands for the classification head of a model that has one, an empty list for nothing.
-    """
-
-    peft_type: ClassVar[str] = ""
-    modules_to_save: list[str] | None = field(default=None, kw_only=True)
-
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
-        """Swap the method's parts into ``peft.base_model`` through ``peft.swap`` and its relatives."""
-        raise NotImplementedError(f"{type(self).__name__} defines no apply")
-
-
-_methods: dict[str, type[PeftConfig]] = {}
-
-
-def method(config: type[PeftConfig]) -> type[PeftConfig]:
-    """Class decorator: make a configuration known under its ``peft_type``, for loading."""
-    _methods[config.peft_type] = config
-    return config
+DEFAULT = "default"
 
 
 class Mergeable(Module):
     """A module that a plain layer can stand in for."""
 
+    base: Any
+
     def merged(self) -> Module:
-        """The plain layer that computes the same."""
+        """The plain layer that computes the same; the base's own arrays are not written."""
         raise NotImplementedError(f"{type(self).__name__} defines no merged")
+
+    def merge_error(self) -> tuple[float, float]:
+        """The largest error of the merged weight against the exact one, absolute and relative to the largest change."""
+        raise NotImplementedError(f"{type(self).__name__} defines no merge_error")
 
 
 @dataclass
 class Swap:
-    """One change: at ``key`` of ``owner`` stands ``new`` where the base has ``old``."""
+    """One change: at ``key`` of ``owner``, at ``path`` of the model, stands ``new`` where the base has ``old``."""
 
+    path: str
     owner: Any
     key: str | int
     old: Any
@@ -84,87 +57,265 @@ class Swap:
 
 
 @dataclass
-class Record:
-    """What was done to a base model: the swaps in their order, and which parameters were trainable before."""
+class Applied:
+    """One method as it was applied: its configuration and its swaps, in their order."""
 
-    swaps: list[Swap]
+    config: PeftConfig
+    swaps: list[Swap] = field(default_factory=list)
+
+    def put_in(self) -> None:
+        for s in self.swaps:
+            s.put(s.new)
+
+    def take_out(self) -> None:
+        for s in reversed(self.swaps):
+            s.put(s.old)
+
+
+@dataclass
+class Record:
+    """What was done to a base model, kept out of the walk over its parameters."""
+
     trainable: list[tuple[Tensor, bool]]
+    adapters: dict[str, Applied] = field(default_factory=dict)
+    active: str = DEFAULT
+    merged: bool = False
+    disabled: bool = False
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What merging cost in precision.
+
+    layers: by path, the largest error of a weight, absolute and relative to the largest change of its matrix.
+    output: the largest absolute change of an output, where a batch was given.
+    """
+
+    layers: dict[str, tuple[float, float]]
+    output: float | None
+
+    @property
+    def absolute(self) -> float:
+        """The largest absolute error of a weight."""
+        return max((a for a, _ in self.layers.values()), default=0.0)
+
+    @property
+    def relative(self) -> float:
+        """The largest error of a weight relative to the largest change of its matrix."""
+        return max((r for _, r in self.layers.values()), default=0.0)
 
 
 class PeftModel(Module):
-    """A frozen base model with one method applied. Calls, ``loss`` and the like go to the base model."""
+    """A frozen base model and the adapters on it, one of them active; calls, ``loss`` and the like go to the base."""
 
-    def __init__(self, base_model: Module, peft_config: PeftConfig):
+    def __init__(self, base_model: Module):
         self.base_model = base_model
-        self.peft_config = peft_config
-        self._record = Record([], [(p, p.requires_grad) for p in base_model.parameters()])
+        self._record = Record([(p, p.requires_grad) for p in base_model.parameters()])
+        base_model.requires_grad_(False)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "base_model":  # not set yet
+        if name in ("base_model", "_record"):  # not set yet
             raise AttributeError(name)
         return getattr(self.base_model, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.base_model(*args, **kwargs)
 
+    @property
+    def active_adapter(self) -> str:
+        """The name of the adapter that is in place."""
+        return self._record.active
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of all adapters."""
+        return list(self._record.adapters)
+
+    @property
+    def peft_config(self) -> Any:
+        """The configuration of the active adapter."""
+        return self._active.config
+
+    @property
+    def _active(self) -> Applied:
+        return self._record.adapters[self._record.active]
+
     def swap(self, path: str, new: Any) -> Any:
         """Put ``new`` at ``path`` of the base model, remember it, and return what stood there."""
         parent, _, key = path.rpartition(".")
         owner = find(self.base_model, parent)
         old = replace(self.base_model, path, new)
-        self._record.swaps.append(Swap(owner, int(key) if isinstance(owner, list) else key, old, new))
+        self._active.swaps.append(Swap(path, owner, int(key) if isinstance(owner, list) else key, old, new))
         return old
 
     def train_copy(self, path: str) -> Tensor:
         """Put a trainable copy of the parameter at ``path`` wherever the model uses that parameter."""
         old = find(self.base_model, path)
         new = Tensor(old.data.copy(), requires_grad=True)
-        for _, module in list(self.base_model.named_modules()):
-            for key, value in vars(module).items():
-                if value is old:
-                    self._record.swaps.append(Swap(module, key, old, new))
-        for swap in self._record.swaps:
-            if swap.new is new:
-                swap.put(new)
+        found = [
+            Swap(path, module, key, old, new)
+            for _, module in self.base_model.named_modules()
+            for key, value in vars(module).items()
+            if value is old
+        ]
+        for s in found:
+            s.put(new)
+        self._active.swaps += found
         return new
+
+    def add_adapter(self, name: str, config: PeftConfig, rng: int | np.random.Generator = 0) -> None:
+        """Apply another method (or the same again) to the base under ``name``, and make it the active one.
+
+        Raises PeftError where the name is taken or the configuration does not fit; nothing is changed then.
+        """
+        self._ready()
+        if name in self._record.adapters:
+            raise PeftError(f"there is an adapter {name!r} already; delete it first, or choose another name")
+        if not isinstance(config, PeftConfig):
+            raise TypeError(f"expected a configuration such as LoraConfig(r=8), got {type(config).__name__}")
+        with self._new_adapter(name, config):
+            self.train_modules_to_save(config)
+            config.apply(self, generator(rng))
+            if not self.trained():
+                raise PeftError(f"{type(config).__name__} leaves nothing to train in {type(self.base_model).__name__}")
+
+    def train_modules_to_save(self, config: PeftConfig) -> None:
+        """Copies to train of the modules that the configuration trains in full."""
+        for path in heads(self.base_model, config.modules_to_save):
+            for own, _ in find(self.base_model, path).named_parameters():
+                self.train_copy(f"{path}.{own}")
+
+    @contextmanager
+    def _new_adapter(self, name: str, config: PeftConfig) -> Iterator[None]:
+        """The active adapter taken out and an empty one in its place; put back where the body fails."""
+        record = self._record
+        before = record.active
+        if record.adapters:
+            self._active.take_out()
+        record.adapters[name] = Applied(config)
+        record.active = name
+        try:
+            yield
+        except BaseException:
+            record.adapters.pop(name).take_out()
+            record.active = before
+            if record.adapters:
+                self._active.put_in()
+            raise
+
+    def set_adapter(self, name: str) -> None:
+        """Make another adapter the active one: its modules are swapped in, nothing is computed or copied."""
+        self._ready()
+        self._known(name)
+        self._active.take_out()
+        self._record.active = name
+        self._active.put_in()
+
+    def delete_adapter(self, name: str) -> None:
+        """Forget an adapter that is not active."""
+        self._known(name)
+        if name == self._record.active:
+            raise PeftError(f"{name!r} is the active adapter; set another one first, or call unload()")
+        del self._record.adapters[name]
+
+    def _known(self, name: str) -> Applied:
+        if name not in self._record.adapters:
+            raise PeftError(f"there is no adapter {name!r}; there are {self.adapters}")
+        return self._record.adapters[name]
+
+    def _ready(self) -> None:
+        if self._record.merged:
+            raise PeftError("the adapter is merged; call unmerge_adapter() first")
+        if self._record.disabled:
+            raise PeftError("the adapter is disabled here; leave disable_adapter() first")
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """The base model inside, to the bit; the adapter again afterwards."""
-        for swap in reversed(self._record.swaps):
-            swap.put(swap.old)
+        self._ready()
+        self._active.take_out()
+        self._record.disabled = True
         try:
             yield
         finally:
-            for swap in self._record.swaps:
-                swap.put(swap.new)
+            self._record.disabled = False
+            self._active.put_in()
 
     def unload(self) -> Module:
-        """Remove the method for good: the base model as it was, trainable where it was."""
-        for swap in reversed(self._record.swaps):
-            swap.put(swap.old)
-        self._record.swaps = []
+        """Remove all adapters for good: the base model as it was, trainable where it was."""
+        if self._record.adapters:
+            self._active.take_out()
+        self._record.adapters.clear()
+        self._record.merged = False
         for p, flag in self._record.trainable:
             p.requires_grad_(flag)
         return self.base_model
 
-    def merge_and_unload(self) -> Module:
-        """The base model with the learnt change built in and no method around it.
+    def merge_adapter(self, **batch: Any) -> MergeReport:
+        """Put plain layers with the change built in where the active adapter's stand, until `unmerge_adapter`.
 
-        Wrapped layers that can merge (LoRA) become plain ones with new weights; trained copies stay in place of
-        the base's parameters. The base's own arrays are not written. Raises PeftError for a method that computes
-        something that plain layers cannot (adapters, prompts, prefixes).
+        The adapter and W₀ are kept, so unmerging gives the same bits, however often. batch: arguments of the model, to
+        report how far its output moves. Raises PeftError for a method that plain layers cannot compute.
         """
-        for s in self._record.swaps:
-            if isinstance(s.new, Module) and not isinstance(s.new, Mergeable):
-                raise PeftError(f"{self.peft_config.peft_type} cannot be merged: a plain layer cannot compute it")
-        for s in self._record.swaps:
+        self._ready()
+        self._check_mergeable()
+        before = self._output(batch)
+        layers = {}
+        for s in self._active.swaps:
             if isinstance(s.new, Mergeable):
+                layers[s.path] = s.new.merge_error()
                 s.put(s.new.merged())
-        self._record.swaps = []
+        self._record.merged = True
+        after = self._output(batch)
+        return MergeReport(layers, None if before is None or after is None else float(np.abs(after - before).max()))
+
+    def unmerge_adapter(self) -> None:
+        """The adapter beside W₀ again, to the bit."""
+        if not self._record.merged:
+            raise PeftError("the adapter is not merged")
+        self._record.merged = False
+        for s in self._active.swaps:
+            s.put(s.new)
+
+    def merge_and_unload(self) -> Module:
+        """The base model with the active adapter's change built in and nothing around it; other adapters are forgotten.
+
+        Wrapped layers become plain ones with new weights, trained copies stay in place of the base's parameters; the
+        base's own arrays are not written. Raises PeftError for a method that plain layers cannot compute.
+        """
+        if not self._record.merged:
+            self.merge_adapter()
+        copies = [s.new for s in self._active.swaps if isinstance(s.new, Tensor)]
+        flags = {id(p): flag for p, flag in self._record.trainable}
+        self._record.adapters.clear()
         for p in self.base_model.parameters():
-            p.requires_grad_(True)
+            p.requires_grad_(flags.get(id(p), True) or any(p is c for c in copies))
         return self.base_model
+
+    def _check_mergeable(self) -> None:
+        for s in self._active.swaps:
+            if not isinstance(s.new, (Tensor, Mergeable)):
+                raise PeftError(f"{self.peft_config.peft_type} cannot be merged: a plain layer cannot compute it")
+
+    def _output(self, batch: dict[str, Any]) -> np.ndarray | None:
+        if not batch:
+            return None
+        with no_grad():
+            return to_numpy(self.base_model(**batch).data).astype(np.float64)
+
+    def to(self, target: Any) -> Self:
+        """Move base and adapters, the active one and the others, and what they stand in for."""
+        super().to(target)
+        for adapter in self._record.adapters.values():
+            for s in adapter.swaps:
+                for part in (s.old, s.new):
+                    if isinstance(part, Tensor):
+                        holder = Module()
+                        holder.__dict__["it"] = part
+                        holder.to(target)
+                    elif isinstance(part, Module):
+                        part.to(target)
+        return self
 
     def trained(self) -> dict[str, Tensor]:
         """The trainable parameters by their path in the base model."""
@@ -180,166 +331,66 @@ class PeftModel(Module):
         trainable, total = self.trainable_counts()
         print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}")
 
+    def base_checksum(self) -> str:
+        """SHA-256 over the names, shapes and bytes of the frozen parameters."""
+        return base_checksum(self.base_model)
+
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write exactly the trained tensors and the configuration to ``folder``, all or nothing."""
-        tensors = {name: np.ascontiguousarray(to_numpy(p.data)) for name, p in self.trained().items()}
-        settings = {"peft_type": self.peft_config.peft_type, **asdict(self.peft_config)}
-        with atomic_folder(Path(folder)) as target:
-            write_safetensors(target / WEIGHTS_FILE, tensors, {"format": "minipeft", "base": self.base_checksum()})
-            write_json(target / CONFIG_FILE, settings)
+        """Write exactly the active adapter's trained tensors and its configuration to ``folder``, all or nothing."""
+        self._ready()
+        write_adapter(self.base_model, self.peft_config, self.trained(), folder)
+
+    def load_adapter(self, folder: str | Path, name: str) -> None:
+        """Add the adapter saved in ``folder`` under ``name`` and make it the active one.
+
+        Raises PeftError for an adapter that was made for another base model or does not fit, FileError for a broken
+        file; nothing is changed then.
+        """
+        config, tensors, metadata = read_adapter(folder)
+        before = self._record.active
+        self.add_adapter(name, config)
+        try:
+            fill(self.base_model, self.trained(), tensors, metadata, folder)
+        except BaseException:
+            self._active.take_out()
+            del self._record.adapters[name]
+            self._record.active = before
+            if self._record.adapters:
+                self._active.put_in()
+            raise
 
     @classmethod
     def from_pretrained(cls, model: Module, folder: str | Path) -> PeftModel:
-        """Apply the method saved in ``folder`` to ``model`` and load its tensors.
-
-        Raises PeftError for an adapter that was made for another base model or does not fit, FileError for a
-        broken file; ``model`` is then as it was.
-        """
-        folder = Path(folder)
-        settings = read_json(folder / CONFIG_FILE)
-        kind = settings.pop("peft_type", None)
-        if kind not in _methods:
-            raise PeftError(f"{folder / CONFIG_FILE}: unknown peft_type {kind!r}; expected one of {sorted(_methods)}")
-        tensors, metadata = read_safetensors(folder / WEIGHTS_FILE)
-        config = dataclass_from_json(_methods[kind], settings, folder / CONFIG_FILE)
-        peft = get_peft_model(model, config)
+        """Apply the adapter in ``folder`` to ``model``; raises as `load_adapter` does, with ``model`` as it was."""
+        peft = _wrapped(model)
         try:
-            _load(peft, tensors, metadata, folder / WEIGHTS_FILE)
+            peft.load_adapter(folder, DEFAULT)
         except BaseException:
             peft.unload()
             raise
         return peft
 
-    def base_checksum(self) -> str:
-        """SHA-256 over the names, shapes and bytes of the frozen parameters: what the adapter stands on."""
-        digest = hashlib.sha256()
-        for name, p in self.base_model.named_parameters():
-            if not p.requires_grad:
-                digest.update(f"{name} {p.shape} {p.dtype}\n".encode())
-                digest.update(np.ascontiguousarray(to_numpy(p.data)).data)
-        return digest.hexdigest()
 
-
-def _load(peft: PeftModel, tensors: dict[str, np.ndarray], metadata: dict[str, str], path: Path) -> None:
-    trained = peft.trained()
-    missing, unknown = sorted(trained.keys() - tensors.keys()), sorted(tensors.keys() - trained.keys())
-    if missing or unknown:
+def _wrapped(model: Module) -> PeftModel:
+    if isinstance(model, PeftModel):
         raise PeftError(
-            f"{path}: the tensors do not match this model and configuration: missing {missing[:3] or 'none'}, "
-            f"unknown {unknown[:3] or 'none'}"
+            "this model has a method applied already; use add_adapter or load_adapter, or call unload() first"
         )
-    for name, p in trained.items():
-        if tensors[name].shape != p.shape:
-            raise PeftError(f"{path}: {name} has shape {tensors[name].shape}, the model needs {p.shape}")
-        if not np.isfinite(tensors[name]).all():
-            raise PeftError(f"{path}: {name} holds values that are not finite")
-    if metadata.get("base") != peft.base_checksum():
-        raise PeftError(
-            f"{path}: this adapter was trained on other base weights (their checksums differ); "
-            "load the base model that it was trained on"
-        )
-    for name, p in trained.items():
-        p.data[...] = to_device(tensors[name].astype(p.dtype), device_of(p.data))
+    return PeftModel(model)
 
 
-def get_peft_model(model: Module, config: PeftConfig, rng: int | np.random.Generator = 0) -> PeftModel:
+def get_peft_model(
+    model: Module, config: PeftConfig, rng: int | np.random.Generator = 0, adapter_name: str = DEFAULT
+) -> PeftModel:
     """Freeze ``model`` and apply the method of ``config``; new parameters are drawn from ``rng``.
 
     The model's modules are swapped in place (``unload()`` puts them back); its weights are not touched.
     Raises PeftError where the configuration does not fit the model; the model is then as it was.
     """
-    if isinstance(model, PeftModel):
-        raise PeftError("this model has a method applied already; call unload() or merge_and_unload() first")
-    if not isinstance(config, PeftConfig):
-        raise TypeError(f"expected a configuration such as LoraConfig(r=8), got {type(config).__name__}")
-    peft = PeftModel(model, config)
+    peft = _wrapped(model)
     try:
-        model.requires_grad_(False)
-        for path in _heads(model, config.modules_to_save):
-            for name, _ in find(model, path).named_parameters():
-                peft.train_copy(f"{path}.{name}")
-        config.apply(peft, generator(rng))
-        if not peft.trained():
-            raise PeftError(f"{type(config).__name__} leaves nothing to train in {type(model).__name__}")
+        peft.add_adapter(adapter_name, config, rng)
     except BaseException:
         peft.unload()
         raise
     return peft
-
-
-def _heads(model: Module, names: Sequence[str] | None) -> list[str]:
-    if names is None:
-        return [path for path, _ in model.named_modules() if path.rpartition(".")[2] == "classifier"]
-    return match_modules(model, list(names), Module, "modules_to_save") if names else []
-
-
-def match_modules(
-    model: Module,
-    targets: Sequence[str] | str,
-    kind: type[Module] = Linear,
-    option: str = "target_modules",
-    layers: Sequence[int] | None = None,
-) -> list[str]:
-    """The paths of the modules of ``kind`` that ``targets`` choose.
-
-    A list holds full paths or their ends ("q_proj", "attention.q_proj"); a string is a regular expression for the
-    full path, or "all-linear" for every linear layer inside the Transformer layers. ``layers``: only these layer
-    indices. Raises PeftError for an entry that matches nothing, naming what is near.
-    """
-    paths = [path for path, module in model.named_modules() if path and isinstance(module, kind)]
-    if isinstance(targets, str):
-        if targets == "all-linear":
-            chosen = [p for p in paths if layer_index(p) is not None]
-        else:
-            try:
-                pattern = re.compile(targets)
-            except re.error as error:
-                raise PeftError(f"{option}: {targets!r} is no regular expression: {error}") from None
-            chosen = [p for p in paths if pattern.fullmatch(p)]
-        if not chosen:
-            raise PeftError(f"{option}: {targets!r} matches no {kind.__name__}; there are: {_listed(paths)}")
-    else:
-        if not targets:
-            raise PeftError(f"{option} is empty; name modules, for example {_listed(paths)}")
-        wanted = set()
-        for t in targets:
-            found = {p for p in paths if p == t or p.endswith("." + t)}
-            if not found:
-                ends = sorted({p.rpartition(".")[2] for p in paths})
-                near = difflib.get_close_matches(t, [*ends, *paths], n=3, cutoff=0.5)
-                raise PeftError(f"{option}: {t!r} matches no {kind.__name__}; near: {near or _listed(paths)}")
-            wanted |= found
-        chosen = [p for p in paths if p in wanted]
-    if layers is None:
-        return chosen
-    there = sorted({i for p in chosen if (i := layer_index(p)) is not None})
-    absent = sorted(set(layers) - set(there))
-    if absent or not layers:
-        raise PeftError(f"layers_to_transform: {absent or list(layers)} chooses no layer; the targets are in {there}")
-    return [p for p in chosen if layer_index(p) in set(layers)]
-
-
-def layer_index(path: str) -> int | None:
-    """The first numbered segment of a path: 3 for "stack.layers.3.attention"."""
-    return next((int(part) for part in path.split(".") if part.isdigit()), None)
-
-
-def _listed(paths: Sequence[str]) -> str:
-    ends = sorted({p if p.rpartition(".")[2].isdigit() else p.rpartition(".")[2] for p in paths})
-    return ", ".join(ends[:12]) or "none of that kind"
-
-
-def trainable(values: Array, like: Tensor) -> Tensor:
-    """A trainable tensor with ``values``, in the type and on the device of ``like``."""
-    return Tensor(to_device(values.astype(like.dtype), device_of(like.data)), requires_grad=True)
-
-
-def check_fields(config: Any, **at_least: int) -> None:
-    """Raise PeftError for a field below its least value."""
-    for name, least in at_least.items():
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < least:
-            raise PeftError(f"{type(config).__name__}: {name} must be an integer of at least {least}, got {value!r}")
-
-
-__all__ = ["PeftConfig", "PeftError", "PeftModel", "get_peft_model"]

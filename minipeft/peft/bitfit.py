@@ -13,7 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from minipeft.peft.base import PeftConfig, PeftError, PeftModel, method
+from minipeft.peft.base import PeftModel
+from minipeft.peft.config import PeftConfig, PeftError, method
 
 
 @method

@@ -27,8 +27,10 @@ from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import SequenceInput
 from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 from minipeft.ops.attention import mask_bias
-from minipeft.peft.base import PeftConfig, PeftError, PeftModel, check_fields, match_modules, method, trainable
+from minipeft.peft.base import PeftModel
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
 from minipeft.peft.prompt import check_context
+from minipeft.peft.select import match_modules
 
 
 class PrefixAttention(Function):

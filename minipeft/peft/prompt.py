@@ -19,7 +19,8 @@ from minipeft.array import Array, array_module, to_numpy
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.nn.module import Module
 from minipeft.nn.transformer import SequenceInput, TextInput
-from minipeft.peft.base import PeftConfig, PeftError, PeftModel, check_fields, method, trainable
+from minipeft.peft.base import PeftModel
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
 
 
 class Prepend(Function):

@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 
 from minipeft.nn.module import find
-from minipeft.peft.base import PeftConfig, PeftError, PeftModel, check_fields, method
+from minipeft.peft.base import PeftModel
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, method
 
 
 @method

@@ -1,0 +1,82 @@
+"""Which modules a method is put on."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from minipeft.nn.layers import Linear
+from minipeft.nn.module import Module
+from minipeft.peft.config import PeftError
+
+
+def heads(model: Module, names: Sequence[str] | None) -> list[str]:
+    """The modules trained in full: those named, or the classification head where nothing is said."""
+    if names is None:
+        return [path for path, _ in model.named_modules() if path.rpartition(".")[2] == "classifier"]
+    return match_modules(model, list(names), Module, "modules_to_save") if names else []
+
+
+def match_modules(
+    model: Module,
+    targets: Sequence[str] | str,
+    kind: type[Module] | tuple[type[Module], ...] = Linear,
+    option: str = "target_modules",
+    layers: Sequence[int] | None = None,
+    exclude: Sequence[str] | str | None = None,
+) -> list[str]:
+    """The paths of the modules of ``kind`` that ``targets`` choose.
+
+    A list holds full paths or their ends ("q_proj", "attention.q_proj"); a string is a regular expression for the
+    full path, or "all-linear" for every linear layer inside the Transformer layers. ``exclude``: the same, of what is
+    left out. ``layers``: only these layer indices.
+    Raises PeftError for an entry that matches nothing, naming what is near.
+    """
+    called = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
+    paths = [path for path, module in model.named_modules() if path and isinstance(module, kind)]
+    if isinstance(targets, str):
+        if targets == "all-linear":
+            chosen = [p for p in paths if layer_index(p) is not None]
+        else:
+            try:
+                pattern = re.compile(targets)
+            except re.error as error:
+                raise PeftError(f"{option}: {targets!r} is no regular expression: {error}") from None
+            chosen = [p for p in paths if pattern.fullmatch(p)]
+        if not chosen:
+            raise PeftError(f"{option}: {targets!r} matches no {called}; there are: {_listed(paths)}")
+    else:
+        if not targets:
+            raise PeftError(f"{option} is empty; name modules, for example {_listed(paths)}")
+        wanted = set()
+        for t in targets:
+            found = {p for p in paths if p == t or p.endswith("." + t)}
+            if not found:
+                ends = sorted({p.rpartition(".")[2] for p in paths})
+                near = difflib.get_close_matches(t, [*ends, *paths], n=3, cutoff=0.5)
+                raise PeftError(f"{option}: {t!r} matches no {called}; near: {near or _listed(paths)}")
+            wanted |= found
+        chosen = [p for p in paths if p in wanted]
+    if exclude is not None:
+        left_out = set(match_modules(model, exclude, kind, "exclude_modules"))
+        chosen = [p for p in chosen if p not in left_out]
+        if not chosen:
+            raise PeftError(f"exclude_modules: {exclude!r} leaves nothing of {option} {targets!r}")
+    if layers is None:
+        return chosen
+    there = sorted({i for p in chosen if (i := layer_index(p)) is not None})
+    absent = sorted(set(layers) - set(there))
+    if absent or not layers:
+        raise PeftError(f"layers_to_transform: {absent or list(layers)} chooses no layer; the targets are in {there}")
+    return [p for p in chosen if layer_index(p) in set(layers)]
+
+
+def layer_index(path: str) -> int | None:
+    """The first numbered segment of a path: 3 for "stack.layers.3.attention"."""
+    return next((int(part) for part in path.split(".") if part.isdigit()), None)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    ends = sorted({p if p.rpartition(".")[2].isdigit() else p.rpartition(".")[2] for p in paths})
+    return ", ".join(ends[:12]) or "none of that kind"
