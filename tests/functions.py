@@ -37,6 +37,9 @@ from minipeft.ops.loss import CrossEntropy, LinearCrossEntropy
 from minipeft.ops.normalize import LayerNorm, RMSNorm
 from minipeft.ops.shape import BroadcastTo, Concatenate, Index, Reshape, Transpose
 from minipeft.peft.adapters import Bottleneck
+from minipeft.peft.fact import FactorizedLinear
+from minipeft.peft.ia3 import ScaledLinear
+from minipeft.peft.lnlora import LNLoRALinear
 from minipeft.peft.lora import AddToRows, LoRAEmbedding, LoRALinear
 from minipeft.peft.prefix import PrefixAttention
 from minipeft.peft.prompt import Prepend
@@ -194,6 +197,11 @@ def naive_rotary(x, cos, sin):
 def naive_bottleneck(h, W_down, b_down, W_up, b_up, activation):
     g = naive_linear(h, W_down, b_down)
     return h + naive_linear(each(SCALAR[activation])(g), W_up, b_up)
+
+
+def naive_fact(x, w, b, U, V, sigma, s):
+    blocks = [naive_matmul(naive_matmul(V, core), U) for core in sigma]
+    return naive_linear(x, w + s * np.concatenate(blocks, axis=0 if w.shape[0] > w.shape[1] else 1), b)
 
 
 def padding(rng, *shape):
@@ -455,6 +463,92 @@ CASES = [
         lambda e, ids, A, B, s: np.array(
             [[e[i] + s * sum(A[k, i] * B[:, k] for k in range(2)) for i in row] for row in ids]
         ),
+    ),
+    Case(
+        "IA3 outside",
+        ScaledLinear,
+        lambda r: (r.normal(size=(2, 3, 5)), r.normal(size=(4, 5)), r.normal(size=4), r.normal(size=4), False),
+        lambda x, w, b, scale, inside: naive_linear(x, w, b) * scale,
+    ),
+    Case(
+        "IA3 inside",
+        ScaledLinear,
+        lambda r: (r.normal(size=(2, 3, 5)), r.normal(size=(4, 5)), r.normal(size=4), r.normal(size=5), True),
+        lambda x, w, b, scale, inside: naive_linear(x * scale, w, b),
+    ),
+    Case(
+        "LNLoRA",
+        LNLoRALinear,
+        lambda r: (
+            r.normal(size=(2, 3, 5)),
+            r.normal(size=(4, 5)),
+            r.normal(size=4),
+            r.normal(size=5),
+            r.normal(size=5),
+            r.normal(size=(2, 5)),
+            r.normal(size=(4, 2)),
+            0.7,
+        ),
+        lambda x, w, b, g, be, A, B, s: (
+            naive_linear(x, w, b) + s * naive_linear(naive_norm(x, g, be, 1e-5, True), naive_matmul(B, A), None)
+        ),
+    ),
+    Case(
+        "FacT one block",
+        FactorizedLinear,
+        lambda r: (
+            r.normal(size=(2, 3, 4)),
+            r.normal(size=(4, 4)),
+            r.normal(size=4),
+            r.normal(size=(2, 4)),
+            r.normal(size=(4, 2)),
+            r.normal(size=(1, 2, 2)),
+            0.7,
+        ),
+        naive_fact,
+    ),
+    Case(
+        "FacT blocks of the output",
+        FactorizedLinear,
+        lambda r: (
+            r.normal(size=(2, 5, 4)),
+            r.normal(size=(12, 4)),
+            r.normal(size=12),
+            r.normal(size=(2, 4)),
+            r.normal(size=(4, 2)),
+            r.normal(size=(3, 2, 2)),
+            0.7,
+        ),
+        naive_fact,
+    ),
+    Case(
+        "FacT blocks of the input",
+        FactorizedLinear,
+        lambda r: (
+            r.normal(size=(2, 5, 12)),
+            r.normal(size=(4, 12)),
+            r.normal(size=4),
+            r.normal(size=(2, 4)),
+            r.normal(size=(4, 2)),
+            r.normal(size=(3, 2, 2)),
+            0.7,
+        ),
+        naive_fact,
+    ),
+    Case(
+        "scaled adapter without residual",
+        Bottleneck,
+        lambda r: (
+            r.normal(size=(2, 3, 6)),
+            r.normal(size=(4, 6)),
+            r.normal(size=4),
+            r.normal(size=(6, 4)),
+            r.normal(size=6),
+            "silu",
+            4.0,
+            False,
+        ),
+        lambda h, *rest: 4.0 * (naive_bottleneck(h, *rest[:5]) - h),
     ),
     Case(
         "add to rows",

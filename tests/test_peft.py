@@ -17,6 +17,10 @@ from minipeft.optim import AdamW
 from minipeft.peft import (
     AdapterConfig,
     BitFitConfig,
+    FacTConfig,
+    IA3Config,
+    LayerNormConfig,
+    LNLoraConfig,
     LoraConfig,
     PeftError,
     PeftModel,
@@ -40,7 +44,15 @@ METHODS = {
     "projected prefix": lambda: PrefixTuningConfig(num_virtual_tokens=4, prefix_projection=True, encoder_hidden_size=5),
     "top layer": lambda: TopLayersConfig(n_layers=1),
     "BitFit": lambda: BitFitConfig(),
+    "AdapterL": lambda: AdapterConfig(r=3, after=["feed_forward"], layer_norm=True),
+    "parallel adapter": lambda: AdapterConfig(r=3, after=["feed_forward"], parallel=True, scale=4.0, zero_up=True),
+    "IA3": lambda: IA3Config(),
+    "LayerNorm": lambda: LayerNormConfig(),
+    "LNLoRA": lambda: LNLoraConfig(r=2),
+    "FacT-TT": lambda: FacTConfig(r=2, target_modules=FACT_TARGETS),
+    "FacT-TK": lambda: FacTConfig(r=2, factorization="tk", scale=3.0, target_modules=FACT_TARGETS),
 }
+FACT_TARGETS = ["attention.q_proj", "attention.out_proj"]
 IMPOSSIBLE = {
     ("llama", "BitFit"),
     *(("mlp", m) for m in METHODS if m not in ("top layer", "BitFit", "LoRA everywhere")),
@@ -158,7 +170,7 @@ def test_a_frozen_parameter_costs_nothing(family, method, rng):
     assert sum(p.grad.nbytes for p in peft.parameters() if p.grad is not None) == used.gradients
 
 
-@pytest.mark.parametrize("method", ["LoRA", "LoRA everywhere", "top layer", "BitFit"])
+@pytest.mark.parametrize("method", ["LoRA", "LoRA everywhere", "top layer", "BitFit", "IA3", "FacT-TK", "LayerNorm"])
 def test_merging_gives_plain_layers_with_the_same_outputs(method, rng):
     model, batch = gpt2(rng)
     model.to(np.float64)
@@ -178,7 +190,7 @@ def test_merging_gives_plain_layers_with_the_same_outputs(method, rng):
         assert np.array_equal(x, base[n])  # the base's own arrays were not written
 
 
-@pytest.mark.parametrize("method", ["adapters", "prompt", "prefix"])
+@pytest.mark.parametrize("method", ["adapters", "prompt", "prefix", "LNLoRA", "AdapterL"])
 def test_what_a_plain_layer_cannot_compute_is_not_merged(method, rng):
     _, _, peft = made("gpt2", method, rng)
     with pytest.raises(PeftError, match="cannot be merged"):
@@ -245,6 +257,13 @@ def test_the_counts_are_those_of_the_closed_formulas(rng):
         "projected prefix": P * d + d * 5 + 5 + layers * (5 * 2 * d + 2 * d),
         "top layer": 4 * d * d + 4 * d + 2 * d * ff + ff + d + 4 * d + 2 * d,
         "BitFit": layers * (4 * d + ff + d + 2 * d) + d,
+        "AdapterL": layers * (2 * d * 3 + 3 + d + 2 * d),
+        "parallel adapter": layers * (2 * d * 3 + 3 + d),
+        "IA3": layers * (2 * d + ff),
+        "LayerNorm": (2 * layers + 1) * 2 * d,
+        "LNLoRA": layers * 2 * (2 * d + 2 * d + 2 * d),
+        "FacT-TT": 2 * d * 2 + layers * 2 * 2 * 2,
+        "FacT-TK": 2 * d * 2 + layers * 2 * 2 + 2**3,
     }
     for method, expected in counts.items():
         _, _, peft = made("gpt2", method, rng)
@@ -487,3 +506,60 @@ def test_top_layers_of_the_mlp_and_bitfit_without_norms(rng):
     peft = get_peft_model(gpt2(rng)[0], BitFitConfig(norms=False))
     assert not any("norm" in n for n in peft.trained())
     assert math.prod(next(iter(peft.trained().values())).shape) > 0
+
+
+@pytest.mark.parametrize(
+    ("factorization", "expected"), [("tt", 2 * 12 * 2 + 12 * 3 * 4), ("tk", 2 * 12 * 2 + 12 * 3 * 2 + 8)]
+)
+def test_fact_counts_of_its_paper_and_its_tensor_written_out(factorization, expected, rng):
+    model, batch = gpt2(rng)
+    model.to(np.float64)
+    weights = {
+        p: nn.find(model, p).weight.data.copy() for p in (f"stack.layers.{i}.feed_forward.up_proj" for i in range(3))
+    }
+    peft = get_peft_model(model, FacTConfig(r=2, factorization=factorization, scale=0.5))
+    assert peft.trainable_counts()[0] == expected
+    shaken(peft, rng)
+    expected_output = outputs(peft, batch)
+    layer = nn.find(model, "stack.layers.1.feed_forward.up_proj")
+    U, V, sigma = layer.fact_U.data, layer.fact_V.data, layer.core().data
+    blocks = np.concatenate([0.5 * V @ core @ U for core in sigma])
+    np.testing.assert_allclose(layer.delta(), blocks, rtol=1e-12)
+    merged = peft.merge_and_unload()
+    np.testing.assert_allclose(outputs(merged, batch), expected_output, rtol=1e-12)
+    path = "stack.layers.1.feed_forward.up_proj"
+    np.testing.assert_allclose(nn.find(merged, path).weight.data, weights[path] + blocks, rtol=1e-12)
+
+
+def test_fact_refuses_matrices_that_are_no_blocks(rng):
+    with pytest.raises(PeftError, match="does not divide"):
+        get_peft_model(llama(rng)[0], FacTConfig(r=2))
+    with pytest.raises(PeftError, match="'tt' or 'tk'"):
+        get_peft_model(gpt2(rng)[0], FacTConfig(r=2, factorization="cp"))
+    with pytest.raises(PeftError, match="exceeds d=12"):
+        get_peft_model(gpt2(rng)[0], FacTConfig(r=13))
+
+
+@pytest.mark.parametrize("method", ["LoRA", "IA3", "LNLoRA", "parallel adapter", "FacT-TT", "FacT-TK", "LayerNorm"])
+def test_methods_that_start_at_the_base_model(method, rng):
+    model, batch = gpt2(rng)
+    base = outputs(model, batch)
+    assert outputs(get_peft_model(model, METHODS[method]()), batch) == pytest.approx(base, rel=1e-6)
+
+
+def test_ia3_rescales_keys_values_and_the_feed_forwards_input(rng):
+    model, batch = gpt2(rng)
+    peft = get_peft_model(model, IA3Config())
+    layer = peft.stack.layers[0]
+    assert [m.inside for m in (layer.attention.k_proj, layer.attention.v_proj, layer.feed_forward.down_proj)] == [
+        *(False, False, True)
+    ]
+    assert layer.feed_forward.down_proj.ia3_l.shape == (48,)
+    peft.unload()
+    with pytest.raises(PeftError, match="not among the target modules"):
+        get_peft_model(model, IA3Config(target_modules=["k_proj"], feedforward_modules=["down_proj"]))
+
+
+def test_a_parallel_adapter_has_no_layer_norm_of_its_own(rng):
+    with pytest.raises(PeftError, match="not in parallel"):
+        get_peft_model(gpt2(rng)[0], AdapterConfig(parallel=True, layer_norm=True))

@@ -5,6 +5,10 @@ from minipeft.peft.base import MergeReport, PeftModel, get_peft_model
 from minipeft.peft.bitfit import BitFitConfig
 from minipeft.peft.combine import add_weighted_adapter, mixed_adapters
 from minipeft.peft.config import PeftConfig, PeftError
+from minipeft.peft.fact import FacTConfig
+from minipeft.peft.ia3 import IA3Config
+from minipeft.peft.layernorm import LayerNormConfig
+from minipeft.peft.lnlora import LNLoraConfig
 from minipeft.peft.lora import LoraConfig
 from minipeft.peft.prefix import PrefixTuningConfig
 from minipeft.peft.prompt import PromptTuningConfig
@@ -13,6 +17,10 @@ from minipeft.peft.top_layers import TopLayersConfig
 __all__ = [
     "AdapterConfig",
     "BitFitConfig",
+    "FacTConfig",
+    "IA3Config",
+    "LNLoraConfig",
+    "LayerNormConfig",
     "LoraConfig",
     "MergeReport",
     "PeftConfig",

@@ -1,13 +1,16 @@
-"""Adapters: a small bottleneck after a sublayer, everything else frozen (Houlsby et al. 2019, arXiv:1902.00751).
+"""Adapters: a small bottleneck beside the frozen layers (Houlsby et al. 2019, arXiv:1902.00751).
 
-    a(h) = h + f(h W_dᵀ + b_d) W_uᵀ + b_u,      W_d (r, d),  W_u (d, r),  r ≪ d
+    b(h) = s (f(h W_dᵀ + b_d) W_uᵀ + b_u),      W_d (r, d),  W_u (d, r),  r ≪ d
 
-One hidden layer of width r and a residual connection. AdapterH has two in each layer, after the attention's output
-projection and after the feed-forward, both before the residual is added: 2 d r + r + d parameters each.
+One hidden layer of width r. Where it stands makes the variants:
 
-With H and dZ as matrices of rows, U = f(G), G = H W_dᵀ + b_d:
+    AdapterH (Houlsby)    h + b(h)        after the attention's projection and the feed-forward, before the residual
+    AdapterL (Lin)        h + b(LN(h))    after the feed-forward alone, with a LayerNorm of its own
+    parallel (He et al.)  F(x) + b(x)     beside the sublayer F, on its input
 
-    dW_u = dZᵀ U    db_u = Σ dZ    dG = (dZ W_u) ∘ f'(G)    dW_d = dGᵀ H    db_d = Σ dG    dH = dZ + dG W_d
+2 d r + r + d parameters each, and 2 d more for a LayerNorm. With U = f(G), G = H W_dᵀ + b_d:
+
+    dW_u = s dZᵀ U    db_u = s Σ dZ    dG = s (dZ W_u) ∘ f'(G)    dW_d = dGᵀ H    db_d = Σ dG    dH = dG W_d (+ dZ)
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 
 from minipeft.array import Array, column_sum, matmul, rows
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.nn.layers import LayerNorm
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import TransformerLayer
 from minipeft.ops.activation import CURVES, curve
@@ -30,20 +34,24 @@ SUBLAYERS = ("attention", "feed_forward")
 
 
 class Bottleneck(Function):
-    """z = h + f(h W_dᵀ + b_d) W_uᵀ + b_u: h (..., d), W_d (r, d), b_d (r,), W_u (d, r), b_u (d,) -> (..., d)."""
+    """z = s (f(h W_dᵀ + b_d) W_uᵀ + b_u), plus h with ``residual``: h (..., d), W_d (r, d), W_u (d, r) -> (..., d)."""
 
     @staticmethod
     def forward(
-        ctx: Context, h: Array, W_down: Array, b_down: Array, W_up: Array, b_up: Array, activation: str
-    ) -> Array:
-        needs_h, needs_Wd, needs_bd, needs_Wu, _, _ = ctx.needs_grad
+        ctx: Context, h: Array, W_down: Array, b_down: Array, W_up: Array, b_up: Array, activation: str,
+        scale: float = 1.0, residual: bool = True,
+    ) -> Array:  # fmt: skip
+        needs_h, needs_Wd, needs_bd, needs_Wu = ctx.needs_grad[:4]
         H = rows(h)  # (R, d)
         G = matmul(H, W_down.T)  # (R, r)
         G += b_down
         U, slope = curve(activation)(G)  # (R, r)
         z = matmul(U, W_up.T)  # (R, d)
         z += b_up
-        z += H
+        if scale != 1.0:
+            z *= scale
+        if residual:
+            z += H
         to_bottleneck = needs_h or needs_Wd or needs_bd
         ctx.save(
             h if needs_Wd else None,
@@ -51,14 +59,16 @@ class Bottleneck(Function):
             slope if to_bottleneck else None,
             W_up if to_bottleneck else None,
             W_down if needs_h else None,
+            (scale, residual, len(ctx.needs_grad)),
         )
         return z.reshape(h.shape)
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
-        h, U, slope, W_up, W_down = ctx.saved
-        needs_h, needs_Wd, needs_bd, needs_Wu, needs_bu, _ = ctx.needs_grad
-        dZ = rows(dz)  # (R, d)
+        h, U, slope, W_up, W_down, (scale, residual, n_inputs) = ctx.saved
+        needs_h, needs_Wd, needs_bd, needs_Wu, needs_bu = ctx.needs_grad[:5]
+        outer = rows(dz)
+        dZ = outer if scale == 1.0 else outer * scale  # (R, d)
         dh = dWd = dbd = None
         dWu = matmul(dZ.T, U) if needs_Wu else None  # (d, r)
         dbu = column_sum(dZ) if needs_bu else None  # (d,)
@@ -71,25 +81,38 @@ class Bottleneck(Function):
                 dbd = column_sum(dG)  # (r,)
             if needs_h:
                 dH = matmul(dG, W_down)  # (R, d)
-                dH += dZ
+                if residual:
+                    dH += outer
                 dh = dH.reshape(dz.shape)
-        return dh, dWd, dbd, dWu, dbu, None
+        return dh, dWd, dbd, dWu, dbu, *[None] * (n_inputs - 5)
 
 
 class Adapter(Module):
-    """One bottleneck; W_d and W_u start small, so that it starts near the identity."""
+    """One bottleneck. W_d and W_u start small, so that it starts near the identity; with zero_up, exactly there."""
 
     def __init__(self, like: Tensor, d: int, config: AdapterConfig, rng: np.random.Generator):
         r = config.r
         self.activation = config.activation
+        self.scale = config.scale
+        self.norm = None
+        if config.layer_norm:
+            self.norm = LayerNorm(d)
+            self.norm.weight, self.norm.bias = trainable(np.ones(d), like), trainable(np.zeros(d), like)
         # Houlsby et al. cut the normal at two standard deviations; redrawing is what that means.
         self.down = trainable(truncated_normal(rng, (r, d)) * config.init_std, like)
         self.down_bias = trainable(np.zeros(r), like)
-        self.up = trainable(truncated_normal(rng, (d, r)) * config.init_std, like)
+        up = truncated_normal(rng, (d, r)) * (0.0 if config.zero_up else config.init_std)
+        self.up = trainable(up, like)
         self.up_bias = trainable(np.zeros(d), like)
 
+    def branch(self, h: Tensor, residual: bool) -> Tensor:
+        """b(h), plus h with ``residual``."""
+        weights = (self.down, self.down_bias, self.up, self.up_bias)
+        return Bottleneck.apply(h, *weights, self.activation, self.scale, residual)
+
     def forward(self, h: Tensor) -> Tensor:
-        return Bottleneck.apply(h, self.down, self.down_bias, self.up, self.up_bias, self.activation)
+        """h + b(h), or h + b(LN(h))."""
+        return self.branch(h, True) if self.norm is None else h + self.branch(self.norm(h), False)
 
 
 class Adapted(Module):
@@ -101,6 +124,17 @@ class Adapted(Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self.adapter(self.base(x, *args, **kwargs))
+
+
+class AdaptedInParallel(Module):
+    """A frozen sublayer and the adapter beside it, both on the same input."""
+
+    def __init__(self, base: Module, adapter: Adapter):
+        self.base = base
+        self.adapter = adapter
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.base(x, *args, **kwargs) + self.adapter.branch(x, False)
 
 
 def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -116,8 +150,8 @@ def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.nda
 class AdapterConfig(PeftConfig):
     """r: the width of the bottleneck. activation: f. init_std: of W_d and W_u. after: the sublayers that get one.
 
-    ``after=["attention", "feed_forward"]`` is AdapterH; one of them alone halves the parameters.
-    layers_to_transform: only these layers.
+    AdapterH is the default; AdapterL is ``after=["feed_forward"], layer_norm=True``. parallel: beside the sublayer and
+    not behind it; scale: s (He et al. take 4). zero_up: W_u = 0, an exact identity. layers_to_transform: only these.
     """
 
     peft_type: ClassVar[str] = "ADAPTER"
@@ -126,6 +160,10 @@ class AdapterConfig(PeftConfig):
     init_std: float = 0.01
     after: list[str] = field(default_factory=lambda: list(SUBLAYERS))
     layers_to_transform: list[int] | None = None
+    layer_norm: bool = False
+    parallel: bool = False
+    scale: float = 1.0
+    zero_up: bool = False
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
         check_fields(self, r=1)
@@ -133,6 +171,9 @@ class AdapterConfig(PeftConfig):
             raise PeftError(f"adapters: unknown activation {self.activation!r}; expected one of {sorted(CURVES)}")
         if not self.after or set(self.after) - set(SUBLAYERS):
             raise PeftError(f"adapters: after names sublayers out of {SUBLAYERS}, got {self.after!r}")
+        if self.parallel and self.layer_norm:
+            raise PeftError("adapters: a LayerNorm of its own is for an adapter behind its sublayer, not in parallel")
+        kind = AdaptedInParallel if self.parallel else Adapted
         model = peft.base_model
         layers = match_modules(model, ".*", TransformerLayer, "layers", self.layers_to_transform)
         for path in layers:
@@ -143,4 +184,4 @@ class AdapterConfig(PeftConfig):
                 raise PeftError(f"adapters: a bottleneck of r={self.r} is no bottleneck for d={d}; choose r below d")
             for name in SUBLAYERS:
                 if name in self.after:
-                    peft.swap(f"{path}.{name}", Adapted(getattr(layer, name), Adapter(like, d, self, rng)))
+                    peft.swap(f"{path}.{name}", kind(getattr(layer, name), Adapter(like, d, self, rng)))
