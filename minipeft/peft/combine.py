@@ -71,7 +71,7 @@ def add_weighted_adapter(
     """Add the adapter ``name`` with ΔW = Σ wᵢ ΔWᵢ, and make it the active one; trained copies become W + Σ wᵢ (Wᵢ - W).
 
     combination_type: "cat" is exact, of rank Σ rᵢ; "svd" is its best approximation of rank ``svd_rank``;
-    "average_factors" sums √(wᵢ sᵢ) Aᵢ and √(wᵢ sᵢ) Bᵢ, which is not the sum of the changes (equal ranks, positive weights).
+    "average_factors" sums √(wᵢ sᵢ) Aᵢ and √(wᵢ sᵢ) Bᵢ, which is not the sum (equal ranks, positive weights).
     Raises PeftError for adapters that are not LoRA, or arguments that do not fit; nothing is changed then.
     """
     if combination_type not in COMBINATIONS:

@@ -12,7 +12,7 @@ H = X Uᵀ, G_b = H Σ_bᵀ, Y_b = s G_b Vᵀ:
     dG_b = s dY_b V,   dV = s Σ_b dY_bᵀ G_b,   dΣ_b = dG_bᵀ H,   dH = Σ_b dG_b Σ_b
     dU = dHᵀ X,   dX = dZ W₀ + dH U
 
-and for m blocks of the input (down_proj), H_b = X_b Uᵀ, G = Σ_b H_b Σ_bᵀ, Y = s G Vᵀ, the same with b on the other side.
+and for m blocks of the input (down_proj), H_b = X_b Uᵀ, G = Σ_b H_b Σ_bᵀ, Y = s G Vᵀ, the same the other way round.
 """
 
 from __future__ import annotations
