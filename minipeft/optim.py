@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from minipeft.nn.module import Module
 
 Schedule = Callable[[int], float]
 Parameters = Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+NoDecay = Callable[[str], bool] | Sequence[str]
 
 
 class LinearSchedule:
@@ -34,6 +35,8 @@ class CosineSchedule:
 
     def __init__(self, lr: float, steps: int, warmup: int = 0, floor: float = 0.0):
         _check_schedule(lr, steps, warmup)
+        if not 0.0 <= floor <= lr:
+            raise ValueError(f"a schedule needs 0 <= floor <= lr, got floor={floor}, lr={lr}")
         self.lr, self.steps, self.warmup, self.floor = lr, steps, warmup, floor
 
     def __call__(self, step: int) -> float:
@@ -51,18 +54,25 @@ def _check_schedule(lr: float, steps: int, warmup: int) -> None:
 
 
 class Optimizer:
-    """What SGD and AdamW share: the trainable parameters by name, the step count, the current rate."""
+    """What SGD and AdamW share: the trainable parameters by name, the step count, the current rate.
+
+    params: a Module, tensors, or (name, tensor) pairs; tensors without a name are called 0, 1, …. no_decay: which of
+    them take no weight decay, as a function of the name or a list of endings ("bias", "norm"), compared with each part
+    of the dotted name. Raises ValueError where nothing is trainable or a name comes twice, TypeError for other things.
+    """
 
     slots: tuple[str, ...] = ()
+    options: tuple[str, ...] = ("weight_decay",)
 
-    def __init__(self, params: Parameters, lr: float | Schedule, weight_decay: float):
+    def __init__(self, params: Parameters, lr: float | Schedule, weight_decay: float, no_decay: NoDecay = ()):
         self.params = _named_trainables(params)
         if not callable(lr) and not lr > 0:
             raise ValueError(f"the learning rate must be positive, got {lr}")
-        if weight_decay < 0:
+        if not weight_decay >= 0:
             raise ValueError(f"the weight decay must not be negative, got {weight_decay}")
         self.schedule = lr
-        self.weight_decay = weight_decay
+        self.weight_decay = float(weight_decay)  # a Python number: one of NumPy's would promote float32
+        self.decays = {name: 0.0 if _excluded(name, no_decay) else self.weight_decay for name in self.params}
         self.steps = 0
         self.state: dict[str, dict[str, Array]] = {}
 
@@ -82,29 +92,43 @@ class Optimizer:
             p.grad = None
 
     def step(self) -> None:
-        """Update every trainable parameter that has a gradient, in place."""
+        """Update every trainable parameter that has a gradient, in place, by blocks that stay in the cache."""
         lr = self.lr
         self.steps += 1
         for name, p in self.params.items():
-            if p.requires_grad and p.grad is not None:
-                state = self.state.get(name)
-                if state is None:
-                    state = self.state[name] = {s: array_module(p.data).zeros_like(p.data) for s in self.slots}
-                for block in row_blocks(_flat(p.data)):
-                    rows = {s: _flat(x)[block] for s, x in state.items()}
-                    self.update(_flat(p.data)[block], _flat(p.grad)[block], rows, lr)
+            if not p.requires_grad or p.grad is None:
+                continue
+            xp = array_module(p.data)
+            if name not in self.state:
+                self.state[name] = {slot: xp.zeros_like(p.data) for slot in self.slots}
+            x, g = _flat(name, p.data), p.grad.reshape(-1)
+            state = {slot: value.reshape(-1) for slot, value in self.state[name].items()}
+            work = None
+            for block in row_blocks(x):
+                xb = x[block]
+                work = xp.empty_like(xb) if work is None else work[: xb.shape[0]]
+                self.update(xb, g[block], {s: v[block] for s, v in state.items()}, lr, self.decays[name], work)
 
-    def update(self, x: Array, g: Array, state: dict[str, Array], lr: float) -> None:
-        """Change x (a block of a parameter) by its gradient g, in place."""
+    def update(self, x: Array, g: Array, state: dict[str, Array], lr: float, decay: float, work: Array) -> None:
+        """Change x (n,), a part of a parameter, by its gradient g (n,), in place; ``work`` (n,) may be overwritten."""
         raise NotImplementedError(f"{type(self).__name__} defines no update")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the steps, as plain values: the kind, its options, the schedule, what takes no decay."""
+        options = {name: getattr(self, name) for name in self.options}
+        no_decay = [name for name, decay in self.decays.items() if decay != self.weight_decay]
+        return {"kind": type(self).__name__, "lr": _described(self.schedule), **options, "no_decay": no_decay}
 
     def state_dict(self) -> dict[str, Any]:
         """{"steps": int, "name/slot": array on the host}, for a checkpoint."""
         arrays = {f"{name}/{slot}": to_numpy(x).copy() for name, s in self.state.items() for slot, x in s.items()}
         return {"steps": self.steps, **arrays}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state; ValueError where it belongs to other parameters."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a saved state; ValueError where it belongs to other parameters (nothing is changed then)."""
+        steps = state.get("steps")
+        if not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"the optimizer state needs steps, a whole number; got {steps!r}")
         loaded: dict[str, dict[str, Array]] = {}
         for key, x in state.items():
             if key == "steps":
@@ -120,13 +144,30 @@ class Optimizer:
             if set(slots) != set(self.slots):
                 raise ValueError(f"the optimizer state of {name} has {sorted(slots)}, expected {sorted(self.slots)}")
         self.state = loaded
-        self.steps = int(state["steps"])
+        self.steps = steps
 
 
-def _flat(x: Array) -> Array:
-    """A view of x as rows of at most 4096 entries where its size allows, for blocks that fit the cache."""
-    width = next((w for w in (4096, 1024, 256, 64) if x.size % w == 0), 1) if x.size else 1
-    return x.reshape(-1, width)
+def _flat(name: str, x: Array) -> Array:
+    """A view of x as one row; ValueError where only a copy could be had, which an update would not reach."""
+    if not x.flags.c_contiguous:
+        raise ValueError(f"the parameter {name} is not contiguous; it could not be updated in place")
+    return x.reshape(-1)
+
+
+def _excluded(name: str, no_decay: NoDecay) -> bool:
+    if callable(no_decay):
+        return bool(no_decay(name))
+    if isinstance(no_decay, str):
+        raise TypeError(f"no_decay must be a function or a list of endings, got the string {no_decay!r}")
+    return any(part.endswith(tuple(no_decay)) for part in name.split("."))
+
+
+def _described(schedule: float | Schedule) -> Any:
+    if not callable(schedule):
+        return float(schedule)
+    if isinstance(schedule, (LinearSchedule, CosineSchedule)):
+        return {"schedule": type(schedule).__name__, **vars(schedule)}
+    return {"schedule": getattr(schedule, "__qualname__", type(schedule).__qualname__)}
 
 
 def _named_trainables(params: Parameters) -> dict[str, Tensor]:
@@ -138,8 +179,9 @@ def _named_trainables(params: Parameters) -> dict[str, Tensor]:
         if not isinstance(p, Tensor):
             raise TypeError(f"expected a Module, tensors or (name, tensor) pairs, got {type(p).__name__}")
         if p.requires_grad and id(p) not in seen:
-            if not p.data.flags.c_contiguous:
-                raise ValueError(f"the parameter {name} is not contiguous; it could not be updated in place")
+            if name in named:
+                raise ValueError(f"two parameters are called {name!r}; the state is kept by name")
+            _flat(name, p.data)
             seen.add(id(p))
             named[name] = p
     if not named:
@@ -150,6 +192,8 @@ def _named_trainables(params: Parameters) -> dict[str, Tensor]:
 class SGD(Optimizer):
     """x ← x - η v, v = μ v + g + λ x (with Nesterov's look-ahead: x ← x - η (g + λ x + μ v))."""
 
+    options = ("weight_decay", "momentum", "nesterov")
+
     def __init__(
         self,
         params: Parameters,
@@ -157,23 +201,26 @@ class SGD(Optimizer):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        no_decay: NoDecay = (),
     ):
-        super().__init__(params, lr, weight_decay)
+        super().__init__(params, lr, weight_decay, no_decay)
         if not 0.0 <= momentum < 1.0 or (nesterov and momentum == 0.0):
             raise ValueError(f"SGD: momentum must lie in [0, 1), and above 0 for Nesterov's; got {momentum}")
-        self.momentum = momentum
+        self.momentum = float(momentum)
         self.nesterov = nesterov
         self.slots = ("velocity",) if momentum else ()
 
-    def update(self, x: Array, g: Array, state: dict[str, Array], lr: float) -> None:
-        if self.weight_decay:
-            g = g + self.weight_decay * x
+    def update(self, x: Array, g: Array, state: dict[str, Array], lr: float, decay: float, work: Array) -> None:
+        xp = array_module(x)
+        if decay:
+            g = g + decay * x
         if self.momentum:
             v = state["velocity"]
             v *= self.momentum
             v += g
             g = g + self.momentum * v if self.nesterov else v
-        x -= lr * g
+        xp.multiply(g, lr, out=work)
+        x -= work
 
 
 class AdamW(Optimizer):
@@ -184,6 +231,7 @@ class AdamW(Optimizer):
     """
 
     slots = ("m", "v")
+    options = ("weight_decay", "betas", "eps")
 
     def __init__(
         self,
@@ -192,36 +240,41 @@ class AdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        no_decay: NoDecay = (),
     ):
-        super().__init__(params, lr, weight_decay)
-        if not (0.0 <= betas[0] < 1.0 and 0.0 <= betas[1] < 1.0) or eps <= 0:
+        super().__init__(params, lr, weight_decay, no_decay)
+        if not (0.0 <= betas[0] < 1.0 and 0.0 <= betas[1] < 1.0) or not eps > 0:
             raise ValueError(f"AdamW: betas must lie in [0, 1) and eps be positive, got {betas} and {eps}")
-        self.betas = betas
-        self.eps = eps
+        self.betas = [float(beta) for beta in betas]
+        self.eps = float(eps)
 
-    def update(self, x: Array, g: Array, state: dict[str, Array], lr: float) -> None:
+    def update(self, x: Array, g: Array, state: dict[str, Array], lr: float, decay: float, work: Array) -> None:
         xp = array_module(x)
         beta1, beta2 = self.betas
         m, v = state["m"], state["v"]
-        if self.weight_decay:
-            x *= 1.0 - lr * self.weight_decay
+        xp.multiply(g, 1.0 - beta1, out=work)
         m *= beta1
-        m += (1.0 - beta1) * g
+        m += work
+        xp.multiply(g, g, out=work)
+        work *= 1.0 - beta2
         v *= beta2
-        v += (1.0 - beta2) * (g * g)
-        correction = math.sqrt(1.0 - beta2**self.steps)
-        step = xp.sqrt(v)
-        step *= 1.0 / correction
-        step += self.eps
-        xp.divide(m, step, out=step)
-        step *= lr / (1.0 - beta1**self.steps)
-        x -= step
+        v += work
+        # m̂ / (√v̂ + ε) = c m / (√v + c₂ ε) with c₂ = √(1 - β₂ᵗ), c = c₂ / (1 - β₁ᵗ): one pass over the block less
+        c2 = math.sqrt(1.0 - beta2**self.steps)
+        xp.sqrt(v, out=work)
+        work += c2 * self.eps
+        xp.divide(m, work, out=work)
+        work *= lr * c2 / (1.0 - beta1**self.steps)
+        if decay:
+            x *= 1.0 - lr * decay
+        x -= work
 
 
-def clip_grad_norm_(params: Parameters, max_norm: float) -> float:
+def clip_grad_norm_(params: Parameters, max_norm: float, error_if_nonfinite: bool = False) -> float:
     """Scale all gradients so that their common norm is at most ``max_norm``; the norm before.
 
-    The same parameter counts once. Raises ValueError for a max_norm that is not positive.
+    The same parameter counts once; from a GPU a single number is read. Raises ValueError for a max_norm that is not
+    positive and, where asked, FloatingPointError for a norm that is not finite (nothing is scaled then).
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
@@ -230,9 +283,21 @@ def clip_grad_norm_(params: Parameters, max_norm: float) -> float:
     grads = [p.grad for p in tensors.values() if p.grad is not None]
     if not grads:
         return 0.0
-    total = sum((g.astype(np.float64) ** 2).sum() for g in grads)
-    norm = math.sqrt(total.item())
+    norm = math.sqrt(sum(_squares(g) for g in grads).item())
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise FloatingPointError(f"the gradients' norm is {norm}; nothing was clipped")
     if norm > max_norm:
         for g in grads:
             g *= max_norm / (norm + 1e-6)
     return norm
+
+
+def _squares(x: Array) -> Any:
+    """Σ x² in float64, by blocks: a scalar that stays on the device."""
+    xp = array_module(x)
+    flat = x.reshape(-1)
+    total = xp.zeros((), dtype=np.float64)
+    for block in row_blocks(flat):
+        part = flat[block].astype(np.float64)
+        total = total + xp.matmul(part, part)
+    return total

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from strict import Syncs
 
 import minipeft as mp
 from minipeft import nn
@@ -54,10 +55,82 @@ def test_sgd_with_momentum_follows_its_rule(nesterov):
         np.testing.assert_allclose(values[t], x, rtol=1e-12)
 
 
-@pytest.mark.parametrize("size", [(), (1,), (7,), (5, 3), (64, 64), (4096, 3)])
+@pytest.mark.parametrize("size", [(), (1,), (7,), (5, 3), (70_001,), (4099, 33)])
 def test_blocks_change_nothing(size):
+    values, grads = trained(lambda p: AdamW(p, 0.1, eps=0.3, weight_decay=0.2), steps=1, size=size)
+    expected = (1 - 0.1 * 0.2) * values[0] - 0.1 * grads[0] / (np.abs(grads[0]) + 0.3)  # at the first step m̂ is g
+    np.testing.assert_allclose(values[1], expected, rtol=1e-10, atol=1e-12)
     values, grads = trained(lambda p: SGD(p, 0.1), steps=1, size=size)
     np.testing.assert_allclose(values[1], values[0] - 0.1 * grads[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("no_decay", [("bias", "norm"), lambda name: "norm" in name or name.endswith("bias")])
+def test_what_is_named_takes_no_decay(no_decay):
+    names = ["layers.0.proj.weight", "layers.0.proj.bias", "layers.0.attention_norm.weight", "norm.weight"]
+    tensors = [(name, leaf([2.0, 4.0])) for name in names]
+    for optimizer in (
+        AdamW(tensors, lr=0.5, weight_decay=0.1, no_decay=no_decay),
+        SGD(tensors, lr=0.5, weight_decay=0.1, no_decay=no_decay),
+    ):
+        for _, p in tensors:
+            p.data[...] = [2.0, 4.0]
+            p.grad = np.zeros(2)
+        optimizer.step()
+        assert [p.data.tolist() for _, p in tensors] == [[1.9, 3.8], [2.0, 4.0], [2.0, 4.0], [2.0, 4.0]]
+        assert optimizer.settings()["no_decay"] == names[1:]
+
+
+def test_settings_tell_runs_apart():
+    p = [leaf([1.0])]
+    assert AdamW(p).settings() == AdamW(p, lr=np.float64(1e-3)).settings()
+    others = [
+        AdamW(p, lr=2e-3),
+        AdamW(p, lr=LinearSchedule(1e-3, 5)),
+        AdamW(p, lr=LinearSchedule(1e-3, 6)),
+        AdamW(p, lr=CosineSchedule(1e-3, 5)),
+        AdamW(p, lr=lambda step: 1e-3),
+        AdamW(p, betas=(0.8, 0.999)),
+        AdamW(p, no_decay=["0"]),
+        SGD(p, lr=1e-3),
+        SGD(p, lr=1e-3, momentum=0.5),
+    ]
+    texts = [str(o.settings()) for o in (AdamW(p), *others)]
+    assert len(set(texts)) == len(texts)
+
+
+def test_numbers_of_numpy_do_not_promote():
+    f = np.float64
+    for make in (
+        lambda p: AdamW(p, f(0.1), (f(0.9), f(0.99)), f(1e-8), f(0.1)),
+        lambda p: AdamW(p, lambda step: f(0.1)),
+        lambda p: SGD(p, f(0.1), f(0.9), f(0.1), nesterov=True),
+    ):
+        p = leaf(np.ones(3, np.float32))
+        optimizer = make([p])
+        p.grad = np.full(3, 0.5, np.float32)
+        optimizer.step()
+        assert p.data.dtype == np.float32
+        assert {x.dtype for x in optimizer.state["0"].values()} == {np.dtype(np.float32)}
+        held = [optimizer.lr, *optimizer.decays.values(), *getattr(optimizer, "betas", [])]
+        assert all(type(n) is float for n in held)  # a temporary would promote unseen
+
+
+def test_each_device_gives_the_same_bits_and_clipping_reads_one_number(device):
+    start = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    for make in (lambda p: AdamW(p, 0.1, weight_decay=0.1), lambda p: SGD(p, 0.1, 0.9, 0.01, nesterov=True)):
+        results = []
+        for where in ("cpu", device):
+            p, q = (mp.Tensor(mp.to_device(start * s, where), requires_grad=True) for s in (1, 2))
+            optimizer = make([p, q])
+            for s in (1.0, -3.0):
+                p.grad, q.grad = mp.to_device(start * s, where), mp.to_device(start + 1, where)
+                before = Syncs.count
+                norm = clip_grad_norm_([p, q], 0.5)
+                optimizer.step()
+                assert where != "strict" or Syncs.count == before + 1
+            results.append([norm, *(mp.to_numpy(t.data) for t in (p, q))])
+        for a, b in zip(*results, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0 if device == "strict" else 1e-6)
 
 
 def test_what_is_frozen_has_no_state_and_no_decay(rng):
@@ -131,6 +204,8 @@ def test_schedules_rise_and_fall():
     for bad in ((0.0, 5, 0), (1.0, 0, 0), (1.0, 5, 6)):
         with pytest.raises(ValueError, match="a schedule needs"):
             LinearSchedule(*bad)
+    with pytest.raises(ValueError, match="0 <= floor <= lr"):
+        CosineSchedule(0.1, 5, floor=0.2)
 
 
 def test_clipping_by_the_common_norm():
@@ -144,6 +219,17 @@ def test_clipping_by_the_common_norm():
     assert clip_grad_norm_([leaf([1.0])], 1.0) == 0.0
     with pytest.raises(ValueError, match="positive"):
         clip_grad_norm_([p], 0.0)
+    q.grad = np.array([[math.inf]])
+    before = p.grad.copy()
+    with pytest.raises(FloatingPointError, match="norm is inf"):
+        clip_grad_norm_([p, q], 0.1, error_if_nonfinite=True)
+    assert np.array_equal(p.grad, before)
+
+
+def test_the_norm_is_summed_in_float64_over_all_blocks():
+    p = leaf(np.zeros((300, 301), np.float32))
+    p.grad = np.full((301, 300), 1e-3, np.float32).T
+    assert clip_grad_norm_([p], 1e9) == pytest.approx(np.float32(1e-3) * math.sqrt(90_300), rel=1e-12)
 
 
 def test_state_resumes_to_the_same_bits():
@@ -175,6 +261,20 @@ def test_a_state_of_other_parameters_is_refused():
         AdamW([("w", leaf([1.0]))]).load_state_dict(state)
     with pytest.raises(ValueError, match="expected"):
         optimizer.load_state_dict({k: v for k, v in state.items() if k != "w/m"})
+    with pytest.raises(ValueError, match="needs steps"):
+        optimizer.load_state_dict({k: v for k, v in state.items() if k != "steps"})
+    with pytest.raises(ValueError, match="fits no trainable parameter"):
+        SGD([("w", p)], 0.1, momentum=0.9).load_state_dict(state)
+    assert optimizer.steps == 1
+    assert np.array_equal(optimizer.state["w"]["m"], state["w/m"])
+
+
+def test_an_array_that_could_not_be_updated_in_place_is_refused_later_too():
+    p = leaf(np.ones((2, 3)))
+    optimizer = SGD([("w", p)], lr=0.1)
+    p.data, p.grad = p.data.T, np.ones((3, 2))
+    with pytest.raises(ValueError, match="w is not contiguous"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize(
@@ -189,6 +289,8 @@ def test_a_state_of_other_parameters_is_refused():
         (lambda p: SGD([p], 0.1, momentum=1.0), ValueError, "momentum"),
         (lambda p: SGD([p], 0.1, nesterov=True), ValueError, "Nesterov"),
         (lambda p: AdamW([leaf(np.ones((2, 3)).T)]), ValueError, "not contiguous"),
+        (lambda p: AdamW([("w", p), ("w", leaf([1.0]))]), ValueError, "two parameters are called 'w'"),
+        (lambda p: AdamW([p], no_decay="bias"), TypeError, "list of endings"),
     ],
 )
 def test_arguments_that_do_not_fit(make, error, message):
@@ -197,23 +299,28 @@ def test_arguments_that_do_not_fit(make, error, message):
 
 
 @pytest.mark.parity
-def test_steps_equal_those_of_pytorch():
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-6)])
+def test_steps_equal_those_of_pytorch(dtype, tolerance):
     import torch
 
     rng = np.random.default_rng(0)
-    start, grads = rng.normal(size=(4, 5)), [rng.normal(size=(4, 5)) for _ in range(6)]
+    size = (301, 235)  # more than one block
+    start, grads = rng.normal(size=size).astype(dtype), [rng.normal(size=size).astype(dtype) for _ in range(6)]
     pairs = [
         (lambda p: AdamW(p, 0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
         (
             lambda p: SGD(p, 0.1, 0.9, 0.01, nesterov=True),
             lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01, nesterov=True),
         ),
+        (lambda p: SGD(p, 0.1, 0.9, 0.01), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
     ]
     for ours, theirs in pairs:
         p, q = leaf(start.copy()), torch.tensor(start, requires_grad=True)
         a, b = ours([p]), theirs([q])
         for g in grads:
             p.grad, q.grad = g.copy(), torch.tensor(g)
+            norm = clip_grad_norm_([p], 100.0)
+            assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_([q], 100.0).item(), rel=1e-5)
             a.step()
             b.step()
-        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=1e-10)
+        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=tolerance, atol=tolerance)
