@@ -216,7 +216,7 @@ def test_adapters_are_loaded_beside_each_other(rng, tmp_path):
     assert np.array_equal(outputs(again, batch), expected["two"])
     again.set_adapter("default")
     assert np.array_equal(outputs(again, batch), expected["one"])
-    (tmp_path / "two" / "adapter_model.safetensors").unlink()
+    (tmp_path / "two" / "minipeft_model.safetensors").unlink()
     with pytest.raises(ValueError, match="no such file"):
         again.load_adapter(tmp_path / "two", "broken")
     assert again.adapters == ["default", "two"]

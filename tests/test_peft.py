@@ -125,12 +125,11 @@ def test_what_is_saved_is_what_was_trained_and_loads_to_the_same_bits(family, me
     shaken(peft, rng)
     expected = outputs(peft, batch)
     peft.save_pretrained(tmp_path / "adapter")
-    tensors, _ = read_safetensors(tmp_path / "adapter" / "adapter_model.safetensors")
+    tensors, _ = read_safetensors(tmp_path / "adapter" / "minipeft_model.safetensors")
     assert set(tensors) == set(peft.trained())
-    assert sorted(f.name for f in (tmp_path / "adapter").iterdir()) == [
-        "adapter_model.safetensors",
-        "minipeft_config.json",
-    ]
+    ours = {"minipeft_model.safetensors", "minipeft_config.json"}
+    theirs = {"adapter_model.safetensors", "adapter_config.json"}
+    assert {f.name for f in (tmp_path / "adapter").iterdir()} in (ours, ours | theirs)
     config = peft.peft_config
     again = PeftModel.from_pretrained(peft.unload(), tmp_path / "adapter")
     assert np.array_equal(outputs(again, batch), expected)
@@ -434,7 +433,7 @@ def test_a_broken_adapter_is_refused(rng, tmp_path):
     folder = tmp_path / "a"
     peft.save_pretrained(folder)
     base = peft.unload()
-    weights, config = folder / "adapter_model.safetensors", folder / "minipeft_config.json"
+    weights, config = folder / "minipeft_model.safetensors", folder / "minipeft_config.json"
     good_weights, good_config = weights.read_bytes(), config.read_text()
     tensors, metadata = read_safetensors(weights)
     first = next(iter(tensors))
@@ -460,6 +459,7 @@ def test_a_broken_adapter_is_refused(rng, tmp_path):
     config.write_text(json.dumps({**json.loads(good_config), "peft_type": "DORA"}))
     refused(PeftError, "unknown peft_type 'DORA'")
     config.unlink()
+    (folder / "adapter_config.json").unlink()
     refused(FileError, "no such file")
     assert PeftModel.from_pretrained(base, folder).trained()
 
@@ -467,7 +467,7 @@ def test_a_broken_adapter_is_refused(rng, tmp_path):
 def test_an_interrupted_save_leaves_the_old_adapter(rng, tmp_path, monkeypatch):
     _, batch, peft = made("gpt2", "LoRA", rng)
     peft.save_pretrained(tmp_path / "a")
-    kept = (tmp_path / "a" / "adapter_model.safetensors").read_bytes()
+    kept = (tmp_path / "a" / "minipeft_model.safetensors").read_bytes()
     shaken(peft, rng)
 
     def interrupted(*_):
@@ -477,7 +477,7 @@ def test_an_interrupted_save_leaves_the_old_adapter(rng, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         peft.save_pretrained(tmp_path / "a")
     assert [f.name for f in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a" / "adapter_model.safetensors").read_bytes() == kept
+    assert (tmp_path / "a" / "minipeft_model.safetensors").read_bytes() == kept
 
 
 def test_the_first_step_of_lora_moves_b_and_not_a(rng):

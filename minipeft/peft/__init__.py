@@ -5,6 +5,7 @@ from minipeft.peft.base import MergeReport, PeftModel, get_peft_model
 from minipeft.peft.bitfit import BitFitConfig
 from minipeft.peft.combine import add_weighted_adapter, mixed_adapters
 from minipeft.peft.config import PeftConfig, PeftError
+from minipeft.peft.exchange import from_huggingface, to_huggingface
 from minipeft.peft.fact import FacTConfig
 from minipeft.peft.ia3 import IA3Config
 from minipeft.peft.layernorm import LayerNormConfig
@@ -30,6 +31,8 @@ __all__ = [
     "PromptTuningConfig",
     "TopLayersConfig",
     "add_weighted_adapter",
+    "from_huggingface",
     "get_peft_model",
     "mixed_adapters",
+    "to_huggingface",
 ]

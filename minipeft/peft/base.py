@@ -336,21 +336,29 @@ class PeftModel(Module):
         return base_checksum(self.base_model)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write exactly the active adapter's trained tensors and its configuration to ``folder``, all or nothing."""
+        """Write exactly the active adapter's trained tensors and its configuration to ``folder``, all or nothing.
+
+        Beside our own files stand Hugging Face PEFT's, where it has a form for the method and the model.
+        """
         self._ready()
-        write_adapter(self.base_model, self.peft_config, self.trained(), folder)
+        write_adapter(self, folder)
 
     def load_adapter(self, folder: str | Path, name: str) -> None:
-        """Add the adapter saved in ``folder`` under ``name`` and make it the active one.
+        """Add the adapter saved in ``folder``, ours or Hugging Face PEFT's, under ``name``, and make it the active one.
 
         Raises PeftError for an adapter that was made for another base model or does not fit, FileError for a broken
         file; nothing is changed then.
         """
-        config, tensors, metadata = read_adapter(folder)
+        self._ready()
+        if self._record.adapters:
+            with self.disable_adapter():
+                config, tensors, checksum = read_adapter(self.base_model, folder)
+        else:
+            config, tensors, checksum = read_adapter(self.base_model, folder)
         before = self._record.active
         self.add_adapter(name, config)
         try:
-            fill(self.base_model, self.trained(), tensors, metadata, folder)
+            fill(self.base_model, self.trained(), tensors, checksum, folder)
         except BaseException:
             self._active.take_out()
             del self._record.adapters[name]

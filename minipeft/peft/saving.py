@@ -1,9 +1,14 @@
-"""Adapters as files: exactly the trained tensors, the configuration, and the checksum of the base they stand on."""
+"""Adapters as files: exactly the trained tensors, the configuration, and the checksum of the base they stand on.
+
+A folder has our own pair of files, minipeft_config.json and minipeft_model.safetensors, and beside it Hugging Face's,
+adapter_config.json and adapter_model.safetensors, where that ecosystem has a form for the method and the model. Ours
+is read where it is there, theirs otherwise.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +23,20 @@ from minipeft.files.safetensors import read_safetensors, write_safetensors
 from minipeft.nn.module import Module
 from minipeft.peft.config import METHODS, PeftConfig, PeftError
 
-WEIGHTS_FILE = "adapter_model.safetensors"
+WEIGHTS_FILE = "minipeft_model.safetensors"
 CONFIG_FILE = "minipeft_config.json"
+THEIR_WEIGHTS = "adapter_model.safetensors"
+THEIR_CONFIG = "adapter_config.json"
+
+Arrays = dict[str, np.ndarray]
+ToTheirs = Callable[[Any], tuple[Arrays, dict[str, Any]] | None]
+FromTheirs = Callable[[Module, str | Path], tuple[PeftConfig, Arrays]]
+_exchange: list[tuple[ToTheirs, FromTheirs]] = []
+
+
+def register_exchange(to_theirs: ToTheirs, from_theirs: FromTheirs) -> None:
+    """Make known how adapters go to and from Hugging Face's form (the methods' own floor knows)."""
+    _exchange[:] = [(to_theirs, from_theirs)]
 
 
 def base_checksum(model: Module) -> str:
@@ -32,31 +49,43 @@ def base_checksum(model: Module) -> str:
     return digest.hexdigest()
 
 
-def write_adapter(model: Module, config: PeftConfig, trained: Mapping[str, Tensor], folder: str | Path) -> None:
-    """Write the trained tensors and the configuration, all or nothing."""
-    tensors = {name: np.ascontiguousarray(to_numpy(p.data)) for name, p in trained.items()}
+def write_adapter(peft: Any, folder: str | Path) -> None:
+    """Write the active adapter of ``peft`` in every form there is for it, all or nothing."""
+    config, model = peft.peft_config, peft.base_model
+    tensors = {name: np.ascontiguousarray(to_numpy(p.data)) for name, p in peft.trained().items()}
     settings = {"peft_type": config.peft_type, **asdict(config)}
     with atomic_folder(Path(folder)) as target:
         write_safetensors(target / WEIGHTS_FILE, tensors, {"format": "minipeft", "base": base_checksum(model)})
         write_json(target / CONFIG_FILE, settings)
+        for to_theirs, _ in _exchange:
+            theirs = to_theirs(peft)
+            if theirs is not None:
+                write_safetensors(target / THEIR_WEIGHTS, theirs[0], {"format": "pt"})
+                write_json(target / THEIR_CONFIG, theirs[1])
 
 
-def read_adapter(folder: str | Path) -> tuple[PeftConfig, dict[str, np.ndarray], dict[str, str]]:
-    """Configuration, tensors and metadata of a saved adapter; FileError or PeftError where they are none."""
+def read_adapter(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays, str | None]:
+    """Configuration, tensors by our names, and checksum of the base (None where the file does not say).
+
+    Raises FileError or PeftError for a folder that holds no adapter, or a broken one.
+    """
     folder = Path(folder)
+    if not (folder / CONFIG_FILE).exists() and (folder / THEIR_CONFIG).exists():
+        return *_exchange[0][1](model, folder), None
     settings = read_json(folder / CONFIG_FILE)
     kind = settings.pop("peft_type", None)
     if kind not in METHODS:
         raise PeftError(f"{folder / CONFIG_FILE}: unknown peft_type {kind!r}; expected one of {sorted(METHODS)}")
     tensors, metadata = read_safetensors(folder / WEIGHTS_FILE)
-    return dataclass_from_json(METHODS[kind], settings, folder / CONFIG_FILE), tensors, metadata
+    config = dataclass_from_json(METHODS[kind], settings, folder / CONFIG_FILE)
+    return config, tensors, metadata.get("base", "none in the file")
 
 
 def fill(
-    model: Module, trained: Mapping[str, Tensor], tensors: Mapping[str, np.ndarray], metadata: Any, folder: str | Path
+    model: Module, trained: Mapping[str, Tensor], tensors: Arrays, checksum: str | None, folder: str | Path
 ) -> None:
     """Copy the tensors of an adapter into the trained parameters, all or none; PeftError where they do not fit."""
-    path = Path(folder) / WEIGHTS_FILE
+    path = Path(folder)
     missing, unknown = sorted(trained.keys() - tensors.keys()), sorted(tensors.keys() - trained.keys())
     if missing or unknown:
         raise PeftError(
@@ -68,7 +97,7 @@ def fill(
             raise PeftError(f"{path}: {name} has shape {tensors[name].shape}, the model needs {p.shape}")
         if not np.isfinite(tensors[name]).all():
             raise PeftError(f"{path}: {name} holds values that are not finite")
-    if metadata.get("base") != base_checksum(model):
+    if checksum is not None and checksum != base_checksum(model):
         raise PeftError(
             f"{path}: this adapter was trained on other base weights (their checksums differ); "
             "load the base model that it was trained on"

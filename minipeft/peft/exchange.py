@@ -1,0 +1,409 @@
+"""Adapters to and from Hugging Face PEFT: adapter_config.json and adapter_model.safetensors, under its names.
+
+Four methods have a form there: LoRA, IA3, prompt tuning and prefix tuning. Where their layer is fused (GPT-2's c_attn
+holds W_q, W_k and W_v), our low-rank changes become one whose B is block-diagonal, of the sum of the ranks and the same
+scale; theirs becomes one for each part, with the same A and its rows of B. Both are exact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minipeft.array import to_numpy
+from minipeft.autograd import Tensor, no_grad
+from minipeft.files.config import read_json
+from minipeft.files.safetensors import read_safetensors
+from minipeft.models import DecoderLM, Encoder, EncoderClassifier
+from minipeft.models.huggingface import huggingface_names, taken
+from minipeft.nn.layers import Embedding
+from minipeft.nn.module import Module, find
+from minipeft.peft.config import PeftConfig, PeftError
+from minipeft.peft.ia3 import IA3Config, IA3Layer
+from minipeft.peft.lora import LoraConfig, LoraEmbedding, LoraLayer
+from minipeft.peft.prefix import PrefixedCore, PrefixTuningConfig
+from minipeft.peft.prompt import Prompt, PromptTuningConfig
+from minipeft.peft.saving import THEIR_CONFIG, THEIR_WEIGHTS, register_exchange
+
+TUNER = "base_model.model."
+SEQUENCES = (DecoderLM, Encoder)  # their classifier reads the first row, which with a prompt is the prompt's own
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a weight of ours stands in their model: their module, and which of how many equal parts of its output."""
+
+    module: str
+    part: int
+    count: int
+    how: str
+
+
+def _places(model: Module) -> dict[str, Place]:
+    """By our module path, for every weight that their model has; empty for a model that they have no layout for."""
+    try:
+        names = huggingface_names(model)
+    except (ValueError, AttributeError):
+        return {}
+    places = {}
+    for ours, (theirs, how) in names.items():
+        if ours.endswith(".weight"):
+            part, _, count = how.rstrip("T").partition("/")
+            fused = bool(count)
+            module = theirs.removesuffix(".weight")
+            places[ours.removesuffix(".weight")] = Place(module, int(part) if fused else 0, int(count or 1), how)
+    return places
+
+
+def to_huggingface(peft: Any) -> tuple[Arrays, dict[str, Any]] | None:
+    """The active adapter as their tensors and configuration; None where they have no form for it."""
+    places = _places(peft.base_model)
+    config = peft.peft_config
+    writers = {"LORA": _lora_out, "IA3": _ia3_out, "PROMPT_TUNING": _prompt_out, "PREFIX_TUNING": _prefix_out}
+    if not places or config.peft_type not in writers:
+        return None
+    if config.peft_type not in ("LORA", "IA3") and not isinstance(peft.base_model, sequences(config.peft_type)):
+        return None
+    swaps = peft._active.swaps
+    if any(isinstance(s.new, (LoraLayer, LoraEmbedding, IA3Layer)) and _odd(places, s.path) for s in swaps):
+        return None
+    tensors, settings = writers[config.peft_type](peft, places)
+    heads = {s.path: s.new for s in swaps if isinstance(s.new, Tensor) and not s.path.endswith("base.bias")}
+    if config.peft_type == "LORA" and config.bias != "none":
+        heads = {path: t for path, t in heads.items() if path.startswith("classifier.")}
+    prefix = TUNER if config.peft_type in ("LORA", "IA3") else "base_model."
+    names = huggingface_names(peft.base_model)
+    for path, t in heads.items():
+        if path not in names:
+            return None
+        tensors[prefix + names[path][0]] = to_numpy(t.data)
+    kind = {"DecoderLM": "CAUSAL_LM", "EncoderClassifier": "SEQ_CLS"}.get(type(peft.base_model).__name__)
+    modules = sorted({names[path][0].rpartition(".")[0] for path in heads}) or None
+    common = {"peft_type": config.peft_type, "task_type": kind, "inference_mode": True, "base_model_name_or_path": None}
+    if config.peft_type in ("LORA", "IA3"):
+        common["modules_to_save"] = modules
+    return {k: np.ascontiguousarray(x) for k, x in tensors.items()}, {**common, "revision": None, **settings}
+
+
+def _odd(places: Mapping[str, Place], path: str) -> bool:
+    """Whether their model has another kind of layer there (a convolution), or none."""
+    return path not in places or places[path].how in ("matrix", "vector") or places[path].how.startswith("from")
+
+
+def _lora_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str, Any]]:
+    config: LoraConfig = peft.peft_config
+    groups: dict[str, dict[int, Any]] = {}
+    by_module: dict[str, str] = {}
+    for s in peft._active.swaps:
+        if isinstance(s.new, (LoraLayer, LoraEmbedding)):
+            groups.setdefault(places[s.path].module, {})[places[s.path].part] = s.new
+            by_module[places[s.path].module] = s.path
+    tensors: Arrays = {}
+    ranks: dict[str, tuple[int, float]] = {}
+    for module, parts in groups.items():
+        count = places[by_module[module]].count
+        first = parts[min(parts)]
+        scale = first.scale
+        if isinstance(first, LoraEmbedding):
+            tensors[f"{TUNER}{module}.lora_embedding_A"] = to_numpy(first.lora_embedding_A.data)
+            tensors[f"{TUNER}{module}.lora_embedding_B"] = to_numpy(first.lora_embedding_B.data)
+            r = first.lora_embedding_A.shape[0]
+        else:
+            A = np.concatenate([to_numpy(p.lora_A.data) for p in parts.values()])
+            r, d = len(A), first.lora_B.shape[0]
+            B = np.zeros((count * d, r), dtype=A.dtype)
+            column = 0
+            for part, layer in parts.items():
+                width = layer.lora_A.shape[0]
+                B[part * d : (part + 1) * d, column : column + width] = to_numpy(layer.lora_B.data) * (
+                    layer.scale / scale
+                )
+                column += width
+            tensors[f"{TUNER}{module}.lora_A.weight"], tensors[f"{TUNER}{module}.lora_B.weight"] = A, B
+        ranks[module] = (r, scale * (r**0.5 if config.use_rslora else r))
+    for path in [s.path for s in peft._active.swaps if isinstance(s.new, Tensor) and s.path.endswith("bias")]:
+        plain = path.replace(".base.bias", "")
+        if path.startswith("classifier.") or config.bias == "none":
+            continue
+        place = places[plain.removesuffix(".bias")]
+        wrapped = ".base_layer" if place.module in groups else ""
+        tensors[f"{TUNER}{place.module}{wrapped}.bias"] = _whole_bias(peft, places, place)
+    r, alpha = max(ranks.values(), key=list(ranks.values()).count)
+    return tensors, {
+        "r": r,
+        "lora_alpha": alpha,
+        "rank_pattern": {m: n for m, (n, _) in ranks.items() if n != r},
+        "alpha_pattern": {m: a for m, (_, a) in ranks.items() if a != alpha},
+        "target_modules": sorted(groups),
+        "lora_dropout": config.lora_dropout,
+        "bias": config.bias,
+        "fan_in_fan_out": any(places[p].how.endswith("T") for p in by_module.values()),
+        "init_lora_weights": True,
+        "use_rslora": config.use_rslora,
+        "use_dora": False,
+        "lora_bias": False,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+    }
+
+
+def _whole_bias(peft: Any, places: Mapping[str, Place], place: Place) -> np.ndarray:
+    """Their bias of a module, all parts of a fused one together."""
+    paths = sorted((p.part, path) for path, p in places.items() if p.module == place.module)
+    layers = [find(peft.base_model, path) for _, path in paths]
+    return np.concatenate([to_numpy(getattr(layer, "base", layer).bias.data) for layer in layers])
+
+
+def _ia3_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str, Any]]:
+    tensors: Arrays = {}
+    inside = []
+    for s in peft._active.swaps:
+        if not isinstance(s.new, IA3Layer):
+            continue
+        place, values = places[s.path], to_numpy(s.new.ia3_l.data)
+        name = f"{TUNER}{place.module}.ia3_l"
+        if s.new.inside:
+            tensors[name] = values[None]
+            inside.append(place.module)
+        else:
+            whole = tensors.setdefault(name, np.ones((place.count * len(values), 1), dtype=values.dtype))
+            whole[place.part * len(values) : (place.part + 1) * len(values), 0] = values
+    modules = sorted(n.removeprefix(TUNER).removesuffix(".ia3_l") for n in tensors)
+    return tensors, {
+        "target_modules": _exactly(modules),
+        "feedforward_modules": _exactly(sorted(inside)) if inside else [],
+        "fan_in_fan_out": any(p.how.endswith("T") for p in places.values()),
+        "init_ia3_weights": True,
+    }
+
+
+def _exactly(modules: list[str]) -> str:
+    """A regular expression for just these modules (a list of names would match by their ends)."""
+    return "|".join(re.escape(m) for m in modules)
+
+
+def _shape_of(peft: Any) -> dict[str, Any]:
+    c = peft.base_model.config
+    heads = getattr(c, "n_kv_heads", None) or c.n_heads
+    return {
+        "num_layers": c.n_layers,
+        "token_dim": c.d_model,
+        "num_attention_heads": heads,
+        "num_transformer_submodules": 1,
+    }
+
+
+def _prompt_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str, Any]]:
+    rows = next(to_numpy(s.new.rows.data) for s in peft._active.swaps if isinstance(s.new, Prompt))
+    settings = {"num_virtual_tokens": len(rows), "prompt_tuning_init": "RANDOM", **_shape_of(peft)}
+    return {"prompt_embeddings": rows}, settings
+
+
+def _prefix_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str, Any]]:
+    parts = []
+    for s in peft._active.swaps:
+        if isinstance(s.new, PrefixedCore):
+            with no_grad():
+                values = to_numpy(s.new.prefix().data)  # (2, P, Hk, D)
+            parts += [values[0].reshape(values.shape[1], -1), values[1].reshape(values.shape[1], -1)]
+    flat = np.concatenate(parts, axis=1)  # (P, L 2 Hk D): K₀ V₀ K₁ V₁ …
+    shape = _shape_of(peft)
+    shape["token_dim"] = flat.shape[1] // (2 * shape["num_layers"])
+    hidden = {"encoder_hidden_size": shape["token_dim"], "prefix_projection": False}
+    return {"prompt_embeddings": flat}, {"num_virtual_tokens": len(flat), **shape, **hidden}
+
+
+def from_huggingface(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays]:
+    """Their adapter as a configuration of ours and the values of what it trains, by our names.
+
+    Raises PeftError for a method or option that is not implemented, a tensor that has no place in ``model``, or a model
+    that they have no layout for; FileError for a broken file.
+    """
+    folder = Path(folder)
+    path = folder / THEIR_CONFIG
+    settings = read_json(path)
+    tensors, _ = read_safetensors(folder / THEIR_WEIGHTS)
+    places = _places(model)
+    if not places:
+        raise PeftError(
+            f"{path}: Hugging Face has no layout for a {type(model).__name__} like this, nor for its adapters"
+        )
+    readers = {"LORA": _lora_in, "IA3": _ia3_in, "PROMPT_TUNING": _prompt_in, "PREFIX_TUNING": _prefix_in}
+    kind = settings.get("peft_type")
+    if kind not in readers:
+        raise PeftError(f"{path}: peft_type {kind!r} is not implemented; expected one of {sorted(readers)}")
+    for name, value in settings.items():
+        if name in NOT_IMPLEMENTED and value not in (None, False, [], {}):
+            raise PeftError(f"{path}: {name} is {value!r}; only its absence is implemented")
+    tensors = {n: x for n, x in tensors.items() if ".original_module." not in n}  # the base's own, beside the trained
+    for name in [n for n in tensors if ".modules_to_save." in n]:  # a bias that they store twice
+        if not np.array_equal(tensors[name], tensors.get(name.replace(".modules_to_save", ""), tensors[name])):
+            raise PeftError(f"{folder / THEIR_WEIGHTS}: {name!r} is stored twice, with different values")
+        tensors.setdefault(name.replace(".modules_to_save", ""), tensors.pop(name))
+    reader = Reader(model, places, settings, dict(tensors), path)
+    config, values = readers[kind](reader)
+    config.modules_to_save = reader.take_heads(values)
+    if reader.tensors:
+        raise PeftError(f"{folder / THEIR_WEIGHTS}: {next(iter(reader.tensors))!r} has no place in this model")
+    return config, values
+
+
+NOT_IMPLEMENTED = {
+    *("use_dora", "lora_bias", "layer_replication", "megatron_config", "loftq_config", "eva_config", "corda_config"),
+    *("use_qalora", "trainable_token_indices", "target_parameters", "arrow_config", "alora_invocation_tokens"),
+}
+
+
+@dataclass
+class Reader:
+    """Their tensors, taken out one by one as they find their place."""
+
+    model: Module
+    places: Mapping[str, Place]
+    settings: dict[str, Any]
+    tensors: Arrays
+    path: Path
+
+    def modules(self, ending: str) -> Iterator[tuple[str, list[tuple[str, Place]]]]:
+        """Their modules that have a tensor ``ending``, with our paths; PeftError for one that we do not have."""
+        for key in [k for k in self.tensors if k.endswith(ending)]:
+            if not key.startswith(TUNER):
+                raise PeftError(f"{self.path}: the tensor {key!r} should begin with {TUNER!r}; it would be ignored")
+            module = key.removeprefix(TUNER).removesuffix(ending)
+            ours = [(path, place) for path, place in self.places.items() if place.module == module]
+            if not ours or _odd(self.places, ours[0][0]):
+                raise PeftError(f"{self.path}: this model has no module {module!r} to adapt")
+            yield module, ours
+
+    def take(self, key: str) -> np.ndarray:
+        if key not in self.tensors:
+            raise PeftError(f"{self.path}: the tensor {key!r} is missing")
+        return self.tensors.pop(key)
+
+    def take_heads(self, values: Arrays) -> list[str]:
+        """Put the tensors of whole modules into ``values``; the names of these modules."""
+        found = []
+        for ours, (theirs, how) in huggingface_names(self.model).items():
+            for prefix in (TUNER, "base_model."):
+                if prefix + theirs in self.tensors:
+                    values[ours] = taken(self.tensors.pop(prefix + theirs), how)
+                    found.append(ours.rpartition(".")[0])
+        return sorted(set(found))
+
+    def pattern(self, name: str, module: str, default: Any) -> Any:
+        """Their option of a module: the first pattern that its name ends in, or the default."""
+        for pattern, value in (self.settings.get(name) or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        return default
+
+
+def _lora_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
+    s = reader.settings
+    rslora = bool(s.get("use_rslora", False))
+    bias = s.get("bias", "none")
+    values: Arrays = {}
+    ranks: dict[str, tuple[int, float]] = {}
+    for module, ours in list(reader.modules(".lora_A.weight")):
+        A, B = (reader.take(f"{TUNER}{module}.lora_{x}.weight") for x in "AB")
+        alpha = reader.pattern("alpha_pattern", module, s.get("lora_alpha", 8))
+        for path, place in ours:
+            rows = np.split(B, place.count)[place.part] if len(B) % place.count == 0 else B
+            if place.count == 1 or rows.any() or bias != "none":
+                values[f"{path}.lora_A"], values[f"{path}.lora_B"] = A, rows
+                ranks[path] = (len(A), alpha)
+    for module, ours in list(reader.modules(".lora_embedding_A")):
+        path = ours[0][0]
+        for x in "AB":
+            values[f"{path}.lora_embedding_{x}"] = reader.take(f"{TUNER}{module}.lora_embedding_{x}")
+        ranks[path] = (
+            len(values[f"{path}.lora_embedding_A"]),
+            reader.pattern("alpha_pattern", module, s.get("lora_alpha", 8)),
+        )
+    if not ranks:
+        raise PeftError(f"{reader.path}: the file holds no lora_A; the adapter is empty")
+    if bias != "none":
+        for name, (theirs, how) in huggingface_names(reader.model).items():
+            for key in (f"{TUNER}{theirs}", f"{TUNER}{theirs.removesuffix('bias')}base_layer.bias"):
+                if name.endswith(".bias") and key in reader.tensors and not name.startswith("classifier."):
+                    own = name.removesuffix(".bias")
+                    values[f"{own}.base.bias" if own in ranks else name] = taken(reader.tensors[key], how)
+        reader.tensors = {k: x for k, x in reader.tensors.items() if not k.endswith(".bias") or ".classifier." in k}
+    r, alpha = next(iter(ranks.values()))
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        target_modules=list(ranks),
+        lora_dropout=float(s.get("lora_dropout") or 0.0),
+        use_rslora=rslora,
+        bias=bias,
+        rank_pattern={re.escape(p): n for p, (n, _) in ranks.items() if n != r},
+        alpha_pattern={re.escape(p): a for p, (_, a) in ranks.items() if a != alpha},
+    )
+    return config, values
+
+
+def _ia3_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
+    values: Arrays = {}
+    inside = []
+    for module, ours in list(reader.modules(".ia3_l")):
+        x = reader.take(f"{TUNER}{module}.ia3_l")
+        if x.ndim != 2 or 1 not in x.shape:
+            raise PeftError(f"{reader.path}: {module}.ia3_l has shape {x.shape}, expected (out, 1) or (1, in)")
+        for path, place in ours:
+            scales_input = x.shape[0] == 1
+            values[f"{path}.ia3_l"] = x[0] if scales_input else np.split(x[:, 0], place.count)[place.part]
+            inside += [path] if scales_input else []
+    return IA3Config(
+        target_modules=[n.removesuffix(".ia3_l") for n in values], feedforward_modules=inside or None
+    ), values
+
+
+def sequences(peft_type: str) -> tuple[type[Module], ...]:
+    """The models whose prompts or prefixes mean the same there and here."""
+    return SEQUENCES if peft_type == "PROMPT_TUNING" else (*SEQUENCES, EncoderClassifier)
+
+
+def _virtual_tokens(reader: Reader) -> np.ndarray:
+    known = sequences(reader.settings["peft_type"])
+    if not isinstance(reader.model, known):
+        raise PeftError(
+            f"{reader.path}: {reader.settings['peft_type']} means the same there and here for "
+            f"{', '.join(c.__name__ for c in known)}, not for a {type(reader.model).__name__}"
+        )
+    return reader.take("prompt_embeddings")
+
+
+def _prompt_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
+    rows = _virtual_tokens(reader)
+    entry = next(p for p, m in reader.model.named_modules() if isinstance(m, Embedding) and p.endswith("input.tokens"))
+    return PromptTuningConfig(len(rows)), {entry.replace("tokens", "prompt.rows"): rows}
+
+
+def _prefix_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
+    flat = _virtual_tokens(reader)
+    attentions = [p.removesuffix(".q_proj") for p in reader.places if p.endswith(".attention.q_proj")]
+    P = len(flat)
+    if flat.ndim != 2 or flat.shape[1] % (2 * len(attentions)):
+        raise PeftError(f"{reader.path}: prompt_embeddings has shape {flat.shape}, for {len(attentions)} layers")
+    values = {}
+    for part, path in zip(np.split(flat, len(attentions), axis=1), attentions, strict=True):
+        own = find(reader.model, path)
+        pair = part.reshape(P, 2, -1).swapaxes(0, 1)
+        if pair.shape[2] != own.n_kv_heads * own.head_dim:
+            raise PeftError(
+                f"{reader.path}: prompt_embeddings has {pair.shape[2]} numbers a key, this model other sizes"
+            )
+        values[f"{path}.core.prefix.values"] = pair.reshape(2, P, own.n_kv_heads, own.head_dim)
+    return PrefixTuningConfig(P), values
+
+
+register_exchange(to_huggingface, from_huggingface)
+
+__all__ = ["from_huggingface", "to_huggingface"]

@@ -1,0 +1,161 @@
+"""Adapters go to Hugging Face PEFT and come from it with the same logits."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import minipeft as mp
+from minipeft import models as M
+from minipeft.peft import (
+    IA3Config,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    add_weighted_adapter,
+    get_peft_model,
+)
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+
+IDS = np.random.default_rng(3).integers(3, 30, (2, 7))
+IMAGES = np.random.default_rng(4).normal(size=(2, 3, 8, 8)).astype(np.float32)
+METHODS = {
+    "LoRA": lambda: LoraConfig(r=2, lora_alpha=6),
+    "LoRA everywhere": lambda: LoraConfig(
+        r=2, target_modules="all-linear", use_rslora=True, rank_pattern={"up_proj": 3}
+    ),
+    "LoRA with its biases": lambda: LoraConfig(r=2, bias="lora_only"),
+    "LoRA with all biases": lambda: LoraConfig(r=2, bias="all"),
+    "LoRA of the embedding": lambda: LoraConfig(r=2, target_modules=["tokens", "q_proj"]),
+    "IA3": lambda: IA3Config(),
+    "prompt": lambda: PromptTuningConfig(4),
+    "prefix": lambda: PrefixTuningConfig(4, init_std=1.0),
+    "projected prefix": lambda: PrefixTuningConfig(4, prefix_projection=True),
+}
+NO_FORM = {
+    ("bert", "prompt"),  # their classifier then reads the first virtual token in place of the class token
+    *(("vit", m) for m in ("prompt", "prefix", "projected prefix", "LoRA of the embedding")),
+}
+GRID = [(f, m) for f in ("gpt2", "llama", "bert", "vit") for m in METHODS if (f, m) not in NO_FORM]
+
+
+def theirs(family):
+    import torch
+    import transformers as tf
+
+    torch.manual_seed(0)
+    small = {
+        "vocab_size": 30,
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 20,
+    }
+    match family:
+        case "gpt2":
+            config = tf.GPT2Config(
+                vocab_size=30, n_positions=24, n_embd=12, n_layer=2, n_head=3, bos_token_id=1, eos_token_id=2
+            )
+            model = tf.GPT2LMHeadModel(config)
+        case "llama":
+            sizes = {**small, "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
+            model = tf.LlamaForCausalLM(tf.LlamaConfig(**sizes))
+        case "bert":
+            model = tf.BertForSequenceClassification(tf.BertConfig(**small, num_labels=3))
+        case _:
+            sizes = {k: v for k, v in small.items() if k != "vocab_size"}
+            model = tf.ViTForImageClassification(tf.ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3))
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return model.eval()
+
+
+OURS = {"gpt2": M.DecoderLM, "llama": M.DecoderLM, "bert": M.EncoderClassifier, "vit": M.ViT}
+
+
+def our_logits(model, family):
+    with mp.no_grad():
+        return model(IMAGES if family == "vit" else IDS).data
+
+
+def their_logits(model, family, like):
+    import torch
+
+    with torch.no_grad():
+        batch = {"pixel_values": torch.tensor(IMAGES)} if family == "vit" else {"input_ids": torch.tensor(IDS)}
+        z = model(**batch).logits.numpy()
+    return z[:, -like.shape[1] :] if z.ndim == 3 else z  # they keep the rows of a prompt
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+
+    def folder(family):
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family)
+            theirs(family).save_pretrained(made[family])
+        return made[family]
+
+    return folder
+
+
+@pytest.mark.parametrize(("family", "method"), GRID, ids=[f"{m} on {f}" for f, m in GRID])
+def test_ours_loads_there_and_theirs_here(family, method, folders, rng, tmp_path):
+    import peft as hf
+
+    warnings.simplefilter("ignore")
+    base = folders(family)
+    ours = get_peft_model(OURS[family].from_pretrained(base), METHODS[method]())
+    for p in ours.trained().values():
+        p.data[...] += 0.2 * rng.normal(size=p.shape)
+    expected = our_logits(ours, family)
+    ours.save_pretrained(tmp_path / "ours")
+    there = hf.PeftModel.from_pretrained(type(theirs(family)).from_pretrained(base), tmp_path / "ours").eval()
+    np.testing.assert_allclose(their_logits(there, family, expected), expected, atol=1e-5)
+    there.save_pretrained(tmp_path / "theirs")
+    back = PeftModel.from_pretrained(OURS[family].from_pretrained(base), tmp_path / "theirs")
+    np.testing.assert_allclose(our_logits(back, family), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "vit"])
+def test_an_adapter_made_there_computes_the_same_here(family, folders, tmp_path):
+    import peft as hf
+    import torch
+
+    warnings.simplefilter("ignore")
+    base = folders(family)
+    targets = {"gpt2": ["c_attn", "c_proj"], "llama": ["q_proj", "down_proj"], "bert": ["query", "dense"]}
+    config = hf.LoraConfig(
+        r=3, lora_alpha=5, target_modules=targets.get(family, ["q_proj", "fc1"]), init_lora_weights=False
+    )
+    torch.manual_seed(1)
+    there = hf.get_peft_model(type(theirs(family)).from_pretrained(base), config).eval()
+    there.save_pretrained(tmp_path / "theirs")
+    here = OURS[family].from_pretrained(base)
+    if family == "bert":  # "dense" also matches the pooler, which is outside our layers
+        with pytest.raises(ValueError, match=r"."):
+            PeftModel.from_pretrained(here, tmp_path / "nowhere")
+    back = PeftModel.from_pretrained(here, tmp_path / "theirs")
+    z = our_logits(back, family)
+    np.testing.assert_allclose(z, their_logits(there, family, z), atol=1e-5)
+
+
+def test_a_weighted_sum_of_ours_is_an_adapter_there(folders, rng, tmp_path):
+    import peft as hf
+
+    warnings.simplefilter("ignore")
+    base = folders("gpt2")
+    ours = get_peft_model(M.DecoderLM.from_pretrained(base), LoraConfig(r=2), adapter_name="one")
+    ours.add_adapter("two", LoraConfig(r=3, lora_alpha=9, target_modules=["q_proj", "down_proj"]), rng=1)
+    for name in ours.adapters:
+        ours.set_adapter(name)
+        for p in ours.trained().values():
+            p.data[...] += 0.2 * rng.normal(size=p.shape)
+    add_weighted_adapter(ours, ["one", "two"], [0.7, -0.4], "sum")
+    expected = our_logits(ours, "gpt2")
+    ours.save_pretrained(tmp_path / "sum")
+    there = hf.PeftModel.from_pretrained(type(theirs("gpt2")).from_pretrained(base), tmp_path / "sum").eval()
+    np.testing.assert_allclose(their_logits(there, "gpt2", expected), expected, atol=1e-5)

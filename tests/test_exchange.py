@@ -1,0 +1,142 @@
+"""Adapters in Hugging Face's form, without Hugging Face: round trips, and errors for what does not fit."""
+
+import json
+
+import numpy as np
+import pytest
+from families import encoder, gpt2, llama, masked_lm, mlp, vit
+
+import minipeft as mp
+from minipeft.files import FileError, read_safetensors, write_safetensors
+from minipeft.peft import (
+    AdapterConfig,
+    IA3Config,
+    LoraConfig,
+    PeftError,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+    to_huggingface,
+)
+
+CONFIGS = {
+    "LoRA": lambda: LoraConfig(r=2, lora_alpha=6),
+    "LoRA everywhere": lambda: LoraConfig(r=2, target_modules="all-linear", rank_pattern={"up_proj": 3}),
+    "LoRA and biases": lambda: LoraConfig(r=2, bias="all"),
+    "IA3": lambda: IA3Config(),
+    "prompt": lambda: PromptTuningConfig(4),
+    "prefix": lambda: PrefixTuningConfig(4),
+}
+NO_FORM = {("encoder", "prompt"), ("vit", "prompt"), ("vit", "prefix")}
+FAMILIES = {"gpt2": gpt2, "llama": llama, "encoder": encoder, "vit": vit}
+GRID = [(f, m) for f in FAMILIES for m in CONFIGS if (f, m) not in NO_FORM]
+
+
+def made(family, config, rng, folder):
+    """A trained adapter saved in their form alone; the base again, a batch, and what the adapter computes."""
+    model, batch = FAMILIES[family](rng)
+    peft = get_peft_model(model, config)
+    for p in peft.trained().values():
+        p.data[...] += 0.2 * rng.normal(size=p.shape)
+    with mp.no_grad():
+        loss = peft.loss(**batch).item()
+    peft.save_pretrained(folder)
+    for name in ("minipeft_config.json", "minipeft_model.safetensors"):
+        (folder / name).unlink()
+    return peft.unload(), batch, loss
+
+
+@pytest.mark.parametrize(("family", "method"), GRID, ids=[f"{m} on {f}" for f, m in GRID])
+def test_their_form_comes_back(family, method, rng, tmp_path):
+    base, batch, loss = made(family, CONFIGS[method](), rng, tmp_path / "a")
+    peft = PeftModel.from_pretrained(base, tmp_path / "a")
+    with mp.no_grad():
+        assert peft.loss(**batch).item() == pytest.approx(loss, rel=1e-6)
+
+
+def test_names_and_shapes_are_theirs(rng, tmp_path):
+    base, _, _ = made("gpt2", LoraConfig(r=2, lora_alpha=6), rng, tmp_path / "a")
+    tensors, _ = read_safetensors(tmp_path / "a" / "adapter_model.safetensors")
+    module = "base_model.model.transformer.h.{}.attn.c_attn.lora_{}.weight"
+    assert set(tensors) == {module.format(i, x) for i in range(3) for x in "AB"}
+    assert tensors[module.format(0, "A")].shape == (4, 12)  # the ranks of W_q and W_v together
+    assert tensors[module.format(0, "B")].shape == (36, 4)
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["fan_in_fan_out"], config["task_type"]) == (
+        4,
+        12,
+        True,
+        "CAUSAL_LM",
+    )
+    assert config["target_modules"] == [f"transformer.h.{i}.attn.c_attn" for i in range(3)]
+    made("llama", PrefixTuningConfig(4), rng, tmp_path / "b")
+    tensors, _ = read_safetensors(tmp_path / "b" / "adapter_model.safetensors")
+    assert {n: x.shape for n, x in tensors.items()} == {"prompt_embeddings": (4, 3 * 2 * 2 * 6)}
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [(gpt2, AdapterConfig(r=2)), (mlp, LoraConfig(r=2, target_modules=["layers.0"])), (vit, PromptTuningConfig(2))],
+)
+def test_what_they_have_no_form_for_is_saved_in_ours_alone(family, config, rng, tmp_path):
+    peft = get_peft_model(family(rng)[0], config)
+    assert to_huggingface(peft) is None
+    peft.save_pretrained(tmp_path / "a")
+    assert {f.name for f in (tmp_path / "a").iterdir()} == {"minipeft_config.json", "minipeft_model.safetensors"}
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(rng, tmp_path):
+    folder = tmp_path / "a"
+    base, batch, _ = made("gpt2", LoraConfig(r=2), rng, folder)
+    with mp.no_grad():
+        before = base.loss(**batch).item()
+    weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    tensors, _ = read_safetensors(weights)
+    settings = json.loads(config.read_text())
+    first = next(n for n in tensors if n.endswith("lora_A.weight"))
+
+    def refused(error, message, model=base, **changes):
+        write_safetensors(weights, changes.pop("tensors", tensors))
+        config.write_text(json.dumps({**settings, **changes}))
+        with pytest.raises(error, match=message):
+            PeftModel.from_pretrained(model, folder)
+
+    refused(
+        PeftError,
+        "should begin with 'base_model.model.'",
+        tensors={n.removeprefix("base_model.model."): x for n, x in tensors.items()},
+    )
+    refused(
+        PeftError,
+        r"lora_B.weight' is missing",
+        tensors={n: x for n, x in tensors.items() if n != first.replace("_A", "_B")},
+    )
+    refused(PeftError, "no module 'transformer.h.9", tensors={**tensors, first.replace("h.0", "h.9"): tensors[first]})
+    refused(PeftError, "'extra' has no place", tensors={**tensors, "extra": np.ones(2)})
+    refused(PeftError, "the model needs", tensors={**tensors, first: np.ones((4, 7), np.float32)})
+    refused(PeftError, "not finite", tensors={**tensors, first: tensors[first] * np.inf})
+    refused(PeftError, "adapter is empty", tensors={})
+    refused(PeftError, "use_dora is True", use_dora=True)
+    refused(PeftError, "'ADALORA' is not implemented", peft_type="ADALORA")
+    refused(PeftError, "no layout", model=mlp(rng)[0])
+    refused(PeftError, "no module", model=masked_lm(rng)[0])
+    config.write_text("{")
+    with pytest.raises(FileError, match="expected JSON"):
+        PeftModel.from_pretrained(base, folder)
+    with mp.no_grad():
+        assert base.loss(**batch).item() == before
+    assert all(p.requires_grad for p in base.parameters())
+
+
+def test_prompts_of_a_classifier_mean_something_else_there(rng, tmp_path):
+    made("gpt2", PromptTuningConfig(4), rng, tmp_path / "a")
+    with pytest.raises(PeftError, match="means the same there and here for DecoderLM, Encoder"):
+        PeftModel.from_pretrained(encoder(rng)[0], tmp_path / "a")
+
+
+def test_a_prefix_of_other_sizes_is_refused(rng, tmp_path):
+    made("gpt2", PrefixTuningConfig(4), rng, tmp_path / "a")
+    wide = mp.models.DecoderConfig.gpt2(vocab_size=17, d_model=24, n_layers=3, n_heads=3, context=20)
+    with pytest.raises(PeftError, match="prompt_embeddings has"):
+        PeftModel.from_pretrained(mp.models.DecoderLM(wide), tmp_path / "a")
