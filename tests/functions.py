@@ -39,6 +39,7 @@ from minipeft.ops.shape import BroadcastTo, Concatenate, Index, Reshape, Transpo
 from minipeft.peft.adapters import Bottleneck
 from minipeft.peft.fact import FactorizedLinear
 from minipeft.peft.ia3 import ScaledLinear
+from minipeft.peft.intrinsic import Dense, Fastfood, Sparse, Subspace
 from minipeft.peft.lnlora import LNLoRALinear
 from minipeft.peft.lora import AddToRows, LoRAEmbedding, LoRALinear
 from minipeft.peft.prefix import PrefixAttention
@@ -202,6 +203,10 @@ def naive_bottleneck(h, W_down, b_down, W_up, b_up, activation):
 def naive_fact(x, w, b, U, V, sigma, s):
     blocks = [naive_matmul(naive_matmul(V, core), U) for core in sigma]
     return naive_linear(x, w + s * np.concatenate(blocks, axis=0 if w.shape[0] > w.shape[1] else 1), b)
+
+
+def p_matrix(projection):
+    return np.stack([projection.apply(column) for column in np.eye(projection.d)], axis=1)
 
 
 def padding(rng, *shape):
@@ -464,6 +469,20 @@ CASES = [
             [[e[i] + s * sum(A[k, i] * B[:, k] for k in range(2)) for i in row] for row in ids]
         ),
     ),
+    *[
+        Case(
+            f"subspace {kind.__name__}",
+            Subspace,
+            lambda r, kind=kind: (
+                r.normal(size=(3, 5)),
+                r.normal(size=4),
+                np.asarray(r.normal()),
+                kind(15, 4, 40, (3, 1)),
+            ),
+            lambda theta0, x, scale, p: theta0 + scale * naive_matmul(p_matrix(p), x[:, None]).reshape(3, 5),
+        )
+        for kind in (Dense, Sparse, Fastfood)
+    ],
     Case(
         "IA3 outside",
         ScaledLinear,

@@ -19,6 +19,7 @@ from minipeft.peft import (
     BitFitConfig,
     FacTConfig,
     IA3Config,
+    IntrinsicConfig,
     LayerNormConfig,
     LNLoraConfig,
     LoraConfig,
@@ -49,13 +50,17 @@ METHODS = {
     "IA3": lambda: IA3Config(),
     "LayerNorm": lambda: LayerNormConfig(),
     "LNLoRA": lambda: LNLoraConfig(r=2),
+    "DID": lambda: IntrinsicConfig(d=7, projection="dense"),
+    "DID sparse": lambda: IntrinsicConfig(d=7, projection="sparse", modules_to_save=None),
+    "DID fastfood": lambda: IntrinsicConfig(d=7),
+    "SAID": lambda: IntrinsicConfig(d=130, said=True, seed=3),
     "FacT-TT": lambda: FacTConfig(r=2, target_modules=FACT_TARGETS),
     "FacT-TK": lambda: FacTConfig(r=2, factorization="tk", scale=3.0, target_modules=FACT_TARGETS),
 }
 FACT_TARGETS = ["attention.q_proj", "attention.out_proj"]
 IMPOSSIBLE = {
     ("llama", "BitFit"),
-    *(("mlp", m) for m in METHODS if m not in ("top layer", "BitFit", "LoRA everywhere")),
+    *(("mlp", m) for m in METHODS if m not in ("top layer", "BitFit", "LoRA everywhere") and "ID" not in m),
 }
 GRID = [(f, m) for f in FAMILIES for m in METHODS if (f, m) not in IMPOSSIBLE]
 grid = pytest.mark.parametrize(("family", "method"), GRID, ids=[f"{m} on {f}" for f, m in GRID])
@@ -261,6 +266,8 @@ def test_the_counts_are_those_of_the_closed_formulas(rng):
         "IA3": layers * (2 * d + ff),
         "LayerNorm": (2 * layers + 1) * 2 * d,
         "LNLoRA": layers * 2 * (2 * d + 2 * d + 2 * d),
+        "DID": 7,
+        "SAID": 130,
         "FacT-TT": 2 * d * 2 + layers * 2 * 2 * 2,
         "FacT-TK": 2 * d * 2 + layers * 2 * 2 + 2**3,
     }

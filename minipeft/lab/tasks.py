@@ -231,7 +231,7 @@ TASKS = {
             "adapters": AdapterConfig(r=16),
             "LoRA": LoraConfig(r=8, lora_alpha=16),
         },
-        Budget((5e-5, 2e-4, 1e-3, 5e-3, 2e-2, 1e-1), (101,), (0, 1, 2), 75),
+        Budget((2e-5, 1e-4, 5e-4, 2e-3, 1e-2, 5e-2), (101,), (0, 1, 2), 75),
         prepare_sentiment,
         draw_sentiment,
     ),

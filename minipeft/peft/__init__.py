@@ -8,6 +8,7 @@ from minipeft.peft.config import PeftConfig, PeftError
 from minipeft.peft.exchange import from_huggingface, to_huggingface
 from minipeft.peft.fact import FacTConfig
 from minipeft.peft.ia3 import IA3Config
+from minipeft.peft.intrinsic import IntrinsicConfig, IntrinsicDimension, intrinsic_dimension
 from minipeft.peft.layernorm import LayerNormConfig
 from minipeft.peft.lnlora import LNLoraConfig
 from minipeft.peft.lora import LoraConfig
@@ -20,6 +21,8 @@ __all__ = [
     "BitFitConfig",
     "FacTConfig",
     "IA3Config",
+    "IntrinsicConfig",
+    "IntrinsicDimension",
     "LNLoraConfig",
     "LayerNormConfig",
     "LoraConfig",
@@ -33,6 +36,7 @@ __all__ = [
     "add_weighted_adapter",
     "from_huggingface",
     "get_peft_model",
+    "intrinsic_dimension",
     "mixed_adapters",
     "to_huggingface",
 ]

@@ -52,7 +52,7 @@ def base_checksum(model: Module) -> str:
 def write_adapter(peft: Any, folder: str | Path) -> None:
     """Write the active adapter of ``peft`` in every form there is for it, all or nothing."""
     config, model = peft.peft_config, peft.base_model
-    tensors = {name: np.ascontiguousarray(to_numpy(p.data)) for name, p in peft.trained().items()}
+    tensors = {name: np.asarray(to_numpy(p.data), order="C") for name, p in peft.trained().items()}
     settings = {"peft_type": config.peft_type, **asdict(config)}
     with atomic_folder(Path(folder)) as target:
         write_safetensors(target / WEIGHTS_FILE, tensors, {"format": "minipeft", "base": base_checksum(model)})
