@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, to_device, to_numpy
+from minipeft.array import Array, array_module, device_of, is_array, to_device, to_numpy
 from minipeft.autograd import Tensor, no_grad
 from minipeft.files.atomic import atomic_folder
 from minipeft.files.config import read_json, write_json
@@ -23,9 +28,12 @@ from minipeft.nn.layers import random_stream
 from minipeft.nn.module import Module
 from minipeft.ops.loss import IGNORED
 from minipeft.optim import Optimizer, clip_grad_norm_
+from minipeft.peft.saving import base_checksum
 
 Batch = Mapping[str, Any]
 Evaluate = Callable[[Any], Any]
+Row = dict[str, float]
+Seed = tuple[int, ...] | int
 
 
 class TrainingError(RuntimeError):
@@ -38,65 +46,87 @@ def train_step(
     optimizer: Optimizer,
     shards: int = 1,
     max_norm: float | None = None,
-    rng: tuple[int, ...] | int = 0,
+    rng: Seed | None = None,
 ) -> float:
     """One step: loss, backward, clipping, update; the loss as a number.
 
     batch: the arguments of ``model.loss`` by name, arrays of B rows. shards: split the batch over as many threads, each
     with a gradient buffer of its own, summed in a fixed order, so that the result does not depend on timing. rng seeds
-    the dropout masks, shard by shard. Raises TrainingError for a loss or a gradient norm that is not finite.
+    the dropout masks, shard by shard; by default the optimizer's step does. Raises TrainingError for a loss or a
+    gradient norm that is not finite; the parameters are as they were then.
     """
+    seed = (0, optimizer.steps) if rng is None else rng
     optimizer.zero_grad()
-    loss = backward(model, batch, shards, rng)
+    loss = backward(model, batch, shards, seed)
     if not math.isfinite(loss):
-        raise TrainingError(f"the loss became {loss}; first tensor that is not finite: {_first_bad(model)}")
-    if max_norm is not None and not math.isfinite(clip_grad_norm_(optimizer.params.values(), max_norm)):
-        raise TrainingError(f"the gradient is not finite; first tensor: {_first_bad(model)}")
+        raise TrainingError(f"the loss became {loss}; first tensor that is not finite: {_blame(model, batch, seed)}")
+    if max_norm is not None:
+        norm = clip_grad_norm_(optimizer.params.values(), max_norm)
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradients' norm became {norm}; first tensor that is not finite: {_bad_gradient(model)}"
+            )
     optimizer.step()
     optimizer.zero_grad()
     return loss
 
 
-def backward(model: Any, batch: Batch, shards: int = 1, rng: tuple[int, ...] | int = 0) -> float:
+def backward(model: Any, batch: Batch, shards: int = 1, rng: Seed = 0) -> float:
     """The mean loss of a batch, its gradients added to ``.grad``; see `train_step` for the arguments."""
-    seed = rng if isinstance(rng, tuple) else (rng,)
     if shards == 1:
-        with random_stream(np.random.default_rng((*seed, 0))):
+        with random_stream(_shard_rng(rng, 0)):
             loss = model.loss(**batch)
         loss.backward()
         return loss.item()
-    from threadpoolctl import threadpool_limits
-
     parts = _shards(batch, shards)
     total = sum(n for _, n in parts)
 
     def work(index: int) -> tuple[float, dict[Tensor, Array]]:
         part, n = parts[index]
         grads: dict[Tensor, Array] = {}
-        with random_stream(np.random.default_rng((*seed, index))):
+        with random_stream(_shard_rng(rng, index)):
             loss = model.loss(**part)
-        weight = array_module(loss.data).full_like(loss.data, n / total)
-        loss.backward(weight, into=grads)
+        loss.backward(array_module(loss.data).full_like(loss.data, n / total), into=grads)
         return loss.item() * n / total, grads
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(len(parts)) as pool:
-        results = list(pool.map(lambda job: job[0].run(work, job[1]), [(copy_context(), i) for i in range(len(parts))]))
-    for p in model.parameters():
-        for _, grads in results:
-            if p in grads:
-                p.grad = grads[p] if p.grad is None else p.grad + grads[p]
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(len(parts)) as pool:
+        jobs = [pool.submit(copy_context().run, work, i) for i in range(len(parts))]
+        results = [job.result() for job in jobs]
+    summed: dict[Tensor, Array] = {}
+    for _, grads in results:
+        for p, g in grads.items():
+            if p in summed:
+                summed[p] += g
+            else:
+                summed[p] = g
+    for p, g in summed.items():
+        p.grad = g if p.grad is None else p.grad + g
     return sum(loss for loss, _ in results)
+
+
+def _shard_rng(seed: Seed, shard: int) -> np.random.Generator:
+    return np.random.default_rng((*seed, shard) if isinstance(seed, tuple) else (seed, shard))
+
+
+@lru_cache(maxsize=1)
+def _blas() -> Any:
+    """The BLAS libraries that are loaded; looking for them at every step would take 0.4 ms."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _shards(batch: Batch, n: int) -> list[tuple[dict[str, Any], int]]:
     """The batch in n parts by rows, each with its number of labels; parts without a label are left out."""
     if n < 1:
         raise ValueError(f"shards must be at least 1, got {n}")
-    size = len(batch["labels"])
+    rows = {name: len(x) for name, x in batch.items() if is_array(x) and x.ndim}
+    if "labels" not in rows or len(set(rows.values())) != 1:
+        raise ValueError(f"a batch in shards needs the array labels, and arrays of one length; got the lengths {rows}")
     parts = []
-    for rows in np.array_split(np.arange(size), min(n, size)):
-        part = {k: v[rows[0] : rows[-1] + 1] if hasattr(v, "shape") and v.ndim else v for k, v in batch.items()}
-        labels = int((np.asarray(part["labels"]) != IGNORED).sum())
+    for chosen in np.array_split(np.arange(rows["labels"]), min(n, rows["labels"])):
+        part = {name: x[chosen[0] : chosen[-1] + 1] if name in rows else x for name, x in batch.items()}
+        labels = int((part["labels"] != IGNORED).sum())
         if labels:
             parts.append((part, labels))
     if not parts:
@@ -104,22 +134,68 @@ def _shards(batch: Batch, n: int) -> list[tuple[dict[str, Any], int]]:
     return parts
 
 
-def _first_bad(model: Any) -> str:
-    """The first parameter, or else the first gradient, that holds a value that is not finite."""
-    for what, get in (("parameter", lambda p: p.data), ("gradient of", lambda p: p.grad)):
-        for name, p in model.named_parameters():
-            x = get(p)
-            if x is not None and not np.isfinite(to_numpy(x)).all():
-                return f"{what} {name}"
-    return "none among parameters and gradients; an activation or the input overflowed"
+def _blame(model: Any, batch: Batch, seed: Seed) -> str:
+    """Which tensor spoiled the loss: the first parameter, or else input, or else output of a module, in this order."""
+    bad = _bad_parameter(model)
+    if bad is not None:
+        return bad
+    for name, x in batch.items():
+        if is_array(x) and not _finite(x):
+            return f"the batch's {name}"
+    outputs: list[str] = []
+
+    def watched(path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            out = forward(*args, **kwargs)
+            if not outputs and not all(_finite(x.data) for x in _tensors(out)):
+                outputs.append(f"the output of {path or 'the model'}")
+            return out
+
+        return run
+
+    modules = list(model.named_modules())
+    try:
+        for path, module in modules:
+            module.forward = watched(path, module.forward)
+        with no_grad(), np.errstate(all="ignore"), random_stream(_shard_rng(seed, 0)):
+            model.loss(**batch)
+    finally:
+        for _, module in modules:
+            vars(module).pop("forward", None)
+    return outputs[0] if outputs else "the loss itself"
+
+
+def _bad_parameter(model: Any) -> str | None:
+    bad = (name for name, p in model.named_parameters() if not _finite(p.data))
+    return next((f"parameter {name}" for name in bad), None)
+
+
+def _bad_gradient(model: Any) -> str:
+    """The gradient that went bad first: the walk goes back, so the last in the order of the model."""
+    bad = [name for name, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
+    return f"gradient of {bad[-1]}" if bad else "none, their squares overflow"
+
+
+def _finite(x: Array) -> bool:
+    return x.dtype.kind != "f" or bool(np.isfinite(to_numpy(x)).all())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _tensors(v)
+    elif hasattr(value, "__dict__") and not isinstance(value, Module):
+        yield from _tensors(list(vars(value).values()))
 
 
 @dataclass
 class History:
     """What happened: one row a step (step, loss, lr) and one an evaluation (step and the metrics)."""
 
-    steps: list[dict[str, float]] = field(default_factory=list)
-    evaluations: list[dict[str, float]] = field(default_factory=list)
+    steps: list[Row] = field(default_factory=list)
+    evaluations: list[Row] = field(default_factory=list)
     best_step: int | None = None
     stopped_early: bool = False
 
@@ -135,7 +211,6 @@ def fit(
     steps: int | None = None,
     epochs: int | None = None,
     shards: int = 1,
-    max_norm: float | None = None,
     evaluate: Evaluate | None = None,
     evaluate_every: int | None = None,
     patience: int | None = None,
@@ -143,19 +218,74 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
+    max_norm: float | None = None,
     seed: int = 0,
     progress: bool = True,
+    restore_best: bool = True,
 ) -> History:
     """Train for a number of steps or epochs.
 
     batches: has ``len()`` and ``epoch(e)``, which yields the batches of epoch e in an order that depends on e alone.
     evaluate(model): a number, or a dict of numbers whose first decides; run every ``evaluate_every`` steps (by default
-    once an epoch) and at the end. patience: stop after that many evaluations without a better one. With evaluate, the
-    best weights are put back at the end. checkpoint: a folder, rewritten whole every ``checkpoint_every`` steps, at the
-    end and on Ctrl-C; resume=True goes on from it, to the same bits. seed: of the dropout masks.
-    Raises TrainingError naming the step where the loss stops being finite, ValueError for arguments that do not fit,
-    FileError for a checkpoint of another run; KeyboardInterrupt after writing a checkpoint.
+    once an epoch) and at the end. patience: stop after that many evaluations without a better one. restore_best: put
+    the best weights back at the end, where there is evaluate. checkpoint: a folder, replaced whole every
+    ``checkpoint_every`` steps, at the end and on Ctrl-C; resume=True goes on from it, to the same bits, and begins anew
+    where there is none. seed: of the dropout masks.
+    Raises ValueError for arguments that do not fit, TrainingError naming the step where something stops being finite,
+    FileError for a checkpoint of another run, KeyboardInterrupt after writing a checkpoint.
     """
+    per_epoch, total = _extent(batches, steps, epochs)
+    for name, number in (("evaluate_every", evaluate_every), ("checkpoint_every", checkpoint_every)):
+        if number is not None and number < 1:
+            raise ValueError(f"fit: {name} must be at least 1, got {number}")
+    if patience is not None and evaluate is None:
+        raise ValueError("fit: patience needs evaluate")
+    if checkpoint is None and (resume or checkpoint_every is not None):
+        raise ValueError("fit: resume and checkpoint_every need the checkpoint folder")
+    _check_optimizer(model, optimizer)
+    settings = {"batches": per_epoch, "shards": shards, "max_norm": max_norm, "seed": seed}
+    folder = None if checkpoint is None else Path(checkpoint)
+    state = _State(model, optimizer, higher_is_better, restore_best, folder)
+    if folder is not None:
+        state.identify(settings, next(iter(batches.epoch(0))))
+        if resume and folder.exists():
+            state.load(total)
+    every = evaluate_every or per_epoch
+    modes = [(module, module.training) for _, module in model.named_modules()]
+    source = _from_step(batches, per_epoch, state.step)
+    bar = _bar(total, state.step, progress)
+    model.train()
+    try:
+        while True:
+            due = state.step == total or (state.step > 0 and state.step % every == 0)
+            if evaluate is not None and due and state.judged_at != state.step:
+                state.judge(_evaluated(model, evaluate))
+            if checkpoint_every is not None and state.step > 0 and state.step % checkpoint_every == 0:
+                state.save()
+            state.history.stopped_early = patience is not None and state.since_best >= patience
+            if state.step == total or state.history.stopped_early:
+                break
+            batch = next(source)
+            with state.unbroken_step():
+                lr = optimizer.lr
+                loss = train_step(model, batch, optimizer, shards, max_norm, rng=(seed, state.step))
+                state.record(loss, lr)
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update(1)
+        state.save()
+    except KeyboardInterrupt:
+        print(state.interrupted(), file=sys.stderr)
+        raise
+    finally:
+        bar.close()
+        for module, mode in modes:
+            module.training = mode
+    state.restore_best()
+    return state.history
+
+
+def _extent(batches: Any, steps: int | None, epochs: int | None) -> tuple[int, int]:
+    """The number of batches of an epoch, and of all steps."""
     if (steps is None) == (epochs is None):
         raise ValueError("fit needs either steps or epochs")
     per_epoch = len(batches)
@@ -164,49 +294,17 @@ def fit(
     total = steps if steps is not None else int(epochs or 0) * per_epoch
     if total < 1:
         raise ValueError(f"fit: the number of steps must be at least 1, got {total}")
-    if patience is not None and evaluate is None:
-        raise ValueError("fit: patience needs evaluate")
-    if resume and checkpoint is None:
-        raise ValueError("fit: resume needs the checkpoint folder")
-    state = _State(model, optimizer, seed, higher_is_better)
-    if resume and checkpoint is not None and (Path(checkpoint) / "training.json").exists():
-        state.load(Path(checkpoint))
-    every = evaluate_every or per_epoch
-    was_training = model.training
-    model.train()
-    bar = _bar(total, state.step, progress)
-    try:
-        for batch in _from_step(batches, per_epoch, state.step, total):
-            if state.history.stopped_early:
-                break
-            lr = optimizer.lr
-            try:
-                loss = train_step(model, batch, optimizer, shards, max_norm, rng=(seed, state.step))
-            except TrainingError as error:
-                raise TrainingError(
-                    f"step {state.step + 1}: {error}; try a smaller learning rate (now {lr:g})"
-                ) from None
-            state.step += 1
-            state.history.steps.append({"step": state.step, "loss": loss, "lr": lr})
-            bar.update(1)
-            bar.set_postfix(loss=f"{loss:.4f}")
-            if evaluate is not None and (state.step % every == 0 or state.step == total):
-                state.judge(_evaluated(model, evaluate), patience)
-            if checkpoint is not None and checkpoint_every and state.step % checkpoint_every == 0:
-                state.save(Path(checkpoint))
-        if checkpoint is not None:
-            state.save(Path(checkpoint))
-    except KeyboardInterrupt:
-        if checkpoint is not None:
-            state.save(Path(checkpoint))
-            print(f"interrupted after step {state.step}; resume from {checkpoint}", file=sys.stderr)
-        raise
-    finally:
-        bar.close()
-        model.train(was_training)
-    if evaluate is not None:
-        state.restore_best()
-    return state.history
+    return per_epoch, total
+
+
+def _check_optimizer(model: Module, optimizer: Optimizer) -> None:
+    held = {id(p) for p in optimizer.params.values()}
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if missing:
+        raise ValueError(
+            f"fit: {len(missing)} trainable parameters of the model are not in the optimizer, the first is "
+            f"{missing[0]!r}; make the optimizer after the model has its final form, or freeze them"
+        )
 
 
 def _bar(total: int, start: int, progress: bool) -> Any:
@@ -215,15 +313,18 @@ def _bar(total: int, start: int, progress: bool) -> Any:
     return tqdm(total=total, initial=start, desc="training", unit="step", disable=None if progress else True)
 
 
-def _from_step(batches: Any, per_epoch: int, start: int, total: int) -> Iterator[Batch]:
-    """The batches of steps start + 1 … total."""
-    step = start
-    while step < total:
-        epoch, skip = divmod(step, per_epoch)
-        for i, batch in enumerate(batches.epoch(epoch)):
-            if i >= skip and step < total:
+def _from_step(batches: Any, per_epoch: int, start: int) -> Iterator[Batch]:
+    """The batches from step start + 1 on, without end."""
+    epoch, skip = divmod(start, per_epoch)
+    while True:
+        n = 0
+        for batch in batches.epoch(epoch):
+            n += 1
+            if n > skip:
                 yield batch
-                step += 1
+        if n != per_epoch:
+            raise ValueError(f"fit: len(batches) says {per_epoch}, but epoch {epoch} gave {n} batches")
+        epoch, skip = epoch + 1, 0
 
 
 def _evaluated(model: Module, evaluate: Evaluate) -> dict[str, float]:
@@ -239,82 +340,196 @@ def _evaluated(model: Module, evaluate: Evaluate) -> dict[str, float]:
 class _State:
     """All that a checkpoint holds: trained tensors, optimizer state, step, history, the best so far."""
 
-    def __init__(self, model: Module, optimizer: Optimizer, seed: int, higher_is_better: bool):
+    def __init__(
+        self, model: Module, optimizer: Optimizer, higher_is_better: bool, keep_best: bool, folder: Path | None
+    ):
         self.model = model
         self.optimizer = optimizer
-        self.seed = seed
         self.sign = 1.0 if higher_is_better else -1.0
+        self.keep_best = keep_best
+        self.folder = folder
+        self.run: dict[str, Any] = {}
         self.step = 0
+        self.saved_at: int | None = None
+        self.half_done = False
         self.history = History()
         self.best: dict[str, np.ndarray] = {}
         self.best_value: float | None = None
         self.since_best = 0
 
+    def identify(self, settings: dict[str, Any], first_batch: Batch) -> None:
+        """What tells this run from others: its settings, the optimizer's, the data, the frozen base."""
+        digest = hashlib.sha256()
+        for name, x in first_batch.items():
+            if is_array(x):
+                digest.update(f"{name} {x.shape} {x.dtype}\n".encode())
+                digest.update(np.ascontiguousarray(to_numpy(x)).data)
+        self.run = {
+            **settings,
+            "optimizer": self.optimizer.settings(),
+            "first_batch": digest.hexdigest(),
+            "frozen_base": base_checksum(self.model),
+        }
+
+    @property
+    def judged_at(self) -> float | None:
+        return self.history.evaluations[-1]["step"] if self.history.evaluations else None
+
     def trained(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def judge(self, metrics: dict[str, float], patience: int | None) -> None:
+    @contextmanager
+    def unbroken_step(self) -> Iterator[None]:
+        """Inside, Ctrl-C waits for the end of the step, so that it is never half-done; a second Ctrl-C does not wait.
+
+        Raises TrainingError with the number of the step.
+        """
+        self.half_done = True
+        try:
+            with _delayed_interrupt():
+                yield
+                self.half_done = False
+        except TrainingError as error:
+            raise TrainingError(
+                f"step {self.step + 1}: {error}; try a smaller learning rate (now {self.optimizer.lr:g})"
+            ) from None
+
+    def record(self, loss: float, lr: float) -> None:
+        self.step += 1
+        self.history.steps.append({"step": self.step, "loss": loss, "lr": lr})
+
+    def judge(self, metrics: dict[str, float]) -> None:
         """Record an evaluation; remember the weights if it is the best."""
+        name, value = next(iter(metrics.items()))
+        if math.isnan(value):
+            raise TrainingError(f"step {self.step}: evaluate gave {name} = nan, which nothing can be judged by")
         self.history.evaluations.append({"step": self.step, **metrics})
-        value = next(iter(metrics.values()))
         if self.best_value is None or self.sign * value > self.sign * self.best_value:
             self.best_value, self.since_best, self.history.best_step = value, 0, self.step
-            self.best = {name: np.array(to_numpy(p.data)) for name, p in self.trained().items()}
+            if self.keep_best:
+                self.best = {n: np.array(to_numpy(p.data)) for n, p in self.trained().items()}
         else:
             self.since_best += 1
-            self.history.stopped_early = patience is not None and self.since_best >= patience
 
     def restore_best(self) -> None:
         for name, p in self.trained().items():
             if name in self.best:
                 p.data[...] = to_device(self.best[name], device_of(p.data))
 
-    def save(self, folder: Path) -> None:
+    def interrupted(self) -> str:
+        """Save what Ctrl-C leaves, and say where it is."""
+        if self.half_done:  # by a second Ctrl-C: these tensors belong to no step
+            kept = "" if self.saved_at is None else f"; the checkpoint of step {self.saved_at} is in {self.folder}"
+            return f"interrupted inside step {self.step + 1}{kept}"
+        self.save()
+        kept = "" if self.folder is None else f"; resume from {self.folder}"
+        return f"interrupted after step {self.step}{kept}"
+
+    def save(self) -> None:
+        """Write the checkpoint, where one is wanted; TrainingError for parameters that are not finite."""
+        if self.saved_at == self.step:
+            return
+        bad = _bad_parameter(self.model)
+        if bad is not None:
+            raise TrainingError(f"step {self.step}: {bad} is not finite any more; try a smaller learning rate")
+        if self.folder is None:
+            return
         optimizer = self.optimizer.state_dict()
         arrays = {f"model/{n}": np.array(to_numpy(p.data)) for n, p in self.trained().items()}
         arrays |= {f"optimizer/{n}": x for n, x in optimizer.items() if n != "steps"}
         arrays |= {f"best/{n}": x for n, x in self.best.items()}
         facts = {
             "step": self.step,
-            "optimizer": type(self.optimizer).__name__,
             "optimizer_steps": optimizer["steps"],
-            "seed": self.seed,
-            "best_value": self.best_value,
-            "since_best": self.since_best,
+            "epoch": self.step // self.run["batches"],
+            "batch_of_epoch": self.step % self.run["batches"],
+            "run": self.run,
+            "best_value": _to_json(self.best_value),
             "best_step": self.history.best_step,
-            "stopped_early": self.history.stopped_early,
+            "since_best": self.since_best,
+            "evaluations": [{k: _to_json(v) for k, v in row.items()} for row in self.history.evaluations],
             "steps": self.history.steps,
-            "evaluations": self.history.evaluations,
         }
-        with atomic_folder(folder) as target:
+        with _delayed_interrupt(), atomic_folder(self.folder) as target:
             write_safetensors(target / "training.safetensors", arrays)
             write_json(target / "training.json", facts)
+        self.saved_at = self.step
 
-    def load(self, folder: Path) -> None:
-        """Take up a checkpoint; FileError where it belongs to another model, optimizer or seed (nothing is changed)."""
-        path = folder / "training.json"
+    def load(self, total: int) -> None:
+        """Take up the checkpoint; FileError where it is broken or of another run (nothing is changed then)."""
+        assert self.folder is not None
+        path = self.folder / "training.json"
         facts = read_json(path)
-        arrays, _ = read_safetensors(folder / "training.safetensors")
+        arrays, _ = read_safetensors(self.folder / "training.safetensors")
         groups: dict[str, dict[str, np.ndarray]] = {"model": {}, "optimizer": {}, "best": {}}
         for key, x in arrays.items():
             kind, _, name = key.partition("/")
             groups.setdefault(kind, {})[name] = x
         trained = self.trained()
-        shapes = {n: p.shape for n, p in trained.items()}
-        if {n: x.shape for n, x in groups["model"].items()} != shapes:
+        mine = {name: (p.shape, p.dtype) for name, p in trained.items()}
+        theirs = {name: (x.shape, x.dtype) for name, x in groups["model"].items()}
+        if mine != theirs:
+            odd = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
             raise FileError(
-                f"{folder}: this checkpoint holds other trained tensors than this model has; check the method"
+                f"{self.folder}: this checkpoint holds other trained tensors than this model has, {len(odd)} differ, "
+                f"the first is {odd[0]!r}; check the model and the method"
             )
-        for key, mine in (("optimizer", type(self.optimizer).__name__), ("seed", self.seed)):
-            if facts.get(key) != mine:
-                raise FileError(f"{path}: the checkpoint has {key} {facts.get(key)!r}, this run {mine!r}")
+        differences = list(_differences(facts.get("run"), self.run))
+        if differences:
+            raise FileError(
+                f"{path}: the checkpoint is of another run: {'; '.join(differences[:3])}. "
+                "Resume with the settings of then, or choose another folder"
+            )
         try:
+            step, best_value, since_best = facts["step"], facts["best_value"], facts["since_best"]
+            evaluations = [{k: float(v) if k != "step" else v for k, v in row.items()} for row in facts["evaluations"]]
+            history = History(facts["steps"], evaluations, facts["best_step"])
+            if not isinstance(step, int) or len(history.steps) != step or set(groups["best"]) - set(trained):
+                raise ValueError("its parts do not agree")
+            best_value = None if best_value is None else float(best_value)
             self.optimizer.load_state_dict({"steps": facts["optimizer_steps"], **groups["optimizer"]})
-            self.step = facts["step"]
-            self.best_value, self.since_best = facts["best_value"], facts["since_best"]
-            self.history = History(facts["steps"], facts["evaluations"], facts["best_step"], facts["stopped_early"])
-        except (KeyError, ValueError) as error:
-            raise FileError(f"{path}: this checkpoint does not fit: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileError(f"{path}: this checkpoint is broken: {error!r}") from error
+        if step > total:
+            raise FileError(f"{path}: the checkpoint is of step {step}, beyond the {total} steps asked for")
+        self.step, self.best_value, self.since_best, self.history = step, best_value, since_best, history
+        self.saved_at = step
         self.best = groups["best"]
         for name, p in trained.items():
             p.data[...] = to_device(groups["model"][name], device_of(p.data))
+
+
+def _to_json(value: float | None) -> float | str | None:
+    """JSON knows no infinity and no NaN: they are written as words, which ``float`` reads."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def _differences(then: Any, now: Any, name: str = "") -> Iterator[str]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*now, *then]):
+            yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif then != now:
+        yield f"{name} was {then!r}, now {now!r}"
+
+
+@contextmanager
+def _delayed_interrupt() -> Iterator[None]:
+    """Ctrl-C inside takes effect at the end, a second one at once. Only the main thread ever receives it."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    pressed: list[Any] = []
+
+    def wait(*args: Any) -> None:
+        if pressed:
+            handler(*args)
+        pressed.append(args)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        handler(*pressed[0])

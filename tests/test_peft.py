@@ -60,6 +60,7 @@ METHODS = {
 FACT_TARGETS = ["attention.q_proj", "attention.out_proj"]
 IMPOSSIBLE = {
     ("llama", "BitFit"),
+    ("mlp", "SAID"),
     *(("mlp", m) for m in METHODS if m not in ("top layer", "BitFit", "LoRA everywhere") and "ID" not in m),
 }
 GRID = [(f, m) for f in FAMILIES for m in METHODS if (f, m) not in IMPOSSIBLE]

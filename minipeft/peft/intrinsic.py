@@ -7,7 +7,7 @@ from its seed wherever it is needed, tensor by tensor, and never stored. Three k
 
     dense      entries N(0, 1/D): columns of length one, over the whole model
     sparse     a fraction 1/√D of the entries ±√(1/(D q)), q that fraction: the same lengths
-    fastfood   P_i = S H G Π H B cut to the tensor's size (Le et al. 2013), H the Walsh-Hadamard transform: O(D log D)
+    fastfood   P_i = S H G Π H B cut to the tensor's size (Le et al. 2013), H the Walsh-Hadamard transform
 
 SAID (structure-aware) gives each tensor i a trained scale: θ_i = θ₀_i + λ_i P_i θ_d, λ_i = 1 at the start; DID has none.
 
@@ -35,7 +35,7 @@ ROWS = 4096  # of P drawn at a time
 
 
 class Projection:
-    """P_i of one tensor: ``apply`` is x -> P x, ``transpose`` y -> Pᵀ y; total: D of the model, size: of this tensor."""
+    """P_i of one tensor: ``apply`` is x -> P x, ``transpose`` y -> Pᵀ y; total: D, size: of the tensor."""
 
     def __init__(self, size: int, d: int, total: int, seed: tuple[int, ...]):
         self.size, self.d, self.total, self.seed = size, d, total, seed
@@ -186,8 +186,8 @@ class Held:
 class IntrinsicConfig(PeftConfig):
     """d: the dimension. projection: "dense", "sparse" or "fastfood". seed: of P.
 
-    said: a trained scale for each of the m tensors, counted in d (d - m directions and m scales). The classification head
-    is projected with the rest, unless modules_to_save names it.
+    said: a trained scale for each of the m tensors, counted in d (d - m directions and m scales). The classification
+    head is projected with the rest, unless modules_to_save names it.
     """
 
     peft_type: ClassVar[str] = "INTRINSIC"
