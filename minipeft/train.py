@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -136,7 +136,7 @@ def _shards(batch: Batch, n: int) -> list[tuple[dict[str, Any], int]]:
 
 def _blame(model: Any, batch: Batch, seed: Seed) -> str:
     """Which tensor spoiled the loss: the first parameter, or else input, or else output of a module, in this order."""
-    bad = _bad_parameter(model)
+    bad = _bad_parameter(model.named_parameters())
     if bad is not None:
         return bad
     for name, x in batch.items():
@@ -165,9 +165,8 @@ def _blame(model: Any, batch: Batch, seed: Seed) -> str:
     return outputs[0] if outputs else "the loss itself"
 
 
-def _bad_parameter(model: Any) -> str | None:
-    bad = (name for name, p in model.named_parameters() if not _finite(p.data))
-    return next((f"parameter {name}" for name in bad), None)
+def _bad_parameter(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    return next((f"parameter {name}" for name, p in named if not _finite(p.data)), None)
 
 
 def _bad_gradient(model: Any) -> str:
@@ -280,7 +279,8 @@ def fit(
         bar.close()
         for module, mode in modes:
             module.training = mode
-    state.restore_best()
+    if evaluate is not None and restore_best:
+        state.restore_best()
     return state.history
 
 
@@ -335,6 +335,29 @@ def _evaluated(model: Module, evaluate: Evaluate) -> dict[str, float]:
     finally:
         model.train()
     return {k: float(v) for k, v in result.items()} if isinstance(result, dict) else {"value": float(result)}
+
+
+@contextmanager
+def _delayed_interrupt() -> Iterator[None]:
+    """Ctrl-C inside takes effect at the end, a second one at once. Only the main thread ever receives it."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    pressed: list[Any] = []
+
+    def wait(*args: Any) -> None:
+        if pressed:
+            handler(*args)
+        pressed.append(args)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        handler(*pressed[0])
 
 
 class _State:
@@ -398,6 +421,7 @@ class _State:
         self.step += 1
         self.history.steps.append({"step": self.step, "loss": loss, "lr": lr})
 
+    @_delayed_interrupt()
     def judge(self, metrics: dict[str, float]) -> None:
         """Record an evaluation; remember the weights if it is the best."""
         name, value = next(iter(metrics.items()))
@@ -429,13 +453,13 @@ class _State:
         """Write the checkpoint, where one is wanted; TrainingError for parameters that are not finite."""
         if self.saved_at == self.step:
             return
-        bad = _bad_parameter(self.model)
+        bad = _bad_parameter(self.trained().items())
         if bad is not None:
             raise TrainingError(f"step {self.step}: {bad} is not finite any more; try a smaller learning rate")
         if self.folder is None:
             return
         optimizer = self.optimizer.state_dict()
-        arrays = {f"model/{n}": np.array(to_numpy(p.data)) for n, p in self.trained().items()}
+        arrays = {f"model/{n}": to_numpy(p.data) for n, p in self.trained().items()}
         arrays |= {f"optimizer/{n}": x for n, x in optimizer.items() if n != "steps"}
         arrays |= {f"best/{n}": x for n, x in self.best.items()}
         facts = {
@@ -450,10 +474,11 @@ class _State:
             "evaluations": [{k: _to_json(v) for k, v in row.items()} for row in self.history.evaluations],
             "steps": self.history.steps,
         }
-        with _delayed_interrupt(), atomic_folder(self.folder) as target:
-            write_safetensors(target / "training.safetensors", arrays)
-            write_json(target / "training.json", facts)
-        self.saved_at = self.step
+        with _delayed_interrupt():
+            with atomic_folder(self.folder) as target:
+                write_safetensors(target / "training.safetensors", arrays)
+                write_json(target / "training.json", facts)
+            self.saved_at = self.step
 
     def load(self, total: int) -> None:
         """Take up the checkpoint; FileError where it is broken or of another run (nothing is changed then)."""
@@ -510,26 +535,3 @@ def _differences(then: Any, now: Any, name: str = "") -> Iterator[str]:
             yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif then != now:
         yield f"{name} was {then!r}, now {now!r}"
-
-
-@contextmanager
-def _delayed_interrupt() -> Iterator[None]:
-    """Ctrl-C inside takes effect at the end, a second one at once. Only the main thread ever receives it."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    pressed: list[Any] = []
-
-    def wait(*args: Any) -> None:
-        if pressed:
-            handler(*args)
-        pressed.append(args)
-
-    signal.signal(signal.SIGINT, wait)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if pressed:
-        handler(*pressed[0])
