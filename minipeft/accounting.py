@@ -1,34 +1,44 @@
-"""What a method costs, counted and not timed: parameters, bytes by kind, floating-point operations."""
+"""What a method costs, counted and not timed: parameters, bytes by kind, floating-point operations.
+
+What is counted on a model stands beside the closed formula for it, and the tests hold the two equal.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from minipeft.array import Array, FlopCount, counting, is_array
 from minipeft.autograd import Node, Tensor
+from minipeft.models.decoder import DecoderConfig
 from minipeft.nn.module import Module
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of parameters, each tensor once: all, trainable, and by the first segment of their path."""
+    """Numbers of parameters, each tensor once: all, trainable, and both by the part of the model."""
 
     total: int
     trainable: int
     by_group: dict[str, int]
+    trainable_by_group: dict[str, int]
 
 
 def count_parameters(model: Module) -> ParameterCount:
-    """Count the parameters of a model."""
-    named = list(model.named_parameters())
+    """Count the parameters of a model; a part is the first segment in which the parameters' paths differ."""
+    named = [(name.split("."), p) for name, p in model.named_parameters()]
+    depth = 0
+    while len({path[depth] for path, _ in named}) == 1 and min(len(path) for path, _ in named) > depth + 1:
+        depth += 1
     groups: Counter[str] = Counter()
-    for name, p in named:
-        groups[name.partition(".")[0]] += p.size
-    return ParameterCount(sum(p.size for _, p in named), sum(p.size for _, p in named if p.requires_grad), dict(groups))
+    trained: Counter[str] = Counter()
+    for path, p in named:
+        groups[path[depth]] += p.size
+        trained[path[depth]] += p.size if p.requires_grad else 0
+    return ParameterCount(groups.total(), trained.total(), dict(groups), dict(trained))
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,11 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return self.parameters + self.gradients + self.optimizer_state + self.activations
+        return sum(self.by_kind().values())
+
+    def by_kind(self) -> dict[str, int]:
+        """The four kinds by name."""
+        return {f.name.replace("_", " "): getattr(self, f.name) for f in fields(self)}
 
 
 def memory(model: Module, optimizer: Any = None, loss: Tensor | None = None) -> Memory:
@@ -75,8 +89,8 @@ def saved_buffers(loss: Tensor, parameters: list[Tensor]) -> Iterator[tuple[Node
     """(node, bytes) for each buffer that the graph keeps, at the first node that saved it; parameters are left out."""
     seen = {id(_buffer(p.data)) for p in parameters}
     for node in sorted(recorded_nodes(loss), key=lambda n: n.birth):
-        for x in node.ctx.saved if node.ctx is not None else ():
-            if is_array(x) and id(_buffer(x)) not in seen:
+        for x in _arrays(node.ctx.saved) if node.ctx is not None else ():
+            if id(_buffer(x)) not in seen:
                 seen.add(id(_buffer(x)))
                 yield node, _buffer(x).nbytes
 
@@ -89,6 +103,14 @@ def saved_by(loss: Tensor, model: Module) -> dict[str, int]:
     return dict(by_name)
 
 
+def _arrays(values: tuple[Any, ...]) -> Iterator[Array]:
+    for value in values:
+        if is_array(value):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _arrays(tuple(value))
+
+
 def _buffer(x: Array) -> Array:
     """The array that owns the memory of x."""
     while x.base is not None and is_array(x.base):
@@ -99,6 +121,38 @@ def _buffer(x: Array) -> Array:
 def count_flops() -> AbstractContextManager[FlopCount]:
     """A context that counts the FLOPs of all matrix products made inside, forward and backward apart."""
     return counting(FlopCount())
+
+
+def linear_flops(rows: int, in_features: int, out_features: int) -> int:
+    """FLOPs of x Wᵀ for x (rows, in_features), W (out_features, in_features); its two gradients take as many each."""
+    return 2 * rows * in_features * out_features
+
+
+def decoder_parameters(config: DecoderConfig) -> int:
+    """The number of parameters of a `DecoderLM`, by formula."""
+    c, d = config, config.d_model
+    kv = (c.n_kv_heads or c.n_heads) * (d // c.n_heads)  # the width of all keys
+    norm = 2 * d if c.norm == "layer" else d
+    feed_forward = (3 if c.gated else 2) * d * c.d_ff
+    biases = (2 * d + 2 * kv) + (2 if c.gated else 1) * c.d_ff + d if c.bias else 0
+    layer = 2 * d * d + 2 * d * kv + feed_forward + biases + 2 * norm
+    tables = c.vocab_size * (1 if c.tied else 2) + (0 if c.rotary else c.context)
+    return c.n_layers * layer + tables * d + (norm if c.norm_first else 0)
+
+
+def decoder_flops(config: DecoderConfig, batch: int, length: int, labels: int | None = None) -> FlopCount:
+    """FLOPs of the loss of a `DecoderLM` for ids (batch, length) and of its gradients for all parameters, by formula.
+
+    labels: how many of the tokens have one (all by default); the vocabulary head is computed for those alone.
+    """
+    c, d, R = config, config.d_model, batch * length
+    kv = (c.n_kv_heads or c.n_heads) * (d // c.n_heads)
+    projections = 2 * linear_flops(R, d, d) + 2 * linear_flops(R, d, kv)
+    scores = 2 * (2 * R * length * d)  # Q Kᵀ and P V, over all heads
+    feed_forward = (3 if c.gated else 2) * linear_flops(R, d, c.d_ff)
+    head = linear_flops(R if labels is None else labels, d, c.vocab_size)
+    forward = c.n_layers * (projections + scores + feed_forward) + head
+    return FlopCount(forward, 2 * forward)
 
 
 def zero_memory(psi: float, k: float = 12, n: int = 1, stage: int = 0) -> float:
@@ -126,3 +180,81 @@ def gpt3_parameters(
     attention = 4 * d_model * a + 3 * a + d_model
     feed_forward = 8 * d_model**2 + 5 * d_model
     return n_layers * (attention + feed_forward + 4 * d_model) + (vocab_size + context) * d_model + 2 * d_model
+
+
+@dataclass(frozen=True)
+class Gpt3Size:
+    """A row of Table 2.1 of Brown et al. 2020; ``printed`` is the number of parameters that stands there."""
+
+    name: str
+    printed: float
+    n_layers: int
+    d_model: int
+    n_heads: int
+    d_head: int
+
+
+# As printed, oddities included: 24 · 128 is not 2048 and 40 · 128 is not 5140. The printed counts are those of
+# attention matrices of d_model rows.
+GPT3_SIZES = (
+    Gpt3Size("GPT-3 Small", 125e6, 12, 768, 12, 64),
+    Gpt3Size("GPT-3 Medium", 350e6, 24, 1024, 16, 64),
+    Gpt3Size("GPT-3 Large", 760e6, 24, 1536, 16, 96),
+    Gpt3Size("GPT-3 XL", 1.3e9, 24, 2048, 24, 128),
+    Gpt3Size("GPT-3 2.7B", 2.7e9, 32, 2560, 32, 80),
+    Gpt3Size("GPT-3 6.7B", 6.7e9, 32, 4096, 32, 128),
+    Gpt3Size("GPT-3 13B", 13.0e9, 40, 5140, 40, 128),
+    Gpt3Size("GPT-3 175B", 175.0e9, 96, 12288, 96, 128),
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a training step takes; as a text, a table with units."""
+
+    parameters: ParameterCount
+    memory: Memory
+    saved_by: dict[str, int]
+    flops: FlopCount | None
+
+    def __str__(self) -> str:
+        p, m = self.parameters, self.memory
+        lines = [("parameters", "all", "trained", "trained %")]
+        lines += [_share(name, n, p.trainable_by_group[name]) for name, n in p.by_group.items()]
+        lines += [_share("total", p.total, p.trainable), ("",) * 4, ("memory", "bytes", "", "")]
+        lines += [(name, readable_bytes(n), "", "") for name, n in m.by_kind().items()]
+        lines += [("total", readable_bytes(m.total), "", "")]
+        if self.saved_by:
+            lines += [("",) * 4, ("activations saved by", "bytes", "", "")]
+            largest = sorted(self.saved_by.items(), key=lambda item: -item[1])
+            lines += [(name, readable_bytes(n), "", "") for name, n in largest]
+        if self.flops is not None:
+            lines += [("",) * 4, ("matrix products", "GFLOP", "", "")]
+            counts = {"forward": self.flops.forward, "backward": self.flops.backward, "total": self.flops.total}
+            lines += [(name, f"{n / 1e9:,.3f}", "", "") for name, n in counts.items()]
+        widths = [max(len(line[i]) for line in lines) for i in range(4)]
+        padded = (
+            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
+            for line in lines
+        )
+        return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def _share(name: str, n: int, trained: int) -> tuple[str, str, str, str]:
+    return name, f"{n:,}", f"{trained:,}", f"{100 * trained / n:.2f}"
+
+
+def report(model: Module, optimizer: Any = None, loss: Tensor | None = None, flops: FlopCount | None = None) -> Report:
+    """All that is counted on a model, its optimizer, a recorded loss and its FLOPs."""
+    saved = {} if loss is None else saved_by(loss, model)
+    return Report(count_parameters(model), memory(model, optimizer, loss), saved, flops)
+
+
+def readable_bytes(n: int) -> str:
+    """Bytes with a binary unit: 1.5 MiB."""
+    value = float(n)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

@@ -1,13 +1,33 @@
 """Costs are counted exactly, and equal the closed formulas."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from families import FAMILIES, gpt2, llama
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.accounting import count_flops, count_parameters, gpt3_parameters, memory, saved_by, zero_memory
+from minipeft import nn
+from minipeft.accounting import (
+    GPT3_SIZES,
+    count_flops,
+    count_parameters,
+    decoder_flops,
+    decoder_parameters,
+    gpt3_parameters,
+    linear_flops,
+    memory,
+    readable_bytes,
+    recorded_nodes,
+    report,
+    saved_by,
+    zero_memory,
+)
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
+from minipeft.peft import LoraConfig, get_peft_model
 from minipeft.train import train_step
 
 
@@ -35,25 +55,18 @@ def test_counts_and_bytes(family, rng):
 def test_the_formula_of_gpt3_counts_our_own_decoder(layers, d, vocab, context):
     config = DecoderConfig.gpt2(vocab_size=vocab, d_model=d, n_layers=layers, n_heads=2, context=context)
     assert gpt3_parameters(layers, d, vocab, context) == count_parameters(DecoderLM(config)).total
+    assert gpt3_parameters(layers, d, vocab, context) == decoder_parameters(config)
 
 
-@pytest.mark.parametrize(
-    ("layers", "d", "attention", "millions"),
-    [
-        (12, 768, None, 125),
-        (24, 1024, None, 350),
-        (24, 1536, None, 760),
-        (24, 2048, 24 * 128, 1300),
-        (32, 2560, None, 2700),
-        (32, 4096, None, 6700),
-        (40, 5140, 40 * 128, 13000),
-        (96, 12288, None, 175000),
-    ],
-)
-def test_the_table_of_gpt3_sizes(layers, d, attention, millions):
-    assert gpt3_parameters(layers, d, d_attention=attention) == pytest.approx(
-        millions * 1e6, rel=0.17 if d == 2048 else 0.02
-    )
+@pytest.mark.parametrize("size", GPT3_SIZES, ids=lambda size: size.name)
+def test_the_table_of_gpt3_sizes(size):
+    assert gpt3_parameters(size.n_layers, size.d_model) == pytest.approx(size.printed, rel=0.02)
+
+
+def test_the_oddities_of_the_table_are_kept():
+    odd = {size.name: size.n_heads * size.d_head for size in GPT3_SIZES if size.n_heads * size.d_head != size.d_model}
+    assert odd == {"GPT-3 XL": 3072, "GPT-3 13B": 5120}
+    assert gpt3_parameters(24, 2048, d_attention=3072) == 1_517_123_584  # what the printed heads would make, not 1.3e9
 
 
 def test_gpt2_small_has_its_published_number_of_parameters():
@@ -68,39 +81,133 @@ def test_zero_divides_the_model_states_as_its_paper_says():
         zero_memory(1, stage=4)
 
 
-def decoder_forward_flops(c, B, T, labelled):
-    kv = (c.n_kv_heads or c.n_heads) * c.d_model // c.n_heads
-    projections = 2 * c.d_model * (2 * c.d_model + 2 * kv)
-    feed_forward = 2 * c.d_model * c.d_ff * (3 if c.gated else 2)
-    scores = 2 * 2 * T * c.d_model
-    norms = 0
-    return B * T * c.n_layers * (projections + feed_forward + scores) + 2 * labelled * c.d_model * c.vocab_size + norms
+@st.composite
+def configurations(draw):
+    heads, per_group, pairs = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    return DecoderConfig(
+        vocab_size=draw(st.integers(2, 30)),
+        d_model=heads * per_group * 2 * pairs,
+        n_layers=draw(st.integers(1, 3)),
+        n_heads=heads * per_group,
+        d_ff=draw(st.integers(1, 9)),
+        context=draw(st.integers(4, 9)),
+        n_kv_heads=draw(st.sampled_from([None, heads])),
+        **{name: draw(st.booleans()) for name in ("rotary", "norm_first", "gated", "bias", "tied")},
+        norm=draw(st.sampled_from(["layer", "rms"])),
+    )
+
+
+@given(configurations(), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_the_formulas_of_a_decoder_equal_what_is_counted(config, B, T, seed):
+    model = DecoderLM(config)
+    assert decoder_parameters(config) == count_parameters(model).total
+    rng = np.random.default_rng(seed)
+    ids, labels = rng.integers(0, config.vocab_size, (2, B, T))
+    labels[rng.random((B, T)) < 0.3] = -100
+    labels[0, 0] = 0
+    with count_flops() as flops:
+        model.loss(ids, labels).backward()
+    assert flops == decoder_flops(config, B, T, int((labels != -100).sum()))
+    with mp.no_grad(), count_flops() as flops:
+        model(ids)
+    assert (flops.forward, flops.backward) == (decoder_flops(config, B, T).forward, 0)
 
 
 @pytest.mark.parametrize("family", [gpt2, llama])
-def test_flops_of_a_decoder_equal_the_closed_formula(family, rng):
+def test_a_frozen_trunk_costs_no_backward(family, rng):
     model, batch = family(rng)
-    B, T = batch["ids"].shape
+    c, (B, T) = model.config, batch["ids"].shape
     labelled = int((batch["labels"] != -100).sum())
-    with count_flops() as flops:
-        loss = model.loss(**batch)
-        loss.backward()
-    forward = decoder_forward_flops(model.config, B, T, labelled)
-    assert flops.forward == forward
-    assert flops.backward == 2 * forward
     model.requires_grad_(False)
     model.stack.layers[-1].requires_grad_(True)
-    with count_flops() as top:
+    with count_flops() as flops:
         model.loss(**batch).backward()
-    assert top.forward == forward
-    layer = (forward - 2 * labelled * model.config.d_model * model.config.vocab_size) / model.config.n_layers
-    head = 2 * labelled * model.config.d_model * model.config.vocab_size
-    # both gradients of every product of the top layer, but none for the layer's own input
-    c = model.config
-    kv = (c.n_kv_heads or c.n_heads) * c.d_model // c.n_heads
-    into_qkv = 2 * B * T * c.d_model * (c.d_model + 2 * kv)
-    norm_gradient = into_qkv  # the normalization in front of them is trained too, so dx is needed there
-    assert top.backward == 2 * layer + head - into_qkv + norm_gradient
+    head = linear_flops(labelled, c.d_model, c.vocab_size)
+    whole = decoder_flops(c, B, T, labelled)
+    assert flops.forward == whole.forward
+    # The head gives its input's gradient alone. The top layer gives all of its own: the gradient of what goes into q, k
+    # and v too, since the normalization in front of them is trained.
+    assert flops.backward == head + 2 * (whole.forward - head) // c.n_layers
+
+
+@pytest.mark.parametrize("family", [gpt2, llama])
+def test_bytes_saved_for_the_top_layer_do_not_depend_on_the_layers_below(family, rng):
+    saved = []
+    for n_layers in (1, 2, 5):
+        _, batch = family(np.random.default_rng(0))
+        config = replace(family(np.random.default_rng(0))[0].config, n_layers=n_layers)
+        model = DecoderLM(config)
+        model.requires_grad_(False)
+        model.stack.layers[-1].requires_grad_(True)
+        loss = model.loss(**batch)
+        saved.append((saved_by(loss, model), len(list(recorded_nodes(loss)))))
+    assert saved[0] == saved[1] == saved[2]
+
+
+def test_a_buffer_counts_once_whole_and_never_for_a_parameter():
+    class Keep(mp.Function):
+        """Saves what it is given, in a tuple within the tuple."""
+
+        @staticmethod
+        def forward(ctx, x, *arrays):
+            ctx.save(arrays[:1], *arrays[1:], 3, None)
+            return x.copy()
+
+    buffer, other, alone = np.zeros((4, 6)), np.zeros(5), np.zeros(7)
+    model = nn.Linear(3, 2)
+    x = mp.Tensor(alone, requires_grad=True)
+    views = (buffer[1:, ::2], buffer.T, buffer.reshape(-1)[3:])
+    loss = Keep.apply(Keep.apply(x, *views), other, buffer[:1], model.weight.data[:, 1:], model.bias.data)
+    assert memory(model, None, loss).activations == buffer.nbytes + other.nbytes
+    assert saved_by(loss, model) == {"Keep": buffer.nbytes + other.nbytes}
+
+
+def test_a_tied_table_counts_once(rng):
+    config = DecoderConfig.gpt2(vocab_size=17, d_model=12, n_layers=1, n_heads=3, context=20)
+    tied, own = (count_parameters(DecoderLM(replace(config, tied=flag))) for flag in (True, False))
+    assert own.total - tied.total == 17 * 12
+    assert memory(DecoderLM(config)).parameters == 4 * tied.total
+
+
+def test_parts_are_told_apart_below_a_wrapper(rng):
+    model, _ = gpt2(rng)
+    plain = count_parameters(model)
+    assert list(plain.by_group) == ["input", "stack"]
+    peft = get_peft_model(model, LoraConfig(r=2))
+    counts = count_parameters(peft)
+    assert counts.by_group == {**plain.by_group, "stack": plain.by_group["stack"] + counts.trainable}
+    assert counts.trainable_by_group == {"input": 0, "stack": counts.trainable}
+
+
+def test_a_report_is_a_table_with_units(rng):
+    model, batch = gpt2(rng)
+    peft = get_peft_model(model, LoraConfig(r=2))
+    optimizer = AdamW(peft)
+    train_step(peft, batch, optimizer)
+    with count_flops() as flops:
+        loss = peft.loss(**batch)
+        used = report(peft, optimizer, loss, flops)
+        loss.backward()
+    lines = [line.split() for line in str(used).splitlines()]
+    counts = count_parameters(peft)
+    assert ["parameters", "all", "trained", "trained", "%"] in lines
+    assert [
+        "total",
+        f"{counts.total:,}",
+        f"{counts.trainable:,}",
+        f"{100 * counts.trainable / counts.total:.2f}",
+    ] in lines
+    assert ["optimizer", "state", *readable_bytes(8 * counts.trainable).split()] in lines
+    assert ["activations", *readable_bytes(used.memory.activations).split()] in lines
+    assert ["Attention", *readable_bytes(used.saved_by["Attention"]).split()] in lines
+    assert ["backward", f"{flops.backward / 1e9:.3f}"] in lines
+    assert "activations saved by" not in str(report(peft))
+
+
+def test_bytes_are_written_with_a_unit():
+    written = [readable_bytes(n) for n in (0, 1023, 1536, 150 * 1024, 3 * 2**20, 5 * 2**30)]
+    assert written == ["0 B", "1023 B", "1.5 KiB", "150 KiB", "3.0 MiB", "5.0 GiB"]
 
 
 def test_nothing_is_counted_without_a_graph(rng):

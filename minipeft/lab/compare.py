@@ -269,7 +269,7 @@ def table_text(task: Task, rows: list[Row]) -> str:
                 f"{r['trained']:,}",
                 f"{100 * r['trained'] / r['parameters']:.2f}",
                 quality,
-                *(readable_bytes(r[k]) for k in ("gradient_bytes", "optimizer_bytes", "activation_bytes")),
+                *(accounting.readable_bytes(r[k]) for k in ("gradient_bytes", "optimizer_bytes", "activation_bytes")),
                 f"{r['forward_flops'] / 1e6:,.0f}",
                 f"{r['backward_flops'] / 1e6:,.0f}",
                 f"{r['step_time']:.2f}",
@@ -287,16 +287,6 @@ def table_text(task: Task, rows: list[Row]) -> str:
     if any(r["rate_at_edge"] for r in rows):
         text.append("* the best learning rate lies at the edge of the list that was tried")
     return "\n".join(text)
-
-
-def readable_bytes(n: int) -> str:
-    """Bytes with a binary unit: 1.5 MiB."""
-    value = float(n)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"
 
 
 def quick(budget: Budget) -> Budget:
