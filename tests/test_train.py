@@ -1,5 +1,6 @@
 """Training: shards, evaluation, early stop, checkpoints, Ctrl-C, and the same bits after a resume."""
 
+import io
 import signal
 import threading
 
@@ -513,6 +514,19 @@ def test_an_epoch_of_another_length_than_it_says_is_refused():
     model = Noisy()
     with pytest.raises(ValueError, match=r"len\(batches\) says 9, but epoch 0 gave 6"):
         fit(model, Nine(), SGD(model, 0.1), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "progress", "shown"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_bar_is_drawn_on_a_terminal_alone(terminal, progress, shown, monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr("sys.stderr", stream)
+    model = Noisy()
+    fit(model, problem(), SGD(model, 0.1), steps=4, progress=progress)
+    assert ("4/4" in stream.getvalue()) == shown
+    assert shown or not stream.getvalue()
 
 
 def test_a_batch_that_cannot_be_split_is_refused():
