@@ -6,6 +6,8 @@ differently (scatter-add, error functions, random numbers, the size of a cache b
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -116,7 +118,7 @@ def generator(seed: int | np.random.Generator) -> np.random.Generator:
 def scatter_add(target: Array, index: Array, updates: Array) -> None:
     """``target[index[i]] += updates[i]`` in place, repeated indices summed.
 
-    target (V, ...), index (M,) integers, updates (M, ...). On the CPU the rows are sorted by index and
+    target (V, ...), index (M,) integers from 0 to V - 1, updates (M, ...). On the CPU the rows are sorted by index and
     summed by segments, in a fixed order: the same bits each time, and many times faster than ``add.at``.
     """
     if device_of(target) == "cuda":
@@ -151,8 +153,10 @@ def row_blocks(x: Array, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
 
 
 def rows(x: Array) -> Array:
-    """``x`` (..., C) as (R, C): one large matrix product instead of many small ones."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    """``x`` (..., C) as (R, C), one row for fewer than two axes: one large product in place of many small ones."""
+    if x.ndim < 2:
+        return x.reshape(1, x.size)
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # -1 fails where C = 0
 
 
 def row_sum(x: Array) -> Array:
@@ -179,18 +183,25 @@ class FlopCount:
         return self.forward + self.backward
 
 
+_adding = threading.Lock()  # the threads of one training step share a count
 _counter: ContextVar[FlopCount | None] = ContextVar("flop_counter", default=None)
 _in_backward: ContextVar[bool] = ContextVar("in_backward", default=False)
 
 
 @contextmanager
 def counting(count: FlopCount) -> Iterator[FlopCount]:
-    """Add the FLOPs of every ``matmul`` made inside (in this thread) to ``count``."""
+    """Add the FLOPs of every ``matmul`` made inside (in this thread) to ``count``, and to the counts around it."""
+    around = _counter.get()
+    forward, backward = count.forward, count.backward
     token = _counter.set(count)
     try:
         yield count
     finally:
         _counter.reset(token)
+        if around is not None and around is not count:
+            with _adding:
+                around.forward += count.forward - forward
+                around.backward += count.backward - backward
 
 
 @contextmanager
@@ -210,8 +221,9 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     count = _counter.get()
     if count is not None:
         flops = 2 * c.size * a.shape[-1]
-        if _in_backward.get():
-            count.backward += flops
-        else:
-            count.forward += flops
+        with _adding:
+            if _in_backward.get():
+                count.backward += flops
+            else:
+                count.forward += flops
     return c

@@ -51,23 +51,26 @@ class Context:
 
 
 class Node:
-    """One recorded application of a Function: its context and the nodes or leaves of its arguments."""
+    """One recorded application of a Function: its context, the nodes or leaves of its arguments, its output's shape."""
 
-    __slots__ = ("birth", "ctx", "function", "parents")
+    __slots__ = ("birth", "ctx", "function", "parents", "shape")
 
-    def __init__(self, function: type[Function], ctx: Context, parents: list[Node | Tensor | None]):
+    def __init__(
+        self, function: type[Function], ctx: Context, parents: list[Node | Tensor | None], shape: tuple[int, ...]
+    ):
         self.function = function
         self.ctx: Context | None = ctx
         self.parents = parents
+        self.shape = shape
         self.birth = next(_birth)
 
 
 class Function:
     """An operation with an explicit forward and backward, arrays in and arrays out.
 
-    ``backward(ctx, dz)`` returns one gradient for each argument of the forward, or None where ``ctx.needs_grad``
-    is False. It returns fresh arrays, ``dz`` or views of ``dz``; it never writes ``dz`` or an input, and never
-    returns a saved array or one array twice.
+    ``backward(ctx, dz)`` returns one gradient for each argument of the forward, of its shape, or None where
+    ``ctx.needs_grad`` is False. It returns fresh arrays, ``dz`` or views of ``dz``; it never writes ``dz`` or an
+    input, and never returns a saved array or one array twice.
     """
 
     @staticmethod
@@ -97,7 +100,7 @@ class Function:
         out = Tensor(cls.forward(ctx, *arrays))
         if any(needs):
             out.requires_grad = True
-            out.node = Node(cls, ctx, parents)
+            out.node = Node(cls, ctx, parents, out.data.shape)
         return out
 
 
@@ -118,6 +121,8 @@ class Tensor:
             converted = np.asarray(data)
             keep = isinstance(data, np.generic) or converted.dtype.kind in "iub"
             data = converted if keep else converted.astype(np.float32, casting="same_kind")
+        if data.dtype.kind not in "fiub":
+            raise TypeError(f"expected real numbers, got an array of {data.dtype}")
         if requires_grad and data.dtype.kind != "f":
             raise TypeError(f"only floating-point tensors can require a gradient, got {data.dtype}")
         self.data: Array = data
@@ -146,6 +151,9 @@ class Tensor:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def __bool__(self) -> bool:  # without it, Python would ask __len__
+        return bool(self.data)
 
     def __repr__(self) -> str:
         made_by = f", from {self.node.function.__name__}" if self.node else ""
@@ -185,9 +193,10 @@ class Tensor:
     def backward(self, grad: Array | None = None, into: dict[Tensor, Array] | None = None) -> None:
         """Walk back from here and add to ``.grad`` of every trainable leaf, or to ``into`` where it is given.
 
-        grad: dL/dz, of this tensor's shape; ones for a scalar. The walk is by birth: a node uses only nodes born
-        before it, so reversed birth order is a topological order. A node is emptied once it is walked.
-        Raises RuntimeError for a tensor without a graph or one walked before, ValueError for a wrong shape.
+        grad: dL/dz, of this tensor's shape and cast to its dtype; ones for a scalar. The walk is by birth: a node uses
+        only nodes born before it, so reversed birth order is a topological order. A node is emptied once it is walked.
+        Raises RuntimeError for a tensor without a graph, one walked before, or a Function whose backward breaks the
+        contract; ValueError for a grad of the wrong shape.
         """
         if not self.requires_grad:
             raise RuntimeError("backward: nothing here requires a gradient (all inputs frozen, or under no_grad)")
@@ -195,8 +204,12 @@ class Tensor:
             if self.data.size != 1:
                 raise ValueError(f"backward of a tensor of shape {self.shape} needs grad, an array of that shape")
             grad = array_module(self.data).ones_like(self.data)
-        elif not is_array(grad) or grad.shape != self.shape:
-            raise ValueError(f"grad must be an array of shape {self.shape}, got {getattr(grad, 'shape', type(grad))}")
+        elif isinstance(grad, np.generic):  # NumPy's arithmetic turns 0-d arrays into scalars
+            grad = np.asarray(grad)
+        if not is_array(grad) or grad.shape != self.shape:
+            raise ValueError(f"grad must be an array of shape {self.shape}, got {_described(grad)}")
+        if grad.dtype != self.data.dtype:  # a float64 cotangent would drag the whole pass to float64
+            grad = grad.astype(self.data.dtype)
         if self.node is None:
             return _add_to_leaf(self, grad, grad, into)
         with backward_phase():
@@ -218,15 +231,20 @@ def _walk(root: Node, grad: Array, into: dict[Tensor, Array] | None) -> None:
             )
         ctx, node.ctx = node.ctx, None
         grads = node.function.backward(ctx, dz)
-        if not isinstance(grads, tuple):
+        if not isinstance(grads, (tuple, list)):
             grads = (grads,)
         if len(grads) != len(node.parents):
             raise RuntimeError(
                 f"{node.function.__name__}.backward returned {len(grads)} gradients for {len(node.parents)} inputs"
             )
-        for parent, g in zip(node.parents, grads, strict=True):
-            if parent is None or g is None:
+        for i, (parent, g) in enumerate(zip(node.parents, grads, strict=True)):
+            if parent is None:
                 continue
+            if getattr(g, "shape", None) != parent.shape:  # else broadcasting would spread the mistake silently
+                raise RuntimeError(
+                    f"{node.function.__name__}.backward returned {_described(g)} as the gradient of input {i}, "
+                    f"expected an array of shape {parent.shape}"
+                )
             if isinstance(parent, Tensor):
                 _add_to_leaf(parent, g, dz, into)
             elif parent not in pending:
@@ -242,10 +260,12 @@ def _walk(root: Node, grad: Array, into: dict[Tensor, Array] | None) -> None:
         node.parents = []
 
 
+def _described(x: Any) -> str:
+    return f"{type(x).__name__} of shape {x.shape}" if hasattr(x, "shape") else repr(x)
+
+
 def _add_to_leaf(leaf: Tensor, g: Array, dz: Array, into: dict[Tensor, Array] | None) -> None:
     """Add ``g`` to the leaf's gradient; what may alias ``dz`` is copied, so that no two ``.grad`` share memory."""
-    if g.shape != leaf.data.shape:
-        raise RuntimeError(f"a gradient of shape {g.shape} came back for a tensor of shape {leaf.data.shape}")
     if not is_array(g):  # NumPy turns 0-d results into scalars
         g = np.asarray(g)
     sofar = leaf.grad if into is None else into.get(leaf)

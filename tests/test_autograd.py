@@ -196,7 +196,7 @@ def test_backward_refuses_what_makes_no_sense(rng):
     x = t(rng.normal(size=(2, 3)))
     with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
         (x * 2.0).backward()
-    with pytest.raises(ValueError, match=r"got \(3,\)"):
+    with pytest.raises(ValueError, match=r"got ndarray of shape \(3,\)"):
         (x * 2.0).backward(np.ones(3))
     with pytest.raises(RuntimeError, match="requires a gradient"):
         (t([1.0], False) * 2.0).backward()
@@ -245,7 +245,7 @@ def test_a_gradient_of_the_wrong_shape_is_named():
         def backward(ctx, dz):
             return dz[:1]
 
-    with pytest.raises(RuntimeError, match=r"shape \(1,\) came back"):
+    with pytest.raises(RuntimeError, match=r"Wrong.backward returned ndarray of shape \(1,\) .* input 0, expected"):
         Wrong.apply(t([1.0, 2.0])).backward(np.ones(2))
 
 

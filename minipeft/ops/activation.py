@@ -99,6 +99,13 @@ def curve(name: str) -> Callable[[Array], tuple[Array, Array]]:
     return CURVES[name]
 
 
+def _check_floats(name: str, *xs: Tensor) -> None:
+    """Buffers take the dtype of the input: integers would be cut off, and float16 is never computed in."""
+    for x in xs:
+        if x.dtype.name not in ("float32", "float64"):
+            raise TypeError(f"{name} takes float32 or float64, got {x.dtype}")
+
+
 class Activation(Function):
     """z = f(x) entry by entry;  dx = dz f'(x), with f'(x) computed beside f(x) and saved in place of x."""
 
@@ -106,7 +113,7 @@ class Activation(Function):
     def forward(ctx: Context, x: Array, name: str) -> Array:
         f = curve(name)
         xp = array_module(x)
-        x2 = x.reshape(1, 1) if x.ndim == 0 else rows(x)
+        x2 = rows(x)
         z = xp.empty(x2.shape, dtype=x.dtype)
         slope = xp.empty(x2.shape, dtype=x.dtype) if ctx.needs_grad[0] else None
         for block in row_blocks(x2):
@@ -155,6 +162,8 @@ class Gate(Function):
 
 def softmax_rows(s: Array) -> None:
     """Softmax of each row of s (R, S), in place; a row of -inf alone becomes zeros."""
+    if s.shape[1] == 0:
+        return
     xp = array_module(s)
     lowest = float(np.finfo(s.dtype).min)
     for block in row_blocks(s):
@@ -176,7 +185,7 @@ def softmax_rows_backward(p: Array, dp: Array) -> None:
 def _last_axis(x: Array, axis: int) -> tuple[Array, Array]:
     """x with ``axis`` last, and a fresh contiguous copy of that as rows (R, S)."""
     moved = x.swapaxes(axis, -1)
-    return moved, moved.copy().reshape(-1, moved.shape[-1])
+    return moved, rows(moved.copy())
 
 
 class Softmax(Function):
@@ -233,26 +242,27 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     names = {"none": "gelu", "tanh": "gelu_tanh"}
     if approximate not in names:
         raise ValueError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}")
-    return Activation.apply(x, names[approximate])
+    return activation(x, names[approximate])
 
 
 def relu(x: Tensor) -> Tensor:
     """max(x, 0); its derivative at 0 is taken as 0."""
-    return Activation.apply(x, "relu")
+    return activation(x, "relu")
 
 
 def silu(x: Tensor) -> Tensor:
     """x σ(x), also called swish."""
-    return Activation.apply(x, "silu")
+    return activation(x, "silu")
 
 
 def tanh(x: Tensor) -> Tensor:
     """The hyperbolic tangent."""
-    return Activation.apply(x, "tanh")
+    return activation(x, "tanh")
 
 
 def activation(x: Tensor, name: str) -> Tensor:
-    """The activation ``name``: gelu, gelu_tanh, silu, relu or tanh; ValueError for another."""
+    """The activation ``name``: gelu, gelu_tanh, silu, relu or tanh; ValueError for another, TypeError for integers."""
+    _check_floats(name, x)
     return Activation.apply(x, name)
 
 
@@ -260,16 +270,19 @@ def gate(g: Tensor, u: Tensor, name: str = "silu") -> Tensor:
     """f(g) ∘ u for two tensors of one shape (..., C)."""
     if g.shape != u.shape:
         raise ValueError(f"gate: the shapes {g.shape} and {u.shape} differ")
+    _check_floats("gate", g, u)
     return Gate.apply(g, u, name)
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """eˣ / Σ eˣ along ``axis``, shifted by the maximum; a row of -inf alone gives zeros."""
+    _check_floats("softmax", x)
     return Softmax.apply(x, axis)
 
 
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """x - log Σ eˣ along ``axis``, without overflow."""
+    _check_floats("log_softmax", x)
     return LogSoftmax.apply(x, axis)
 
 
@@ -282,5 +295,7 @@ def dropout(x: Tensor, p: float, generator: np.random.Generator) -> Tensor:
         raise ValueError(f"dropout: p must lie in [0, 1), got {p}")
     if p == 0.0:
         return x
+    _check_floats("dropout", x)
+    p = float(p)  # NumPy's float64 would promote the mask
     keep = generator.random(x.shape, dtype=np.float32) >= p
     return Dropout.apply(x, to_device(keep, device_of(x.data)), p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,8 @@ class Power(Function):
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         x, p = ctx.saved
+        if p == 0:  # 0 · x⁻¹ is no number at x = 0
+            return array_module(dz).zeros_like(dz), None
         return dz * (p * x ** (p - 1)), None
 
 
@@ -258,6 +261,13 @@ class WeightedMean(Function):
 Operand = Tensor | Array | float
 
 
+def _axes(axis: Any) -> Axes:
+    """``axis`` as Python integers."""
+    if axis is None:
+        return None
+    return tuple(map(index, axis)) if isinstance(axis, (tuple, list)) else index(axis)
+
+
 def number(x: Any) -> float | None:
     """``x`` as a Python number where it is a scalar (so that it never promotes an array), else None."""
     if isinstance(x, np.generic):  # numpy.float64 is a float too, and would promote
@@ -323,17 +333,17 @@ def sqrt(x: Operand) -> Tensor:
 
 def sum(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """Σ x over ``axis``, all axes for None."""
-    return Sum.apply(x, axis, keepdims)
+    return Sum.apply(x, _axes(axis), keepdims)
 
 
 def mean(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The mean of x over ``axis``, all axes for None."""
-    return Mean.apply(x, axis, keepdims)
+    return Mean.apply(x, _axes(axis), keepdims)
 
 
 def max(x: Operand, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The largest entry of x over ``axis``; the gradient is shared evenly by equal ones."""
-    return Max.apply(x, axis, keepdims)
+    return Max.apply(x, _axes(axis), keepdims)
 
 
 def matmul(x: Tensor | Array, y: Tensor | Array) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, matmul, to_device
+from minipeft.array import Array, array_module, device_of, is_array, matmul, rows, to_device
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 
@@ -64,7 +64,7 @@ class Attention(Function):
         bias = mask_bias(scores, N, S, causal, mask)
         if bias is not None:
             scores += bias
-        softmax_rows(scores.reshape(-1, S))
+        softmax_rows(rows(scores))
         z = _empty_heads(q, (B, H, N, v.shape[-1]))
         matmul(_by_head_scores(scores, Hk), _shared(v, H), out=_by_head(z, Hk))
         needs_q, needs_k, needs_v = ctx.needs_grad[:3]
@@ -89,7 +89,7 @@ class Attention(Function):
             dv = _key_gradient(p_h, dz_h, v_shape)
         if needs_q or needs_k:
             ds = matmul(dz_h, _shared(v, H).swapaxes(-1, -2)).reshape(B, H, N, S)
-            softmax_rows_backward(p.reshape(-1, S), ds.reshape(-1, S))
+            softmax_rows_backward(rows(p), rows(ds))
             ds_h = _by_head_scores(ds, Hk)
             if needs_q:
                 dq = _empty_heads(dz, (B, H, N, k_shape[-1]))
@@ -200,30 +200,42 @@ def attention(
     if causal and S < N:
         raise ValueError(f"causal attention needs at least as many keys as queries, got {S} keys for {N} queries")
     if mask is not None:
-        if mask.dtype != np.bool_:
-            raise TypeError(f"attention: the mask must be boolean, True where a query may look; got {mask.dtype}")
+        if not is_array(mask) or mask.dtype != np.bool_:
+            got = mask.dtype if is_array(mask) else type(mask).__name__
+            raise TypeError(f"attention: the mask must be a boolean array, True where a query may look; got {got}")
         mask = to_device(mask, device_of(q.data))
         if mask.ndim == 2:
             mask = mask[:, None, None, :]
         if mask.ndim != 4 or any(m not in (1, n) for m, n in zip(mask.shape, (B, H, N, S), strict=True)):
             raise ValueError(f"attention: the mask {mask.shape} does not broadcast to (B, H, N, S) = {(B, H, N, S)}")
-    return Attention.apply(q, k, v, mask, causal, D**-0.5 if scale is None else scale)
+    return Attention.apply(q, k, v, mask, causal, D**-0.5 if scale is None else float(scale))
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
     """(B, N, H D) -> (B, H, N, D) for H = n_heads; ValueError where the width does not divide."""
-    if x.shape[-1] % n_heads:
-        raise ValueError(f"split_heads: a width of {x.shape[-1]} does not divide into {n_heads} heads")
+    if len(x.shape) != 3 or n_heads < 1 or x.shape[-1] % n_heads:
+        raise ValueError(f"split_heads: x (B, N, d) with d a multiple of {n_heads} heads is expected, got {x.shape}")
     return SplitHeads.apply(x, n_heads)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(B, H, N, D) -> (B, N, H D)."""
+    """(B, H, N, D) -> (B, N, H D); ValueError for other than four axes."""
+    if len(x.shape) != 4:
+        raise ValueError(f"merge_heads takes (B, H, N, D), got {x.shape}")
     return MergeHeads.apply(x)
 
 
 def rotary(x: Tensor, cos: Array, sin: Array) -> Tensor:
-    """x (B, H, T, D) turned by the angles whose cos and sin (T, D/2) or (B, 1, T, D/2) are given."""
+    """x (B, H, T, D) turned by the angles whose cos and sin (T, D/2) or (B, 1, T, D/2) are given.
+
+    Raises ValueError where the shapes do not fit.
+    """
+    T, D = x.shape[-2:]
+    if len(x.shape) != 4 or D % 2 or cos.shape != sin.shape or cos.shape[-2:] != (T, D // 2):
+        raise ValueError(
+            f"rotary: x (B, H, T, D) with D even goes with cos and sin (T, D/2) or (B, 1, T, D/2); "
+            f"got x {x.shape}, cos {cos.shape}, sin {sin.shape}"
+        )
     return Rotary.apply(x, cos, sin)
 
 

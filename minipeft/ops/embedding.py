@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, scatter_add, to_device
+from minipeft.array import Array, array_module, device_of, is_array, scatter_add, to_device
 from minipeft.autograd import Context, Function, Tensor
 
 
@@ -22,7 +22,7 @@ class Embedding(Function):
     def backward(ctx: Context, dz: Array) -> Any:
         ids, shape = ctx.saved
         dE = array_module(dz).zeros(shape, dtype=dz.dtype)
-        scatter_add(dE, ids.reshape(-1), dz.reshape(-1, shape[1]))
+        scatter_add(dE, ids.reshape(-1), dz.reshape(ids.size, shape[1]))
         return dE, None
 
 
@@ -31,8 +31,9 @@ def checked_ids(table: Tensor, ids: Array) -> Array:
 
     Raises TypeError for ids that are no integers, IndexError for an id outside 0 … V-1.
     """
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"embedding: ids must be integers, got {ids.dtype}")
+    if not is_array(ids) or ids.dtype.kind not in "iu":
+        got = ids.dtype if is_array(ids) else type(ids).__name__
+        raise TypeError(f"embedding: ids must be an array of integers, got {got}")
     if isinstance(ids, np.ndarray) and ids.size and (ids.min() < 0 or ids.max() >= table.shape[0]):
         raise IndexError(
             f"embedding: ids run from {ids.min()} to {ids.max()}, the table has rows 0 to {table.shape[0] - 1}"

@@ -33,10 +33,15 @@ class Linear(Function):
         return dx, dW, db
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b: x (..., k), weight (d, k), bias (d,) -> (..., d); ValueError where the sizes differ."""
-    if len(weight.shape) != 2 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"linear: x {x.shape} ends in {x.shape[-1]}, but the weight {weight.shape} takes (d, k)")
+def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """ValueError where x (..., k), weight (d, k) and bias (d,) do not fit."""
+    if len(weight.shape) != 2 or x.shape[-1:] != weight.shape[1:]:
+        raise ValueError(f"linear: x (..., k) takes a weight (d, k), got x {x.shape} and weight {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: the bias has shape {bias.shape}, the weight {weight.shape} needs {weight.shape[:1]}")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b: x (..., k), weight (d, k), bias (d,) -> (..., d); ValueError where the sizes differ."""
+    check_linear(x, weight, bias)
     return Linear.apply(x, weight, bias)

@@ -13,10 +13,12 @@ from minipeft.array import (
     backward_phase,
     column_sum,
     device_of,
+    is_array,
     matmul,
     to_device,
 )
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.ops.linear import check_linear
 from minipeft.ops.shape import reshape
 
 IGNORED = -100
@@ -113,24 +115,22 @@ class LinearCrossEntropy(Function):
         return *(None if g is None else g * c for g in (dx, dW, db)), None, None, None
 
 
-def _labelled(labels: Array, n_rows: int, n_classes: int, like: Array) -> tuple[Array, Array]:
-    """The rows that have a label and their labels, on the device of ``like``; checked on the host."""
-    host = labels if isinstance(labels, np.ndarray) else None
-    if host is None:
-        xp = array_module(labels)
-        flat = labels.reshape(-1)
-        kept = xp.flatnonzero(flat != IGNORED)
-        return kept, flat[kept]
-    if host.dtype.kind not in "iu":
-        raise TypeError(f"cross-entropy: labels must be integers, got {host.dtype}")
-    flat = host.reshape(-1)
-    if flat.shape[0] != n_rows:
-        raise ValueError(f"cross-entropy: {flat.shape[0]} labels for {n_rows} rows of logits")
-    kept = np.flatnonzero(flat != IGNORED)
+def _labelled(labels: Array, shape: tuple[int, ...], n_classes: int, like: Array) -> tuple[Array, Array]:
+    """The rows that have a label, and their labels, on the device of ``like``; those on the host are checked there.
+
+    shape: what the labels must have, that of the logits without their last axis.
+    """
+    if not is_array(labels) or labels.dtype.kind not in "iu":
+        got = labels.dtype if is_array(labels) else type(labels).__name__
+        raise TypeError(f"cross-entropy: labels must be an array of integers, got {got}")
+    if labels.shape != shape:
+        raise ValueError(f"cross-entropy: logits {(*shape, n_classes)} need labels {shape}, got {labels.shape}")
+    flat = labels.reshape(-1)
+    kept = array_module(flat).flatnonzero(flat != IGNORED)
     chosen = flat[kept]
     if chosen.size == 0:
         raise ValueError(f"cross-entropy: every label is {IGNORED} (ignored), there is nothing to average")
-    if chosen.min() < 0 or chosen.max() >= n_classes:
+    if isinstance(chosen, np.ndarray) and (chosen.min() < 0 or chosen.max() >= n_classes):
         raise ValueError(
             f"cross-entropy: labels run from {chosen.min()} to {chosen.max()}; expected 0 to {n_classes - 1}, "
             f"or {IGNORED} for a row without one"
@@ -143,9 +143,10 @@ def cross_entropy(logits: Tensor, labels: Array) -> Tensor:
 
     Raises TypeError for labels that are no integers, ValueError for labels out of range, of another shape, or all -100.
     """
-    V = logits.shape[-1]
-    flat = logits if len(logits.shape) == 2 else reshape(logits, -1, V)
-    return CrossEntropy.apply(flat, *_labelled(labels, flat.shape[0], V, logits.data))
+    *shape, V = logits.shape
+    kept, chosen = _labelled(labels, tuple(shape), V, logits.data)
+    flat = logits if len(shape) == 1 else reshape(logits, labels.size, V)
+    return CrossEntropy.apply(flat, kept, chosen)
 
 
 def linear_cross_entropy(
@@ -155,6 +156,9 @@ def linear_cross_entropy(
 
     The same value and gradients, in the memory of one block of logits. Raises as ``cross_entropy`` does.
     """
-    flat = x if len(x.shape) == 2 else reshape(x, -1, x.shape[-1])
-    kept, chosen = _labelled(labels, flat.shape[0], weight.shape[0], flat.data)
+    check_linear(x, weight, bias)
+    if block < 1:
+        raise ValueError(f"linear_cross_entropy: block is a number of rows, at least 1, got {block}")
+    kept, chosen = _labelled(labels, x.shape[:-1], weight.shape[0], x.data)
+    flat = x if len(x.shape) == 2 else reshape(x, labels.size, x.shape[-1])
     return LinearCrossEntropy.apply(flat, weight, bias, kept, chosen, block)

@@ -94,16 +94,18 @@ class RMSNorm(Function):
 def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Tensor:
     """γ (x - mean) / √(var + ε) + β over the last axis: x (..., d), gamma and beta (d,); ValueError for other sizes."""
     _check("layer_norm", x, gamma, beta)
-    return LayerNorm.apply(x, gamma, beta, eps)
+    return LayerNorm.apply(x, gamma, beta, float(eps))
 
 
 def rms_norm(x: Tensor, gamma: Tensor, eps: float = 1e-6) -> Tensor:
     """γ x / √(mean(x²) + ε) over the last axis: x (..., d), gamma (d,); ValueError for other sizes."""
     _check("rms_norm", x, gamma)
-    return RMSNorm.apply(x, gamma, eps)
+    return RMSNorm.apply(x, gamma, float(eps))
 
 
 def _check(name: str, x: Tensor, *weights: Tensor) -> None:
+    if x.dtype.kind != "f":
+        raise TypeError(f"{name}: x must be floating-point, got {x.dtype}")
     for w in weights:
         if w.shape != x.shape[-1:]:
             raise ValueError(f"{name}: x {x.shape} needs weights of shape {x.shape[-1:]}, got {w.shape}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from minipeft.array import Array, array_module, scatter_add
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.ops.arithmetic import unbroadcast
@@ -122,8 +124,8 @@ def swapaxes(x: Tensor, a: int, b: int) -> Tensor:
 
 
 def index(x: Tensor, key: Any) -> Tensor:
-    """x[key] for integers, slices, None, ..., and integer or boolean arrays (of x's device)."""
-    return Index.apply(x, key.data if isinstance(key, Tensor) else key)
+    """x[key] for integers, slices, None, ..., and integer or boolean arrays or tensors (of x's device)."""
+    return Index.apply(x, tuple(map(_plain, key)) if isinstance(key, tuple) else _plain(key))
 
 
 def concatenate(xs: Sequence[Tensor | Array], axis: int = 0) -> Tensor:
@@ -158,6 +160,12 @@ def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> list[Tenso
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """x repeated to ``shape`` by the rules of broadcasting."""
     return BroadcastTo.apply(x, tuple(shape))
+
+
+def _plain(key: Any) -> Any:
+    if isinstance(key, np.integer):  # a NumPy integer is as basic as Python's
+        return int(key)
+    return key.data if isinstance(key, Tensor) else key
 
 
 def _flat(sizes: tuple[Any, ...]) -> tuple[int, ...]:

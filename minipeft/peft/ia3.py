@@ -39,7 +39,7 @@ class ScaledLinear(Function):
             x if keeps_x else None,
             u if needs_l and not inside else None,
             weight if needs_x or (needs_l and inside) else None,
-            scale if needs_x or needs_W or needs_b else None,
+            scale if needs_x or needs_W or (needs_b and not inside) else None,
             (inside, x.shape),
         )
         return (u if inside else u * scale).reshape(*x.shape[:-1], weight.shape[0])
