@@ -236,6 +236,7 @@ CASES = [
     Case("scale", Scale, lambda r: (r.normal(size=(3, 4)), -1.7), each(lambda x, c: x * c)),
     Case("shift", Shift, lambda r: (r.normal(size=(3, 4)), 0.3), each(lambda x, c: x + c)),
     Case("power", Power, lambda r: (r.uniform(0.5, 2, (3, 4)), 2.5), each(lambda x, p: x**p)),
+    Case("power zero", Power, lambda r: (r.normal(size=(3, 4)), 0.0), each(lambda x, p: 1.0)),
     Case("exp", Exp, lambda r: (r.normal(size=(3, 4)),), each(math.exp)),
     Case("log", Log, lambda r: (r.uniform(0.5, 3, (3, 4)),), each(math.log)),
     Case("sqrt", Sqrt, lambda r: (r.uniform(0.5, 3, (3, 4)),), each(math.sqrt)),
@@ -259,6 +260,15 @@ CASES = [
         Max,
         lambda r: (r.normal(size=(2, 3, 4)), 1, False),
         lambda x, a, k: np.array([[max(x[i, :, j]) for j in range(4)] for i in range(2)]),
+    ),
+    Case(
+        "max of all", Max, lambda r: (r.normal(size=(3, 4)), None, True), lambda x, a, k: np.array([[max(x.ravel())]])
+    ),
+    Case(
+        "matmul of vectors as matrices",
+        MatMul,
+        lambda r: (r.normal(size=(1, 5)), r.normal(size=(3, 5, 1))),
+        naive_matmul,
     ),
     Case("matmul", MatMul, lambda r: (r.normal(size=(2, 1, 3, 4)), r.normal(size=(5, 4, 6))), naive_matmul),
     Case(
@@ -405,6 +415,32 @@ CASES = [
             r.normal(size=(2, 3, 7, 5)),
             r.normal(size=(2, 3, 7, 5)),
             padding(r, 2, 1, 1, 7),
+            True,
+            0.4,
+        ),
+        naive_attention,
+    ),
+    Case(
+        "attention with fewer keys than causal queries",  # the first queries may look nowhere
+        Attention,
+        lambda r: (
+            r.normal(size=(2, 3, 5, 4)),
+            r.normal(size=(2, 3, 2, 4)),
+            r.normal(size=(2, 3, 2, 6)),
+            None,
+            True,
+            0.4,
+        ),
+        naive_attention,
+    ),
+    Case(
+        "attention grouped with a mask for each head",
+        Attention,
+        lambda r: (
+            r.normal(size=(2, 6, 3, 5)),
+            r.normal(size=(2, 2, 7, 5)),
+            r.normal(size=(2, 2, 7, 4)),
+            r.random((2, 6, 3, 7)) > 0.6,
             True,
             0.4,
         ),
@@ -604,6 +640,20 @@ CASES = [
             r.normal(size=(2, 3, 5, 6)),
             r.normal(size=(2, 3, 5, 6)),
             r.normal(size=(2, 7, 3, 6)),
+            None,
+            True,
+            0.4,
+        ),
+        naive_prefix_attention,
+    ),
+    Case(
+        "prefix attention with one key head",
+        PrefixAttention,
+        lambda r: (
+            r.normal(size=(2, 4, 3, 6)),
+            r.normal(size=(2, 1, 5, 6)),
+            r.normal(size=(2, 1, 5, 6)),
+            r.normal(size=(2, 7, 1, 6)),
             None,
             True,
             0.4,

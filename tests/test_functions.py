@@ -39,6 +39,17 @@ def permuted(x):
     return wide[..., ::2][..., ::-1]
 
 
+def locked(x):
+    """The same values, read-only."""
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def listed(grads):
+    return grads if isinstance(grads, tuple) else (grads,)
+
+
 def all_functions(cls=Function):
     for sub in cls.__subclasses__():
         if sub.__module__.startswith("minipeft."):
@@ -68,25 +79,25 @@ def test_gradient_for_strided_inputs(case, rng):
 
 
 @cases
-def test_backward_keeps_its_contract(case, rng):
-    mp.check_contract(case.function, *case.arguments(rng), constants=case.constants)
+def test_backward_keeps_its_contract(case, device, rng):
+    args = [to_device(a, device) if isinstance(a, np.ndarray) else a for a in case.arguments(rng)]
+    mp.check_contract(case.function, *args, constants=case.constants)
 
 
 @cases
-def test_strided_cotangent_gives_the_same_gradients(case, rng):
+def test_any_layout_of_memory_gives_the_same(case, rng):
     args = case.arguments(rng)
-    needs = [i in floats(args, case.constants) for i in range(len(args))]
-    results = []
-    dz = None
-    for change in (np.ascontiguousarray, permuted):
+    wanted = floats(args, case.constants)
+    needs = [i in wanted for i in range(len(args))]
+    expected, dz = None, None
+    for change in (np.ascontiguousarray, np.asfortranarray, permuted, locked):
         ctx = Context(*needs)
-        z = np.asarray(case.function.forward(ctx, *args))
+        z = np.asarray(case.function.forward(ctx, *(change(a) if i in wanted else a for i, a in enumerate(args))))
         dz = rng.standard_normal(z.shape) if dz is None else dz
-        out = case.function.backward(ctx, change(dz))
-        results.append(out if isinstance(out, tuple) else (out,))
-    for a, b in zip(*results, strict=True):
-        if a is not None:
-            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+        results = [z, *(g for g in listed(case.function.backward(ctx, change(dz))) if g is not None)]
+        expected = results if expected is None else expected
+        for a, b in zip(expected, results, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
 @cases
@@ -98,29 +109,49 @@ def test_float32_stays_float32(case, rng):
     assert z.dtype == np.float32
     for s in ctx.saved:
         assert not (isinstance(s, np.ndarray) and s.dtype == np.float64)
-    out = case.function.backward(ctx, np.asarray(rng.standard_normal(z.shape), dtype=np.float32))
-    for g in out if isinstance(out, tuple) else (out,):
+    for g in listed(case.function.backward(ctx, np.asarray(rng.standard_normal(z.shape), dtype=np.float32))):
         assert g is None or g.dtype == np.float32
 
 
 @cases
-def test_device_gives_the_same_bits_without_a_synchronization(case, rng):
+def test_float32_computes_what_float64_does(case, rng):
     args = case.arguments(rng)
-    needs = [i in floats(args, case.constants) for i in range(len(args))]
-    results = []
-    for device in ("cpu", "strict"):
-        moved = [to_device(a, device) if isinstance(a, np.ndarray) else a for a in args]
-        ctx = Context(*needs)
-        strict.Syncs.count = 0
-        z = case.function.forward(ctx, *moved)
-        dz = to_device(np.random.default_rng(1).standard_normal(z.shape), device)
-        out = case.function.backward(ctx, dz)
-        assert strict.Syncs.count == 0
-        results.append([z, *(out if isinstance(out, tuple) else (out,))])
-    for a, b in zip(*results, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            assert np.array_equal(np.asarray(a), to_numpy(b))
+    wanted = floats(args, case.constants)
+    single = [a.astype(np.float32) if i in floats(args) else a for i, a in enumerate(args)]
+    rounded = [a.astype(np.float64) if i in floats(args) else a for i, a in enumerate(single)]
+    results, dz = [], None
+    for inputs in (rounded, single):
+        ctx = Context(*[i in wanted for i in range(len(args))])
+        z = case.function.forward(ctx, *inputs)
+        dz = np.asarray(rng.standard_normal(z.shape), dtype=np.float32) if dz is None else dz
+        results.append([z, *listed(case.function.backward(ctx, dz.astype(z.dtype)))])
+    for exact, g in zip(*results, strict=True):
+        if exact is not None:
+            assert np.abs(exact - g).max() <= 2e-5 * np.abs(exact).max()
+
+
+@cases
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_device_gives_the_same_bits_without_a_synchronization(case, dtype, rng):
+    args = [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in case.arguments(rng)]
+    wanted = floats(args, case.constants)
+    shape = case.function.forward(Context(*[False] * len(args)), *args).shape
+    for bits in range(1, 2 ** len(wanted)):
+        needs = [i in wanted and bool(bits >> wanted.index(i) & 1) for i in range(len(args))]
+        results = []
+        for device in ("cpu", "strict"):
+            moved = [to_device(a, device) if isinstance(a, np.ndarray) else a for a in args]
+            ctx = Context(*needs)
+            dz = np.asarray(np.random.default_rng(1).standard_normal(shape), dtype=dtype)
+            dz = to_device(dz, device)
+            strict.Syncs.count = 0
+            z = case.function.forward(ctx, *moved)
+            results.append([z, *listed(case.function.backward(ctx, dz))])
+            assert strict.Syncs.count == 0
+        for a, b in zip(*results, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert np.array_equal(np.asarray(a), to_numpy(b))
 
 
 shapes = st.lists(st.integers(0, 3), min_size=0, max_size=3)

@@ -117,13 +117,13 @@ class Power(Function):
 
     @staticmethod
     def forward(ctx: Context, x: Array, p: float) -> Array:
-        ctx.save(x, p)
+        ctx.save(None if p == 0 else x, p)
         return x**p
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         x, p = ctx.saved
-        if p == 0:  # 0 · x⁻¹ is no number at x = 0
+        if x is None:  # and not 0 · x⁻¹, which is no number at x = 0
             return array_module(dz).zeros_like(dz), None
         return dz * (p * x ** (p - 1)), None
 

@@ -13,7 +13,7 @@ from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 
 
 def _by_head(x: Array, n_kv_heads: int) -> Array:
-    """(B, H, N, D) -> (B, Hk, G, N, D) where G query heads share a key head; unchanged where G = 1."""
+    """A view of (B, H, N, ·) as (B, Hk, G, N, ·), G query heads to a key head; unchanged where G = 1."""
     B, H, N, D = x.shape
     return x if n_kv_heads == H else x.reshape(B, n_kv_heads, H // n_kv_heads, N, D)
 
@@ -52,7 +52,8 @@ class Attention(Function):
     The scores are (N, S), not square when keys stand before the queries (prefix tuning, a cache) or come from
     elsewhere (cross-attention). H / Hk query heads share one key head (grouped-query attention).
         dV = Pᵀ dZ,   dP = dZ Vᵀ,   dS = P ∘ (dP - Σ_row dP ∘ P),   dQ = s dS K,   dK = s dSᵀ Q
-    Only what the wanted gradients use is saved: for a frozen Q and K that is P alone.
+    Only what the wanted gradients use is saved: for a frozen Q and K that is P alone. The scores are laid out before
+    they are computed: left to itself, ``matmul`` follows its inputs, and the softmax works on them in place, as rows.
     """
 
     @staticmethod
@@ -60,13 +61,14 @@ class Attention(Function):
         B, H, N, _D = q.shape
         Hk, S = k.shape[1:3]
         q = q * scale
-        scores = matmul(_by_head(q, Hk), _shared(k, H).swapaxes(-1, -2)).reshape(B, H, N, S)
+        scores = array_module(q).empty((B, H, N, S), dtype=q.dtype)
+        matmul(_by_head(q, Hk), _shared(k, H).swapaxes(-1, -2), out=_by_head(scores, Hk))
         bias = mask_bias(scores, N, S, causal, mask)
         if bias is not None:
             scores += bias
         softmax_rows(rows(scores))
         z = _empty_heads(q, (B, H, N, v.shape[-1]))
-        matmul(_by_head_scores(scores, Hk), _shared(v, H), out=_by_head(z, Hk))
+        matmul(_by_head(scores, Hk), _shared(v, H), out=_by_head(z, Hk))
         needs_q, needs_k, needs_v = ctx.needs_grad[:3]
         ctx.save(
             scores if needs_q or needs_k or needs_v else None,
@@ -83,14 +85,15 @@ class Attention(Function):
         needs_q, needs_k, needs_v = ctx.needs_grad[:3]
         B, H, N, S = p.shape
         Hk = k_shape[1]
-        dz_h, p_h = _by_head(dz, Hk), _by_head_scores(p, Hk)
+        dz_h = _by_head(dz, Hk)
         dq = dk = dv = None
         if needs_v:
-            dv = _key_gradient(p_h, dz_h, v_shape)
+            dv = _key_gradient(_by_head(p, Hk), dz_h, v_shape)
         if needs_q or needs_k:
-            ds = matmul(dz_h, _shared(v, H).swapaxes(-1, -2)).reshape(B, H, N, S)
+            ds = array_module(dz).empty((B, H, N, S), dtype=dz.dtype)
+            ds_h = _by_head(ds, Hk)
+            matmul(dz_h, _shared(v, H).swapaxes(-1, -2), out=ds_h)
             softmax_rows_backward(rows(p), rows(ds))
-            ds_h = _by_head_scores(ds, Hk)
             if needs_q:
                 dq = _empty_heads(dz, (B, H, N, k_shape[-1]))
                 matmul(ds_h, _shared(k, H), out=_by_head(dq, Hk))
@@ -98,11 +101,6 @@ class Attention(Function):
             if needs_k:
                 dk = _key_gradient(ds_h, _by_head(scaled_q, Hk), k_shape)
         return dq, dk, dv, None, None, None
-
-
-def _by_head_scores(p: Array, n_kv_heads: int) -> Array:
-    B, H, N, S = p.shape
-    return p if n_kv_heads == H else p.reshape(B, n_kv_heads, H // n_kv_heads, N, S)
 
 
 def _key_gradient(p: Array, x: Array, shape: tuple[int, ...]) -> Array:

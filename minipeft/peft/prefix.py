@@ -48,7 +48,8 @@ class PrefixAttention(Function):
         Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
         keys, values = (_behind(prefix[i], x) for i, x in enumerate((k, v)))  # (B, Hk, 1, P + S, D)
         Q = (q * scale).reshape(B, Hk, H // Hk, N, D)
-        A = matmul(Q, keys.swapaxes(-1, -2))  # (B, Hk, G, N, P + S)
+        A = xp.empty((B, Hk, H // Hk, N, P + S), dtype=q.dtype)  # contiguous: the softmax works on its rows in place
+        matmul(Q, keys.swapaxes(-1, -2), out=A)
         if mask is not None:
             mask = xp.concatenate([xp.ones((*mask.shape[:3], P), dtype=bool), mask], axis=-1)
         bias = mask_bias(A, N, P + S, causal, mask)
@@ -82,7 +83,8 @@ class PrefixAttention(Function):
         if needs_prefix:
             dprefix[1] = dV[:, :, :P].sum(axis=0).swapaxes(0, 1)
         if needs_q or needs_k or needs_prefix:
-            dS = matmul(dZ, values.swapaxes(-1, -2))  # (B, Hk, G, N, P + S)
+            dS = array_module(dz).empty(A.shape, dtype=dz.dtype)  # (B, Hk, G, N, P + S)
+            matmul(dZ, values.swapaxes(-1, -2), out=dS)
             softmax_rows_backward(A.reshape(-1, A.shape[-1]), dS.reshape(-1, A.shape[-1]))
             if needs_q:
                 dq = (matmul(dS, keys) * scale).reshape(q_shape)
