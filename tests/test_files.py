@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import struct
+import threading
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -85,6 +88,12 @@ def test_bf16_becomes_float32(tmp_path):
         (raw({"a": {**entry(), "shape": None}}, bytes(8)), "whole numbers"),
         (raw(b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 8]}}', bytes(8)), "whole numbers"),
         (raw({"a": entry(shape=(2**40, 2**40))}, bytes(8)), "needs"),
+        (raw(b'{"a":{"dtype":"F32","shape":[' + b"9" * 4000 + b'],"data_offsets":[0,8]}}', bytes(8)), "whole numbers"),
+        (raw(b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}', bytes(8)), "no JSON"),
+        (raw(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[' + b"9" * 4000 + b",8]}}"), "expected .start, end."),
+        (raw({"a": entry(shape=(0, 2**63 - 1), offsets=(0, 0))}), "too big"),
+        (raw({"a": entry(shape=(0, 2**70), offsets=(0, 0))}), "whole numbers"),
+        (raw({"a": entry("BOOL", (2,), (0, 2))}, b"\x01\x02"), "neither 0 nor 1"),
         (raw({"a": entry(offsets=(0,))}, bytes(8)), "expected .start, end."),
         (raw({"a": entry(offsets=(8, 0))}, bytes(8)), "its offsets give -8"),
         (raw({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12)), "overlap or gap"),
@@ -126,6 +135,28 @@ def test_a_mutated_file_is_read_or_refused(data, tmp_path_factory):
     assert sum(x.nbytes for x in arrays.values()) <= 2 * len(content)
 
 
+@pytest.mark.parametrize(
+    ("arrays", "metadata", "message"),
+    [
+        ({"a": np.ones(2, complex)}, None, "'a' is complex128; expected an array"),
+        ({"a": np.array(["x"])}, None, "'a' is <U1"),
+        ({"a": [1.0]}, None, "'a' is list"),
+        ({"__metadata__": np.ones(2)}, None, "no array can have the name '__metadata__'"),
+        ({3: np.ones(2)}, None, "no array can have the name 3"),
+        ({"a": np.ones(2)}, {"step": 3}, "strings to strings"),
+    ],
+)
+def test_what_the_format_does_not_have_is_not_written(arrays, metadata, message, tmp_path):
+    with pytest.raises(FileError, match=message):
+        write_safetensors(tmp_path / "x", arrays, metadata)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_of_the_other_byte_order_keep_their_values(tmp_path):
+    write_safetensors(tmp_path / "x", {"a": np.arange(3, dtype=">f4")})
+    assert read_safetensors(tmp_path / "x")[0]["a"].tolist() == [0, 1, 2]
+
+
 def test_a_missing_file_is_a_clear_error(tmp_path):
     for read in (read_safetensors, read_json):
         with pytest.raises(FileError, match="no such file"):
@@ -138,12 +169,21 @@ def test_json_comes_back_and_refuses_what_json_has_not(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"a": [1, 2.5, None], "b": "ü"})
     assert read_json(path) == {"a": [1, 2.5, None], "b": "ü"}
-    for text, message in (("{", "expected JSON"), ("[1]", "got list"), ('{"a": NaN}', "holds NaN"), ("\xff", "JSON")):
+    for text, message in (
+        ("{", "expected JSON"),
+        ("[1]", "got list"),
+        ('{"a": NaN}', "holds NaN"),
+        ('{"a": 1e999}', "1e999 is too large"),
+        ("\xff", "JSON"),
+    ):
         path.write_bytes(text.encode("latin-1"))
         with pytest.raises(FileError, match=message):
             read_json(path)
-    with pytest.raises(ValueError, match="JSON compliant"):
-        write_json(path, {"a": float("nan")})
+    before = path.read_bytes()
+    for value, message in ((float("nan"), "JSON compliant"), ({1}, "set is not JSON")):
+        with pytest.raises(FileError, match=message):
+            write_json(path, {"a": value})
+    assert path.read_bytes() == before
 
 
 @dataclasses.dataclass
@@ -153,11 +193,19 @@ class Settings:
     names: list[str] | None = None
     shape: tuple[int, ...] = (1, 2)
     on: bool = True
+    kind: Literal["a", "b"] = "a"
+    pair: tuple[int, float] = (1, 2.0)
+    by_layer: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    betas: tuple[float, float] | None = None
+    count: int = dataclasses.field(default=0, init=False)
 
 
 def test_a_dataclass_from_json():
     made = dataclass_from_json(Settings, {"size": 3, "rate": 1, "names": ["a"], "shape": [4, 5]}, "f.json")
     assert made == Settings(3, 1, ["a"], (4, 5))
+    again = json.loads(json.dumps({"size": 1, "pair": (3, 4.5), "by_layer": {"q": (1, 2)}, "betas": (0.9, 0.99)}))
+    made = dataclass_from_json(Settings, again, "f.json")
+    assert made == Settings(1, pair=(3, 4.5), by_layer={"q": (1, 2)}, betas=(0.9, 0.99))
     for mapping, message in (
         ({"size": 3, "raet": 1}, "f.json: Settings has no field 'raet'; near: .'rate'"),
         ({}, "the field 'size' of Settings is missing"),
@@ -166,6 +214,12 @@ def test_a_dataclass_from_json():
         ({"size": 3, "names": [1]}, "names must be"),
         ({"size": 3, "shape": 4}, "shape must be"),
         ({"size": 3, "on": 1}, "on must be bool"),
+        ({"size": 3, "rate": True}, "rate must be float"),
+        ({"size": 3, "kind": "c"}, "kind must be Literal.'a', 'b'., got 'c'"),
+        ({"size": 3, "pair": [1, 2.0, 3]}, "pair must be"),
+        ({"size": 3, "pair": [1.5, 2]}, "pair must be"),
+        ({"size": 3, "by_layer": {"q": [1.5]}}, "by_layer must be"),
+        ({"size": 3, "count": 1}, "has no field 'count'"),
     ):
         with pytest.raises(FileError, match=message):
             dataclass_from_json(Settings, mapping, "f.json")
@@ -194,8 +248,61 @@ def test_an_interrupted_write_leaves_the_old_and_nothing_else(error, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
+def test_ctrl_c_between_the_two_renames_leaves_the_old_folder(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside").write_text("old")
+    rename, calls = os.replace, []
+
+    def pressed(source, target):
+        calls.append(target)
+        if len(calls) == 3:  # the first finds a folder there, the second puts it aside
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", pressed)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "folder") as part:
+        (part / "inside").write_text("new")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+    assert (tmp_path / "folder" / "inside").read_text() == "old"
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_of_folders_written_at_once_one_is_there_whole(replace, tmp_path):
+    together = threading.Barrier(4)
+    unexpected = []
+
+    def write(i):
+        try:
+            with atomic_folder(tmp_path / "folder", replace=replace) as part:
+                for name in "abc":
+                    (part / name).write_text(str(i))
+                together.wait(timeout=30)
+        except OSError as error:
+            if not replace:
+                unexpected.append(error)
+
+    for _ in range(10):
+        threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+        assert len({(tmp_path / "folder" / name).read_text() for name in "abc"}) == 1
+    assert not unexpected
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(OSError, match="directory"), atomic_folder(tmp_path / "x") as part:
+        (part / "inside").touch()
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
 def test_a_new_file_has_ordinary_permissions(tmp_path):
     (tmp_path / "plain").write_text("x")
     with atomic_path(tmp_path / "atomic") as part:
         part.write_text("x")
-    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    write_safetensors(tmp_path / "arrays", ARRAYS)
+    for name in ("atomic", "arrays"):
+        assert (tmp_path / name).stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -3,7 +3,7 @@
 from minipeft.data.batches import Batches, LanguageModelBatches
 from minipeft.data.digits import load_digits
 from minipeft.data.sentiment import load_sentiment, split_sentiment
-from minipeft.data.text import CharTokenizer, documentation_text, library_source
+from minipeft.data.text import CharTokenizer, documentation_text, documentation_topics, library_source
 from minipeft.data.wordpiece import WordPiece
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "LanguageModelBatches",
     "WordPiece",
     "documentation_text",
+    "documentation_topics",
     "library_source",
     "load_digits",
     "load_sentiment",

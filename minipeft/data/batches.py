@@ -30,6 +30,9 @@ class Batches:
             raise ValueError(f"Batches: the batch size must be at least 1, got {batch_size}")
         if trim is not None and trim not in arrays:
             raise ValueError(f"Batches: trim names {trim!r}, which is not among {sorted(arrays)}")
+        if trim is not None and (arrays[trim].ndim != 2 or arrays[trim].dtype != bool):
+            mask = arrays[trim]
+            raise ValueError(f"Batches: the mask {trim!r} must be (n, T) bool, got {mask.shape} {mask.dtype}")
         self.arrays = dict(arrays)
         self.size = next(iter(lengths.values()))
         self.batch_size = batch_size
@@ -50,19 +53,22 @@ class Batches:
             rows = order[i * self.batch_size : (i + 1) * self.batch_size]
             batch = {name: x[rows] for name, x in self.arrays.items()}
             if self.trim is not None:
-                shape = batch[self.trim].shape
-                width = int(batch[self.trim].sum(axis=1).max())
-                batch = {name: x[:, :width] if x.shape == shape else x for name, x in batch.items()}
+                mask = batch[self.trim]  # (B, T)
+                width = int(np.flatnonzero(mask.any(axis=0)).max(initial=-1)) + 1  # up to the last real token
+                batch = {name: x[:, :width] if x.shape == mask.shape else x for name, x in batch.items()}
             yield batch
 
 
 class LanguageModelBatches:
     """Random windows of a text: ids (B, T) and labels (B, T), labels[:, t] being the token after ids[:, t].
 
-    An epoch has as many windows as the text has lengths. Raises ValueError for a text shorter than a window.
+    An epoch has as many windows as the text has lengths; they depend on (seed, epoch) alone.
+    Raises ValueError for a text shorter than a window, or a batch size or length below 1.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, length: int, seed: int = 0):
+        if batch_size < 1 or length < 1:
+            raise ValueError(f"the batch size and the length must be at least 1, got {batch_size} and {length}")
         if len(tokens) < length + 1:
             raise ValueError(f"a text of {len(tokens)} tokens has no window of {length} and the token after it")
         self.tokens = tokens

@@ -13,13 +13,20 @@ SOURCES = ("imdb", "amazon", "yelp")
 
 
 def load_sentiment() -> dict[str, tuple[list[str], np.ndarray]]:
-    """For each source its sentences and labels (n,), 1 for positive; FileError where they have not been fetched."""
+    """For each source its sentences and labels (n,), 1 for positive.
+
+    Raises FileError where they have not been fetched, or a file of them is missing or damaged.
+    """
     folder = cached("sentiment")
     if folder is None:
         raise FileError("the sentences have not been fetched; run `minipeft fetch sentiment`")
     result = {}
     for source in SOURCES:
-        entries = json.loads((folder / f"{source}.json").read_text(encoding="utf-8"))
+        path = folder / f"{source}.json"
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileError(f"{path}: {error}; remove {folder} and run `minipeft fetch sentiment`") from error
         labelled = [e for e in entries if e.get("class") in (0, 1)]  # each file has one entry without a class
         sentences = [e["text"].strip() for e in labelled]
         result[source] = (sentences, np.array([e["class"] for e in labelled], dtype=np.int64))

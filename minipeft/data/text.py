@@ -68,7 +68,9 @@ class CharTokenizer:
 
         Characters seen fewer than 20 times become the unknown one, so that odd symbols do not swell the vocabulary.
         """
-        values, counts = np.unique(np.frombuffer(text.encode("utf-32-le"), dtype="<u4"), return_counts=True)
+        values, counts = np.unique(
+            np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4"), return_counts=True
+        )
         common = {chr(v) for v in values[counts >= 20]}
         return cls(common | {chr(c) for c in range(32, 127)} | {"\n"})
 
@@ -82,7 +84,11 @@ class CharTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``; IndexError for an id that is not in the vocabulary."""
-        return "".join(self.characters[int(i)] for i in ids)
+        known = [int(i) for i in ids]
+        odd = [i for i in known if not 0 <= i < self.vocab_size]
+        if odd:
+            raise IndexError(f"the id {odd[0]} is not in the vocabulary of {self.vocab_size}; expected 0 and above")
+        return "".join(self.characters[i] for i in known)
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary as JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,19 @@ import numpy as np
 from minipeft.files.errors import FileError
 
 LONGEST_WORD = 100
+SPECIAL = re.compile(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])")
+CHINESE = (
+    *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F)),
+    *((0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)),
+)
 
 
 class WordPiece:
-    """Text -> ids by greedy longest match; pieces inside a word start with "##". Lower-cases and strips accents."""
+    """Text -> ids by greedy longest match; pieces inside a word start with "##". Lower-cases and strips accents.
+
+    What counts as punctuation or an accent is up to this Python's Unicode tables; other implementations may have
+    older ones. "[MASK]" and its like in a text stand for themselves. Raises ValueError for a vocabulary without them.
+    """
 
     def __init__(self, vocab: Sequence[str]):
         self.vocab = list(vocab)
@@ -30,7 +40,8 @@ class WordPiece:
     def from_file(cls, path: str | Path) -> WordPiece:
         """From a vocab.txt, one piece a line; FileError where it is missing or no vocabulary."""
         try:
-            return cls(Path(path).read_text(encoding="utf-8").splitlines())
+            lines = Path(path).read_text(encoding="utf-8").split("\n")  # no other separator: a piece may be one
+            return cls(lines[:-1] if lines[-1] == "" else lines)
         except (OSError, ValueError) as error:
             raise FileError(f"{path}: expected a WordPiece vocabulary, one piece a line ({error})") from error
 
@@ -39,7 +50,8 @@ class WordPiece:
         spaced = "".join(_spaced(c) for c in text)
         words: list[str] = []
         for raw in spaced.split():
-            plain = "".join(c for c in unicodedata.normalize("NFD", raw.lower()) if unicodedata.category(c) != "Mn")
+            lower = "".join(c.lower() for c in raw)  # one by one: str.lower() knows of a sigma at the end of a word
+            plain = "".join(c for c in unicodedata.normalize("NFD", lower) if unicodedata.category(c) != "Mn")
             word = ""
             for c in plain:
                 if _is_punctuation(c):
@@ -71,8 +83,13 @@ class WordPiece:
         return result
 
     def encode(self, text: str, max_length: int | None = None) -> list[int]:
-        """[CLS] pieces [SEP], cut to ``max_length`` ids in all."""
-        ids = [i for word in self.words(text) for i in self.pieces(word)]
+        """[CLS] pieces [SEP], cut to ``max_length`` ids in all; ValueError where that leaves no room for the two."""
+        ids: list[int] = []
+        for part in SPECIAL.split(text):
+            if part in self.ids and SPECIAL.fullmatch(part):
+                ids.append(self.ids[part])
+            else:
+                ids += [i for word in self.words(part) for i in self.pieces(word)]
         if max_length is not None:
             if max_length < 2:
                 raise ValueError(f"max_length must leave room for [CLS] and [SEP], got {max_length}")
@@ -97,11 +114,7 @@ def _spaced(c: str) -> str:
         return " "
     if code in (0, 0xFFFD) or unicodedata.category(c).startswith("C"):
         return ""
-    chinese = (
-        *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F)),
-        *((0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)),
-    )
-    return f" {c} " if any(low <= code <= high for low, high in chinese) else c
+    return f" {c} " if any(low <= code <= high for low, high in CHINESE) else c
 
 
 def _is_punctuation(c: str) -> bool:

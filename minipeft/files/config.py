@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file; FileError where the file is missing, no JSON, no object, or holds NaN."""
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except FileNotFoundError:
         raise FileError(f"{path}: there is no such file") from None
     except OSError as error:
@@ -37,9 +38,19 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"it holds {name}, which JSON does not have")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {digits} is too large")
+    return value
+
+
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write an object as indented JSON, whole or not at all; ValueError for NaN or infinity."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    """Write an object as indented JSON, whole or not at all; FileError for NaN, infinity or what JSON cannot hold."""
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{path}: nothing was written, {error}") from error
     with atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -50,37 +61,52 @@ def dataclass_from_json(cls: type[T], mapping: Mapping[str, Any], path: str | Pa
     Raises FileError naming ``path`` and the field, for an unknown field (with near names), a missing one, or a value
     of the wrong type.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
+    values = {}
     for name, value in mapping.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=2)
             raise FileError(f"{path}: {cls.__name__} has no field {name!r}; near: {near or sorted(fields)}")
-        if not _fits(value, hints[name]):
-            raise FileError(f"{path}: {name} must be {_spelled(hints[name])}, got {value!r}")
+        try:
+            values[name] = _typed(value, hints[name])
+        except TypeError:
+            raise FileError(f"{path}: {name} must be {_spelled(hints[name])}, got {value!r}") from None
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in mapping:
             raise FileError(f"{path}: the field {name!r} of {cls.__name__} is missing")
-    return cls(**{n: tuple(v) if typing.get_origin(hints[n]) is tuple else v for n, v in mapping.items()})
+    return cls(**values)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _typed(value: Any, hint: Any) -> Any:
+    """``value`` as the type that ``hint`` says, a JSON list as a tuple where it says so; TypeError if it is another."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, a) for a in args)
-    if origin in (list, tuple):
-        inner = args[0] if args else Any
-        return isinstance(value, (list, tuple)) and all(_fits(v, inner) for v in value)
-    if origin is dict:
-        return isinstance(value, dict)
-    if hint is Any:
-        return True
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint if isinstance(hint, type) else type(hint))
+        for choice in args:
+            try:
+                return _typed(value, choice)
+            except TypeError:
+                continue
+    elif origin is typing.Literal:
+        if any(value == a and type(value) is type(a) for a in args):
+            return value
+    elif origin in (list, tuple) and isinstance(value, (list, tuple)):
+        inner = list(args) if origin is tuple and Ellipsis not in args else [args[0]] * len(value)
+        if len(inner) == len(value):
+            return origin(_typed(v, i) for v, i in zip(value, inner))
+    elif origin is dict and isinstance(value, dict):
+        return {_typed(k, args[0]): _typed(v, args[1]) for k, v in value.items()}
+    elif hint is Any or (origin is None and _is_a(value, hint)):
+        return value
+    raise TypeError
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """As isinstance, but a whole number is a float, and True is no number."""
+    if isinstance(value, bool) and kind in (int, float):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _spelled(hint: Any) -> str:

@@ -92,9 +92,9 @@ def _entry(path: Path, name: str, value: Any) -> Entry:
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FileError(f"{path}: {name!r} has the type {dtype!r}; expected one of {sorted(DTYPES)}")
     if not _naturals(shape) or len(shape) > 32:
-        raise FileError(f"{path}: {name!r} has the shape {shape!r}; expected whole numbers of at least 0")
+        raise FileError(f"{path}: {name!r} has the shape {_short(shape)}; expected up to 32 whole numbers >= 0")
     if not _naturals(offsets) or len(offsets) != 2:
-        raise FileError(f"{path}: {name!r} has the offsets {offsets!r}; expected [start, end]")
+        raise FileError(f"{path}: {name!r} has the offsets {_short(offsets)}; expected [start, end]")
     need = math.prod(shape) * DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != need:
         raise FileError(
@@ -103,8 +103,13 @@ def _entry(path: Path, name: str, value: Any) -> Entry:
     return Entry(dtype, tuple(shape), offsets[0], offsets[1])
 
 
+def _short(value: Any) -> str:
+    """A JSON value for a message; numbers of thousands of digits have no place there."""
+    return json.dumps(value)[:80]
+
+
 def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -122,16 +127,32 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
                 raise FileError(f"{path}: the data of {name!r} ends early; the file changed while it was read")
             if entry.dtype == "BF16":
                 x = (x.astype(np.uint32) << 16).view(np.float32)
-            arrays[name] = x.reshape(entry.shape)
+            if entry.dtype == "BOOL" and x.view(np.uint8).max(initial=0) > 1:
+                raise FileError(f"{path}: {name!r} has the type BOOL, but a byte of it is neither 0 nor 1")
+            try:
+                arrays[name] = x.reshape(entry.shape)
+            except ValueError as error:  # no entries, but sizes beyond what NumPy takes
+                raise FileError(f"{path}: {name!r} has the shape {list(entry.shape)}: {error}") from error
     return arrays, metadata
 
 
 def write_safetensors(
     path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write the arrays and metadata, whole or not at all (by the safetensors library)."""
+    """Write the arrays and metadata, whole or not at all (by the safetensors library).
+
+    Raises FileError for an array of a type that the format does not have, or a name or metadata that it cannot hold.
+    """
     from safetensors.numpy import save_file
 
+    for name, x in arrays.items():
+        if not isinstance(name, str) or name == "__metadata__":
+            raise FileError(f"{path}: nothing was written, no array can have the name {name!r}")
+        if not isinstance(x, np.ndarray) or x.dtype.newbyteorder("<") not in DTYPES.values():
+            kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+            raise FileError(f"{path}: nothing was written, {name!r} is {kind}; expected an array of numbers or bools")
+    if metadata and not all(isinstance(s, str) for item in metadata.items() for s in item):
+        raise FileError(f"{path}: nothing was written, the metadata must map strings to strings, got {dict(metadata)}")
     contiguous = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in arrays.items()}
     with atomic_path(path) as part:
         save_file(contiguous, part, metadata=dict(metadata) if metadata else None)

