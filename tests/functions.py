@@ -118,7 +118,7 @@ def naive_linear(x, weight, bias):
 
 
 def naive_softmax(row):
-    top = max(row)
+    top = max(row, default=-math.inf)
     if top == -math.inf:
         return [0.0] * len(row)
     e = [math.exp(v - top) for v in row]

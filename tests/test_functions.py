@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import strict
-from functions import CASES
+from functions import CASES, naive_attention, naive_cross_entropy, naive_linear, naive_matmul
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -187,3 +187,124 @@ def test_a_frozen_weight_saves_nothing_of_the_input(rng):
     ctx = Context(False, False, True)
     Linear.forward(ctx, x, weight, bias)
     assert not any(isinstance(s, np.ndarray) for s in ctx.saved)
+
+
+def test_saving_nothing_for_frozen_inputs_holds_for_every_function(rng):
+    for case in CASES:
+        args = case.arguments(rng)
+        x = [mp.Tensor(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]
+        assert case.function.apply(*x).node is None
+
+
+sizes = st.integers(1, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(B=sizes, Hk=sizes, G=sizes, N=st.integers(1, 4), before=st.integers(-1, 3), D=sizes, Dv=sizes, draw=st.data())
+def test_attention_of_any_shape(B, Hk, G, N, before, D, Dv, draw):
+    S = max(0, N + before)
+    causal = draw.draw(st.booleans()) and S >= N
+    rng = np.random.default_rng(draw.draw(st.integers(0, 99)))
+    mask = None
+    if draw.draw(st.booleans()):
+        mask = rng.random([n if draw.draw(st.booleans()) else 1 for n in (B, Hk * G, N, S)]) > 0.4
+    q, k, v = rng.normal(size=(B, Hk * G, N, D)), rng.normal(size=(B, Hk, S, D)), rng.normal(size=(B, Hk, S, Dv))
+    if draw.draw(st.booleans()):
+        q, k, v = (np.asfortranarray(x) for x in (q, k, v))
+    z = mp.ops.attention(mp.Tensor(q), mp.Tensor(k), mp.Tensor(v), mask, causal, 0.7).data
+    np.testing.assert_allclose(z, naive_attention(q, k, v, mask, causal, 0.7), rtol=1e-10, atol=1e-12)
+    mp.gradcheck(lambda *qkv: mp.ops.attention(*qkv, mask, causal, 0.7), q, k, v, directions=2)
+
+
+@settings(max_examples=80, deadline=None)
+@given(draw=st.data(), shape=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_gradient_of_any_index(draw, shape):
+    def entry(n):
+        return draw.draw(
+            st.one_of(
+                st.integers(-n, n - 1),
+                st.slices(n),
+                st.lists(st.integers(-n, n - 1), max_size=4).map(lambda i: np.array(i, dtype=np.int64)),
+                st.integers(0, n - 1).map(np.int64),
+            )
+        )
+
+    key = tuple(entry(n) for n in shape[: draw.draw(st.integers(0, len(shape)))])
+    arrays = [k for k in key if isinstance(k, np.ndarray)]
+    if len({a.shape for a in arrays}) > 1:
+        key = tuple(slice(None) if isinstance(k, np.ndarray) else k for k in key)
+    x = mp.Tensor(np.random.default_rng(0).normal(size=shape), requires_grad=True)
+    z = x[key]
+    assert np.array_equal(z.data, x.data[key])
+    dz = np.random.default_rng(1).normal(size=z.shape)
+    expected = np.zeros(shape)
+    np.add.at(expected, key, dz)
+    z.backward(np.asarray(dz))
+    np.testing.assert_allclose(x.grad, expected, rtol=1e-12, atol=1e-14)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=st.lists(st.integers(1, 4), max_size=3), keep=st.booleans(), draw=st.data())
+@pytest.mark.parametrize("name", ["sum", "mean", "max"])
+def test_reduction_over_any_axes(name, shape, keep, draw):
+    n = len(shape)
+    axes = draw.draw(st.lists(st.integers(0, n - 1), unique=True, min_size=1)) if n else []
+    axes = [a - n if draw.draw(st.booleans()) else a for a in axes]
+    axis = draw.draw(st.sampled_from([None, tuple(axes), *axes])) if axes else None
+    x = np.random.default_rng(0).normal(size=shape)
+    z = getattr(mp.ops, name)(mp.Tensor(x), axis, keep)
+    np.testing.assert_allclose(z.data, getattr(x, name)(axis=axis, keepdims=keep), rtol=1e-12)
+    mp.gradcheck(lambda y: getattr(mp.ops, name)(y, axis, keep), x)
+
+
+@settings(max_examples=40, deadline=None)
+@given(x=st.lists(st.integers(0, 3), max_size=2), y=st.lists(st.integers(0, 3), max_size=2), m=sizes, k=sizes, n=sizes)
+def test_matrix_products_with_any_batch_axes(x, y, m, k, n):
+    for i in range(1, min(len(x), len(y)) + 1):  # equal, or one of them 1
+        if x[-i] != y[-i] and 1 not in (x[-i], y[-i]):
+            y[-i] = 1
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(*x, m, k)), rng.normal(size=(*y, k, n))
+    s, t = mp.Tensor(a, requires_grad=True), mp.Tensor(b, requires_grad=True)
+    z = s @ t
+    np.testing.assert_allclose(z.data, naive_matmul(a, b), rtol=1e-12, atol=1e-14)
+    z.backward(np.ones(z.shape))
+    assert (s.grad.shape, t.grad.shape) == (a.shape, b.shape)
+    if z.size:
+        mp.gradcheck(mp.ops.matmul, a, b)
+
+
+@settings(max_examples=40, deadline=None)
+@given(lead=st.lists(st.integers(0, 3), max_size=3), k=st.integers(0, 3), d=sizes)
+def test_linear_with_any_leading_axes(lead, k, d):
+    rng = np.random.default_rng(0)
+    x, weight, bias = rng.normal(size=(*lead, k)), rng.normal(size=(d, k)), rng.normal(size=d)
+    z = mp.ops.linear(mp.Tensor(x), mp.Tensor(weight), mp.Tensor(bias))
+    np.testing.assert_allclose(z.data, naive_linear(x, weight, bias), rtol=1e-12, atol=1e-14)
+    if z.size:
+        mp.gradcheck(mp.ops.linear, x, weight, bias)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lead=st.lists(st.integers(0, 3), max_size=2), V=sizes, block=st.integers(1, 4), draw=st.data())
+def test_fused_head_of_any_shape_equals_the_loops(lead, V, block, draw):
+    labels = np.array(
+        [draw.draw(st.sampled_from([-100, *range(V)])) for _ in range(int(np.prod(lead)))], dtype=np.int64
+    ).reshape(lead)
+    rng = np.random.default_rng(0)
+    x, weight, bias = rng.normal(size=(*lead, 2)), rng.normal(size=(V, 2)), rng.normal(size=V)
+
+    def fused(x, w, b):
+        return mp.ops.linear_cross_entropy(x, w, labels, b, block)
+
+    if not (labels >= 0).any():
+        with pytest.raises(ValueError, match="nothing to average"):
+            fused(*map(mp.Tensor, (x, weight, bias)))
+        return
+    logits = naive_linear(x, weight, bias)
+    kept = np.flatnonzero(labels.reshape(-1) >= 0)
+    expected = naive_cross_entropy(logits.reshape(-1, V), kept, labels.reshape(-1)[kept])
+    plain = mp.ops.cross_entropy(mp.Tensor(logits), labels).item()
+    assert plain == pytest.approx(float(expected), rel=1e-12, abs=1e-14)
+    assert fused(*map(mp.Tensor, (x, weight, bias))).item() == pytest.approx(float(expected), rel=1e-12, abs=1e-14)
+    mp.gradcheck(fused, x, weight, bias)
