@@ -2,13 +2,14 @@
 
 import os
 
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before NumPy is imported: the tests' arrays are small
 
 import numpy as np
 import pytest
 import strict  # registers the device "strict"
 
+from minipeft.array import to_device
 from minipeft.data.fetch import FetchError, cached, fetch
 
 
@@ -19,9 +20,23 @@ def rng():
 
 @pytest.fixture(params=["cpu", "strict", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
-    """Every device that this machine has, and the strict stand-in for a GPU."""
-    strict.Syncs.count = 0
+    """The CPU, the strict stand-in for a GPU, and a GPU (`pytest -m gpu`, an error where CuPy is missing)."""
+    strict.Syncs.count = strict.Syncs.sizes = 0
     return request.param
+
+
+@pytest.fixture
+def on_device(device):
+    """A function that moves the arrays in tuples, lists and dicts to this test's device and leaves the rest."""
+
+    def move(x):
+        if isinstance(x, (tuple, list)):
+            return type(x)(map(move, x))
+        if isinstance(x, dict):
+            return {key: move(value) for key, value in x.items()}
+        return to_device(x, device) if isinstance(x, np.ndarray) else x
+
+    return move
 
 
 def fetched(name):

@@ -182,7 +182,9 @@ def _key(key: Any) -> Any:
 
 def _picks(key: Any, kinds: str) -> bool:
     """Whether ``key`` holds a device array of one of these kinds of dtype."""
-    return any(isinstance(k, StrictArray) and k.dtype.kind in kinds for k in (key if isinstance(key, tuple) else (key,)))
+    return any(
+        isinstance(k, StrictArray) and k.dtype.kind in kinds for k in (key if isinstance(key, tuple) else (key,))
+    )
 
 
 def _holds_device_array(x: Any) -> bool:
@@ -244,7 +246,9 @@ class Ufunc:
         if not isinstance(out, StrictArray):
             raise TypeError(f"out must be a device array, got {type(out).__name__}")
         if out.shape != result.shape:
-            raise ValueError(f"out has shape {out.shape}, the result {result.shape}; a device does not broadcast into it")
+            raise ValueError(
+                f"out has shape {out.shape}, the result {result.shape}; a device does not broadcast into it"
+            )
         np.copyto(out._data, result, casting=casting)
         return out
 
@@ -293,9 +297,9 @@ class Library:
     CREATING = "arange array asarray empty eye full linspace ones zeros".split()
     WAITING = "argwhere flatnonzero nonzero unique".split()
     FUNCTIONS = """all any argmax argmin argsort array_equal ascontiguousarray broadcast_to clip concatenate cumsum diag
-        dot empty_like expand_dims flip full_like max may_share_memory mean min moveaxis ones_like outer prod ravel repeat
-        reshape result_type roll shares_memory sort split squeeze stack std sum swapaxes take take_along_axis tensordot
-        tile transpose tril triu var where zeros_like""".split()
+        dot empty_like expand_dims flip full_like max may_share_memory mean min moveaxis ones_like outer prod ravel
+        repeat reshape result_type roll shares_memory sort split squeeze stack std sum swapaxes take take_along_axis
+        tensordot tile transpose tril triu var where zeros_like""".split()
     PLAIN = """bool_ dtype e finfo float16 float32 float64 iinfo inf int8 int16 int32 int64 issubdtype nan newaxis pi
         promote_types uint8""".split()  # of the host, in CuPy too
 
@@ -308,7 +312,9 @@ class Library:
         names.update((name, getattr(np, name)) for name in self.PLAIN)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"the device's library has no {name!r}: CuPy lacks it, or tests/strict.py does not list it")
+        raise AttributeError(
+            f"the device's library has no {name!r}: CuPy lacks it, or tests/strict.py does not list it"
+        )
 
 
 strict_xp = Library()
