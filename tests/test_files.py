@@ -278,8 +278,7 @@ def test_of_folders_written_at_once_one_is_there_whole(replace, tmp_path):
                     (part / name).write_text(str(i))
                 together.wait(timeout=30)
         except OSError as error:
-            if not replace:
-                unexpected.append(error)
+            unexpected.append(error)
 
     for _ in range(10):
         threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]

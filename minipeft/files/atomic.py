@@ -6,8 +6,10 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+ATTEMPTS = 100  # to rename a folder into place while other processes do the same
 
 
 @contextmanager
@@ -32,8 +34,7 @@ def atomic_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
 
     What stood at ``path`` before is removed only after the new folder is there. replace: False keeps a folder that
     stands there by then (another process was quicker) and drops the new one.
-    Raises NotADirectoryError where ``path`` is a file; of two processes that replace one folder at the same moment,
-    one may get an OSError, and the other's folder is there, whole.
+    Several processes may write one folder at once: the last one's stays. Raises NotADirectoryError for a file there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,24 +48,30 @@ def atomic_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
 
 
 def _place(part: Path, path: Path, replace: bool) -> None:
+    """Move ``part`` to ``path``. What stands there goes aside first, and comes back if that cannot be finished."""
+    aside: list[Path] = []
+    placed = False
     try:
-        os.replace(part, path)  # does it where nothing stands, or an empty folder
-        return
-    except OSError:
-        if not path.is_dir():
-            raise
-    if not replace:
-        return
-    old = _beside(path, "old")
-    try:
-        os.replace(path, old)
-        os.replace(part, path)
-    finally:  # Ctrl-C may come between the two: the old folder then goes back
-        if old.exists():
-            if path.exists():
+        for attempt in range(ATTEMPTS):  # others may do the same: whoever comes last stays
+            try:
+                os.replace(part, path)  # does it where nothing stands, or an empty folder
+                placed = True
+                return
+            except OSError:
+                if attempt == ATTEMPTS - 1 or path.is_file():
+                    raise
+            if not replace and path.is_dir():
+                return
+            aside.append(_beside(path, "old"))
+            with suppress(FileNotFoundError):  # another process was quicker
+                os.replace(path, aside[-1])
+    finally:
+        for old in reversed(aside):
+            if not placed:
+                with suppress(OSError):  # something stands there by now, or this one was never moved
+                    os.replace(old, path)
+            if placed or path.exists():
                 shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(old, path)
 
 
 def _beside(path: Path, suffix: str) -> Path:
