@@ -2,6 +2,7 @@
 
 import math
 import threading
+from contextvars import copy_context
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import strict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import minipeft as mp
 from minipeft import array as arr
 from minipeft.ops.activation import normal_cdf
 
@@ -25,6 +27,50 @@ def test_scatter_add_equals_a_loop(n, ids, width):
         expected[i] += u
     arr.scatter_add(target, index, updates)
     np.testing.assert_allclose(target, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 3, 4)])
+@pytest.mark.parametrize("layout", ["contiguous", "strided", "transposed"])
+def test_scatter_add_into_any_target(shape, layout, device, rng):
+    wide = rng.normal(size=(10, *shape)).astype(np.float32)
+    target = {"contiguous": wide, "strided": wide[::2], "transposed": np.asfortranarray(wide)}[layout]
+    index = rng.integers(0, 5, size=40)
+    updates = rng.normal(size=(40, *shape)).astype(np.float32)
+    expected = target.astype(np.float64)
+    np.add.at(expected, index, updates.astype(np.float64))
+    moved = arr.to_device(target, device)
+    arr.scatter_add(moved, arr.to_device(index, device), arr.to_device(updates, device))
+    assert moved.dtype == np.float32
+    np.testing.assert_allclose(arr.to_numpy(moved), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_scatter_add_gives_the_same_bits_each_time(rng):
+    index, updates = rng.integers(0, 5, size=400), rng.normal(size=(400, 3)).astype(np.float32)
+    sums = [np.zeros((5, 3), np.float32) for _ in range(3)]
+    for total in sums:
+        arr.scatter_add(total, index, updates)
+    assert np.array_equal(sums[0], sums[1])
+    assert np.array_equal(sums[0], sums[2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((), (1, 1)), ((4,), (1, 4)), ((0,), (1, 0)), ((3, 4), (3, 4)), ((2, 3, 4), (6, 4)), ((2, 3, 0), (6, 0))],
+)
+def test_rows_of_any_array(shape, expected):
+    x = np.arange(math.prod(shape), dtype=np.float64).reshape(shape)
+    assert arr.rows(x).shape == expected
+    assert np.array_equal(arr.rows(x).ravel(), x.ravel())
+    assert np.shares_memory(arr.rows(x), x) or not x.size
+
+
+def test_aliases_are_seen_on_every_device(device, rng):
+    x = arr.to_device(rng.normal(size=(4, 6)), device)
+    assert arr.aliases(x, x)
+    assert arr.aliases(x, x[1:])
+    assert arr.aliases(x.T, x.reshape(-1))
+    assert not arr.aliases(x, x.copy())
+    assert not arr.aliases(x[:2], x[2:])
 
 
 @settings(max_examples=50, deadline=None)
@@ -48,6 +94,58 @@ def test_flops_are_counted_exactly_and_by_phase(rng):
     assert (count.forward, count.backward, count.total) == (2 * 2 * 3 * 4 * 5, 2 * 4 * 5 * 7, 240 + 280)
 
 
+def test_counts_inside_counts_see_their_part(rng):
+    a = rng.normal(size=(2, 3))
+    with arr.counting(arr.FlopCount()) as outer:
+        arr.matmul(a, a.T)
+        with arr.counting(arr.FlopCount()) as inner, arr.backward_phase():
+            arr.matmul(a.T, a)
+        with pytest.raises(KeyError), arr.counting(inner):
+            arr.matmul(a, a.T)
+            raise KeyError
+        with arr.counting(outer):
+            arr.matmul(a, a.T)
+    assert (inner.forward, inner.backward) == (24, 36)
+    assert (outer.forward, outer.backward) == (72, 36)
+
+
+def test_threads_that_share_a_count_lose_nothing():
+    a = np.ones((2, 2))
+    with arr.counting(arr.FlopCount()) as count:
+        contexts = [copy_context() for _ in range(4)]
+    threads = [
+        threading.Thread(target=c.run, args=(lambda: [arr.matmul(a, a) for _ in range(2000)],)) for c in contexts
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count.forward == 4 * 2000 * 16
+
+
+@pytest.mark.parametrize(
+    ("build", "forward", "backward"),
+    [
+        (lambda x, w: mp.ops.linear(x, w), 2 * 6 * 4 * 5, 2 * (2 * 6 * 4 * 5)),
+        (lambda x, w: mp.ops.linear(x.detach(), w), 240, 240),
+        (lambda x, w: x @ w.T, 240, 480),
+        (
+            lambda x, w: mp.ops.attention(*(x.reshape(1, 2, 3, 4),) * 3),
+            2 * (2 * 2 * 3 * 3 * 4),
+            4 * (2 * 2 * 3 * 3 * 4),
+        ),
+        (lambda x, w: mp.ops.linear_cross_entropy(x, w, np.array([[0, 1, -100], [-100, 2, 4]]), block=3), 160, 320),
+    ],
+)
+def test_flops_of_an_operation_are_those_of_its_products(build, forward, backward, rng):
+    x = mp.Tensor(rng.normal(size=(2, 3, 4)), requires_grad=True)
+    w = mp.Tensor(rng.normal(size=(5, 4)), requires_grad=True)
+    with arr.counting(arr.FlopCount()) as count:
+        z = build(x, w)
+        z.backward(np.ones(z.shape))
+    assert (count.forward, count.backward) == (forward, backward)
+
+
 def test_counting_in_one_thread_does_not_count_another(rng):
     count = arr.FlopCount()
     with arr.counting(count):
@@ -58,10 +156,14 @@ def test_counting_in_one_thread_does_not_count_another(rng):
 
 
 def test_normal_distribution_equals_the_error_function():
-    x = np.linspace(-12, 12, 4001)
+    x = np.concatenate([np.linspace(-12, 12, 4001), [0.0, -0.0, 1e-300, -1e-300, 40.0, -40.0]])
     exact = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
-    assert np.abs(normal_cdf(x)[0] - exact).max() < 2e-15
-    assert np.abs(normal_cdf(x.astype(np.float32))[0] - exact).max() < 2e-7
+    assert np.abs(normal_cdf(x)[0] - exact).max() < 1e-15
+    single = x.astype(np.float32)
+    exact = np.array([0.5 * math.erfc(-float(v) / math.sqrt(2)) for v in single])
+    for fewer in (single, single[::-7], single.reshape(-1, 1)):
+        assert normal_cdf(fewer)[0].dtype == np.float32
+    assert np.abs(normal_cdf(single)[0] - exact).max() < 2e-7
 
 
 def test_sums_as_products_with_ones(rng):
