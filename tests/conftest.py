@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import strict  # registers the device "strict"
 
-from minipeft.array import to_device
+from minipeft.array import to_device, to_numpy
 from minipeft.data.fetch import FetchError, cached, fetch
 
 
@@ -37,6 +37,19 @@ def on_device(device):
         return to_device(x, device) if isinstance(x, np.ndarray) else x
 
     return move
+
+
+@pytest.fixture
+def assert_agrees(device):
+    """A function that holds a result of this test's device to NumPy's: same type and bits, nearly the same on a GPU."""
+
+    def check(result, expected, rtol=1e-5, atol=1e-6):
+        host = to_numpy(result)
+        assert host.dtype == expected.dtype
+        close = {"rtol": rtol, "atol": atol} if device == "cuda" else {"rtol": 0, "atol": 0}
+        np.testing.assert_allclose(host, expected, strict=True, **close)
+
+    return check
 
 
 def fetched(name):

@@ -1,133 +1,226 @@
-"""The house: a file imports only from floors below its own."""
+"""The house: a file imports only from floors below its own, and importing the package is light."""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
+import statistics
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "minipeft"
-FLOORS = {
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "minipeft"
+FLOORS = {  # halves: an order within one floor
     "array": 0,
-    **dict.fromkeys(("autograd", "gradcheck"), 1),
+    "autograd": 1,
+    "gradcheck": 1.5,
     "ops": 2,
     **dict.fromkeys(("nn", "files"), 3),
     "models": 4,
     "peft": 5,
-    **dict.fromkeys(("optim", "data", "train", "generate", "accounting"), 6),
+    **dict.fromkeys(("optim", "data", "generate", "accounting"), 6),
+    "train": 6.5,
     **dict.fromkeys(("lab", "bench"), 7),
-    **dict.fromkeys(("cli", "__main__"), 8),
+    "cli": 8,
+    "__main__": 8.5,
 }
-NEVER_AT_IMPORT = {
-    "matplotlib",
-    "torch",
-    "transformers",
-    "peft",
-    "scipy",
-    "sklearn",
-    "joblib",
-    "cupy",
-    "autograder",
-    "homework",
+NOWHERE = {"autograder", "homework", "tests", "scipy", "pickle"}
+ONLY_IN = {  # and there at import time where that is said
+    "matplotlib": "lab/plots.py, at import time too",
+    "cupy": "array.py",
+    **dict.fromkeys(("torch", "transformers", "peft"), "bench/"),
 }
+ONLY_WHEN_CALLED = {"sklearn", "joblib", "dask", "distributed", "tqdm", "safetensors", "platformdirs", "threadpoolctl"}
+INSTALLED_AS = {"cupy": "cupy-cuda13x", "sklearn": "scikit-learn", "distributed": "dask"}
 
 
-def files():
-    return sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
-
-
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+class Import(NamedTuple):
+    module: str  # "minipeft.ops.linear", "numpy"
+    when_called: bool
 
 
 def module_name(path: Path) -> str:
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, inside_functions: bool = True) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree)) if inside_functions else list(tree.body)
-    found: set[str] = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            found.add(node.module or "")
-            found |= {f"{node.module}.{a.name}" for a in node.names}
+FILES = {module_name(p): p for p in sorted(PACKAGE.rglob("*.py"))}
+ROOMS = {name: path for name, path in FILES.items() if name != "minipeft"}  # the front door shows all floors
+every_file = pytest.mark.parametrize("module", ROOMS)
+
+
+def imports(source: str) -> list[Import]:
+    return list(_imports(ast.parse(source), when_called=False))
+
+
+def _imports(node: ast.AST, when_called: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(a.name, when_called) for a in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            above = "." * child.level + (child.module or "")
+            for a in child.names:
+                full = f"{above}.{a.name}"
+                yield Import(full if full in FILES else above, when_called)
+        else:
+            inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            yield from _imports(child, when_called or inside)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def complaints(module: str, path: str, source: str) -> list[str]:
+    """What the file ``path`` (from the package's folder on) imports against the rules of the house."""
+    found = []
+    own = FLOORS[room(module)]
+    for name, when_called in imports(source):
+        top = name.split(".")[0]
+        if not top:
+            found.append(f"imports {name}: write the whole name")
+        elif name == "minipeft":
+            if own < 7:
+                found.append("imports minipeft itself, which imports every floor")
+        elif top == "minipeft":
+            floor = FLOORS.get(room(name))
+            if floor is None:
+                found.append(f"imports {name}, which does not exist")
+            elif room(name) != room(module) and floor >= own:
+                found.append(f"is on floor {own} and imports {name} from floor {floor}")
+        elif top in NOWHERE:
+            found.append(f"imports {top}")
+        elif top in ONLY_IN:
+            where, *always = ONLY_IN[top].split(", ")
+            if not path.startswith(where) or not (when_called or always):
+                found.append(f"imports {top}: only in {where}{'' if always else ', when called'}")
+        elif top in ONLY_WHEN_CALLED and not when_called:
+            found.append(f"imports {top} at import time")
     return found
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_file_imports_only_from_floors_below(path):
-    own = room(path)
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "minipeft" or len(parts) < 2 or parts[1] not in FLOORS:
-            continue
-        same_room = parts[1] == own
-        allowed = FLOORS[parts[1]] < FLOORS[own] or same_room or (FLOORS[own] == 6 and FLOORS[parts[1]] == 6)
-        allowed = allowed or (own, parts[1]) in {("gradcheck", "autograd"), ("__main__", "cli")}
-        assert allowed, f"{path.name} (floor {FLOORS[own]}) imports {name} (floor {FLOORS[parts[1]]})"
+@every_file
+def test_a_file_imports_only_what_its_floor_may(module):
+    path = ROOMS[module]
+    assert complaints(module, path.relative_to(PACKAGE).as_posix(), path.read_text(encoding="utf-8")) == []
 
 
-def test_every_file_has_a_floor():
-    assert {room(p) for p in files()} <= set(FLOORS)
+@pytest.mark.parametrize(
+    ("path", "line", "complaint"),
+    [
+        ("array.py", "import minipeft", "imports minipeft itself"),
+        ("array.py", "from minipeft import Tensor", "imports minipeft itself"),
+        ("autograd.py", "from minipeft import ops", "floor 1 and imports minipeft.ops from floor 2"),
+        ("autograd.py", "from minipeft import gradcheck", "floor 1 and imports minipeft.gradcheck from floor 1.5"),
+        ("ops/linear.py", "import minipeft.nn.layers as layers", "imports minipeft.nn.layers from floor 3"),
+        ("nn/layers.py", "from minipeft.files import config", "floor 3 and imports minipeft.files.config from floor 3"),
+        ("nn/layers.py", "def f():\n    from minipeft.models import ViT", "imports minipeft.models from floor 4"),
+        ("nn/layers.py", "if True:\n    import tqdm", "imports tqdm at import time"),
+        ("nn/layers.py", "class A:\n    import joblib", "imports joblib at import time"),
+        ("nn/layers.py", "from minipeft.nothing import a", "minipeft.nothing, which does not exist"),
+        ("nn/layers.py", "from . import module", "write the whole name"),
+        ("optim.py", "from minipeft.train import fit", "floor 6 and imports minipeft.train from floor 6.5"),
+        ("data/text.py", "import minipeft.optim", "floor 6 and imports minipeft.optim from floor 6"),
+        ("lab/compare.py", "def f():\n    import matplotlib.pyplot", "only in lab/plots.py"),
+        ("lab/compare.py", "from minipeft.bench import speed", "imports minipeft.bench"),
+        ("bench/speed.py", "import torch", "only in bench/, when called"),
+        ("train.py", "def f():\n    import torch", "only in bench/, when called"),
+        ("ops/linear.py", "def f():\n    import cupy", "only in array.py, when called"),
+        ("cli.py", "def f():\n    from autograder import grade", "imports autograder"),
+    ],
+)
+def test_what_would_be_complained_about(path, line, complaint):
+    (found,) = complaints(module_name(PACKAGE / path), path, line)
+    assert complaint in found
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("train.py", "from minipeft.optim import AdamW\nfrom minipeft.data import Batches"),
+        ("nn/layers.py", "from minipeft import ops\nfrom minipeft.nn.module import Module"),
+        ("lab/plots.py", "import matplotlib.pyplot as plt"),
+        ("bench/speed.py", "def f():\n    import torch"),
+        ("array.py", "def f():\n    import cupy"),
+        ("data/digits.py", "def f():\n    from sklearn.datasets import load_digits"),
+        ("cli.py", "import minipeft\nfrom minipeft.lab import compare"),
+    ],
+)
+def test_what_is_allowed(path, line):
+    assert complaints(module_name(PACKAGE / path), path, line) == []
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def test_there_is_no_circle():
-    names = {module_name(p): p for p in files()}
-    graph = {n: {i for i in imports(p) if i in names and i != n} for n, p in names.items()}
-    state: dict[str, int] = {}
-
-    def visit(n: str, trail: tuple[str, ...]) -> None:
-        if state.get(n) == 2:
-            return
-        assert state.get(n) != 1, " -> ".join((*trail, n))
-        state[n] = 1
-        for m in sorted(graph[n]):
-            visit(m, (*trail, n))
-        state[n] = 2
-
-    for n in graph:
-        visit(n, ())
+    graph = {m: {i.module for i in imports(p.read_text(encoding="utf-8"))} & ROOMS.keys() for m, p in ROOMS.items()}
+    assert circle(graph) == []
+    assert circle({**graph, "minipeft.array": {"minipeft.autograd"}}) != []
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_heavy_packages_are_not_imported_at_import_time(path):
-    allowed = {"matplotlib"} if path.name == "plots.py" else set()
-    top = {name.split(".")[0] for name in imports(path, inside_functions=False)}
-    assert not top & (NEVER_AT_IMPORT - allowed)
-    if room(path) != "bench":
-        assert not {n.split(".")[0] for n in imports(path)} & {"torch", "transformers", "autograder", "homework"}
+def test_every_room_has_a_floor():
+    assert {room(m) for m in ROOMS} <= FLOORS.keys()
 
 
-def test_importing_the_package_is_light():
-    code = (
-        "import sys, minipeft; heavy = {'matplotlib', 'sklearn', 'torch', 'scipy', 'joblib', 'tqdm', 'cupy'};"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-    )
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    declared = {re.split(r"[^A-Za-z0-9-]", requirement)[0] for one in lists for requirement in one}
+    for module, path in FILES.items():
+        for top in {i.module.split(".")[0] for i in imports(path.read_text(encoding="utf-8"))}:
+            if top not in sys.stdlib_module_names:
+                assert INSTALLED_AS.get(top, top) in declared, f"{module} imports {top}"
 
 
-def test_importing_the_package_adds_little_to_numpy():
-    code = "import time, numpy; start = time.process_time(); import minipeft; print(time.process_time() - start)"
-
-    def seconds() -> float:  # of the processor, so that it does not matter what else the machine is doing
-        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-
-    assert min(seconds() for _ in range(3)) < 0.3
+def python(code: str, **environment: str) -> str:
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | environment
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=kept).stdout.strip()
 
 
-def test_the_package_holds_no_path_of_a_machine():
-    for path in [*files(), PACKAGE.parent / "README.md"]:
-        assert not re.search(r"(^|[^A-Za-z0-9._])/(root|home|tmp|Users)/[A-Za-z]", path.read_text(encoding="utf-8")), (
-            path
-        )
+def test_importing_the_package_loads_nothing_heavy():
+    loaded = set(python("import sys, minipeft; print(*sys.modules)").split())
+    assert "minipeft.train" in loaded
+    assert not loaded & (ONLY_IN.keys() | ONLY_WHEN_CALLED | {"scipy", "minipeft.lab"})
+
+
+def test_importing_the_package_takes_well_under_a_third_of_a_second_beyond_numpy(tmp_path):
+    clock = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+
+    def seconds(package: str) -> float:
+        return float(python(clock.format(package), PYTHONPYCACHEPREFIX=str(tmp_path)))
+
+    def beyond() -> float:  # in turns, so that what else the machine does meets both
+        return statistics.median(seconds("minipeft") - seconds("numpy") for _ in range(5))
+
+    seconds("minipeft")  # compiles, which is not asked about
+    assert beyond() < 0.3 or beyond() < 0.3
+
+
+@pytest.mark.parametrize(
+    "command", ['pip install -e ".[test]" && pytest', 'pip install -e ".[lab]" && minipeft compare']
+)
+def test_the_front_page_has_the_command_that_ci_runs(command):
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.endswith(command)]) == 1
+
+
+def test_no_file_holds_a_path_of_a_machine():
+    texts = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "pyproject.toml", ".ci/run")]
+    for path in [*FILES.values(), *texts]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(^|[^A-Za-z0-9._])/(root|home|tmp|Users)/[A-Za-z]", text), path

@@ -202,16 +202,11 @@ EQUAL = {
 
 
 @pytest.mark.parametrize("use", EQUAL.values(), ids=EQUAL)
-def test_results_have_the_bits_and_the_type_of_numpy(use, rng, on_device):
-    data = rng.normal(size=(5, 7)).astype(np.float32)
-    index = np.array([3, 1, 1])
+def test_results_have_the_bits_and_the_type_of_numpy(use, rng, on_device, assert_agrees):
+    data, index = rng.normal(size=(5, 7)).astype(np.float32), np.array([3, 1, 1])
+    expected = use(np, data.copy(), index)
     x, i = on_device((data, index))
-    expected, result = use(np, data.copy(), index), to_numpy(use(array_module(x), x, i))
-    assert result.dtype == expected.dtype
-    if isinstance(x, (np.ndarray, strict.StrictArray)):
-        assert np.array_equal(result, expected)
-    else:
-        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    assert_agrees(use(array_module(x), x, i), expected)
 
 
 def test_views_know_the_array_that_owns_their_memory():
