@@ -7,9 +7,9 @@ from its seed wherever it is needed, tensor by tensor, and never stored. Three k
 
     dense      entries N(0, 1/D): columns of length one, over the whole model
     sparse     a fraction 1/√D of the entries ±√(1/(D q)), q that fraction: the same lengths
-    fastfood   P_i = S H G Π H B cut to the tensor's size (Le et al. 2013), H the Walsh-Hadamard transform
+    fastfood   P_i = S H G Π H B, cut to size (Le et al. 2013), H the Walsh-Hadamard transform
 
-SAID (structure-aware) gives each tensor i a trained scale: θ_i = θ₀_i + λ_i P_i θ_d, λ_i = 1 at the start; DID has none.
+SAID (structure-aware) gives each tensor i a trained scale: θ_i = θ₀_i + λ_i P_i θ_d, λ_i = 1 at first; DID has none.
 
     dθ_d = Σ_i λ_i P_iᵀ dθ_i          dλ_i = dθ_i · P_i θ_d
 
