@@ -15,7 +15,9 @@ from minipeft.files.atomic import atomic_folder
 from minipeft.files.cache import cached
 from minipeft.files.config import dataclass_from_json, read_json, write_json
 from minipeft.files.errors import FileError
+from minipeft.files.gguf import GGUF, read_gguf
 from minipeft.files.safetensors import read_safetensors, write_safetensors
+from minipeft.models.gguf import gguf_arrays, gguf_settings
 from minipeft.models.huggingface import Layout, Settings, read_checkpoint
 from minipeft.nn.attention import Angles
 from minipeft.nn.layers import Linear
@@ -52,7 +54,7 @@ class Model(Module):
     def from_pretrained(cls, source: str | Path) -> Self:
         """The model in a folder: ours (from `save_pretrained`), or Hugging Face's (config.json and safetensors).
 
-        ``source`` is a folder, or the name of something that `minipeft fetch` got. `Model.from_pretrained` itself takes
+        ``source`` is a folder, a GGUF file, or the name of something that `minipeft fetch` got. `Model.from_pretrained` itself takes
         the class that the folder names.
         Raises FileError for a folder that is missing, broken, or of another kind of model.
         """
@@ -83,34 +85,47 @@ class Model(Module):
 
 
 M = TypeVar("M", bound=Model)
+GGUF_NAME = "model.gguf"  # in the folder of something fetched
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with a model: where it is, its model_type, the class if it is ours, and the other settings."""
+    """A folder with a model, or a GGUF file: where it is, its model_type, the class if it is ours, the other settings."""
 
     path: Path
     model_type: str | None
     model_class: str | None
     settings: Settings
+    gguf: GGUF | None = None
 
     @classmethod
     def open(cls, source: str | Path) -> Folder:
         """Read the settings of a folder, or of the name of something fetched; FileError where there is none."""
         path = Path(source)
-        if path.suffix == ".gguf" or _begins_with(path, b"GGUF"):
-            raise FileError(
-                f"{source}: GGUF files are not read yet; expected a folder with config.json and safetensors"
-            )
         if not path.exists():
             path = cached(str(source)) or path
+        gguf = path / GGUF_NAME if path.is_dir() else path
+        if gguf.is_file():
+            opened = read_gguf(gguf)
+            settings = gguf_settings(opened)
+            return cls(gguf, settings.pop("model_type"), None, settings, opened)
         if not path.is_dir():
-            raise FileError(f"{source}: expected a folder with config.json, or a name that `minipeft fetch` got")
+            raise FileError(
+                f"{source}: expected a folder with config.json, a GGUF file, or a name that `minipeft fetch` got"
+            )
         settings = read_json(path / "config.json")
         kind, ours = (
             x if isinstance(x := settings.pop(key, None), str) else None for key in ("model_type", "model_class")
         )
         return cls(path, kind, ours, settings)
+
+    @property
+    def settings_file(self) -> Path:
+        return self.path / "config.json" if self.gguf is None else self.path
+
+    def checkpoint(self) -> dict[str, np.ndarray]:
+        """The tensors of a folder or file that is not ours, under Hugging Face's names."""
+        return read_checkpoint(self.path) if self.gguf is None else gguf_arrays(self.gguf)
 
     @property
     def is_ours(self) -> bool:
@@ -132,7 +147,7 @@ class Folder:
         else:
             kinds = (kind for c in Model.classes.values() for kind in c.layouts())
             what, known = f"model_type {self.model_type!r}", {"minipeft", *kinds}
-        raise FileError(f"{self.path / 'config.json'}: nothing is known of {what}; expected one of {sorted(known)}")
+        raise FileError(f"{self.settings_file}: nothing is known of {what}; expected one of {sorted(known)}")
 
     def is_a(self, architecture: str) -> bool:
         """Whether a folder of Hugging Face's says that it holds a model of their class ``architecture``."""
@@ -141,7 +156,7 @@ class Folder:
 
     def config_of(self, model_class: type[Model]) -> Any:
         """The configuration of the model of this class in the folder; FileError where there is none."""
-        file = self.path / "config.json"
+        file = self.settings_file
         if not self.is_ours:
             return self._layout(model_class).config(self.settings, file)
         settings = self.settings
@@ -156,13 +171,13 @@ class Folder:
             return model_class(*args, **{"rng": Undrawn()})
         except (ValueError, ArithmeticError, MemoryError) as error:
             raise FileError(
-                f"{self.path / 'config.json'}: no {model_class.__name__} has these sizes ({error})"
+                f"{self.settings_file}: no {model_class.__name__} has these sizes ({error})"
             ) from error
 
     def arrays_of(self, model: Model, new: str = "") -> dict[str, np.ndarray]:
         """The model's arrays by our paths; those whose paths begin with ``new`` as the model has them."""
         if not self.is_ours:
-            return self._layout(type(model)).arrays(model, read_checkpoint(self.path), self.path, new)
+            return self._layout(type(model)).arrays(model, self.checkpoint(), self.path, new)
         part = self._part(type(model))
         arrays = {name.removeprefix(part): x for name, x in self.own_arrays().items() if name.startswith(part)}
         if new:
@@ -185,7 +200,7 @@ class Folder:
         layouts = model_class.layouts()
         if self.model_type not in layouts:
             raise FileError(
-                f"{self.path / 'config.json'}: model_type {self.model_type!r} is no {model_class.__name__}; "
+                f"{self.settings_file}: model_type {self.model_type!r} is no {model_class.__name__}; "
                 f"expected one of {['minipeft', *layouts]}"
             )
         return layouts[self.model_type]
@@ -198,13 +213,6 @@ class Folder:
             name = self.named_class().__name__
             raise FileError(f"{self.path} holds a {name}; load it with {name}.from_pretrained")
         return model_class.inside[self.model_class] + "."
-
-
-def _begins_with(path: Path, magic: bytes) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(magic)) == magic
 
 
 class Undrawn(np.random.Generator):
