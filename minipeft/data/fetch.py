@@ -132,6 +132,11 @@ def _command(package: Package) -> list[str]:
         if npm is None:
             raise FetchError("npm is needed and was not found (it comes with Node.js)")
         return [npm, "pack", "--ignore-scripts", "--loglevel=error", package.requirement]
+    if package.client == "apt-get":
+        apt = shutil.which("apt-get")
+        if apt is None:
+            raise FetchError("apt-get is needed and was not found (it comes with Debian and Ubuntu)")
+        return [apt, "download", "--quiet", package.requirement]
     pip = [sys.executable, "-m", "pip"]
     if importlib.util.find_spec("pip") is None:
         found = shutil.which("pip")

