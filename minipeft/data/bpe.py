@@ -75,7 +75,9 @@ class BytePairs:
         m = gguf.metadata
         kind, pre = m.get("tokenizer.ggml.model"), m.get("tokenizer.ggml.pre")
         if kind != "gpt2" or pre not in ("smollm", "gpt-2"):
-            raise FileError(f"{path}: its tokenizer is {kind!r} with {pre!r}; only byte pairs of SmolLM or GPT-2 are read")
+            raise FileError(
+                f"{path}: its tokenizer is {kind!r} with {pre!r}; only byte pairs of SmolLM or GPT-2 are read"
+            )
         tokens, merges = m.get("tokenizer.ggml.tokens"), m.get("tokenizer.ggml.merges")
         types, template = m.get("tokenizer.ggml.token_type", np.ones(0, int)), m.get("tokenizer.chat_template")
         if not (_strings(tokens) and _strings(merges) and isinstance(types, np.ndarray)):

@@ -89,7 +89,16 @@ def _opener(source: Path, resource: Resource) -> Iterator[Opener]:
             yield lambda path: source.open("rb") if path in names else None
     except FetchError:
         raise
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        OSError,
+    ) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # a full disk, say: that is no fault of the package
         raise FetchError(f"{source}: is damaged, or no package ({error}); get it again") from error
@@ -131,7 +140,9 @@ def _debian_data(package: IO[bytes], source: Path) -> IO[bytes]:
         if name == "data.tar.gz":
             return gzip.open(io.BytesIO(package.read(int(size))))  # type: ignore[return-value]
         if name.startswith("data.tar"):
-            raise FetchError(f"{source}: {name} is packed in a way that is not read; expected data.tar.xz or data.tar.gz")
+            raise FetchError(
+                f"{source}: {name} is packed in a way that is not read; expected data.tar.xz or data.tar.gz"
+            )
         package.seek(int(size) + int(size) % 2, 1)
     raise FetchError(f"{source}: is a damaged Debian package; get it again")
 

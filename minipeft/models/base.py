@@ -170,9 +170,7 @@ class Folder:
         try:
             return model_class(*args, **{"rng": Undrawn()})
         except (ValueError, ArithmeticError, MemoryError) as error:
-            raise FileError(
-                f"{self.settings_file}: no {model_class.__name__} has these sizes ({error})"
-            ) from error
+            raise FileError(f"{self.settings_file}: no {model_class.__name__} has these sizes ({error})") from error
 
     def arrays_of(self, model: Model, new: str = "") -> dict[str, np.ndarray]:
         """The model's arrays by our paths; those whose paths begin with ``new`` as the model has them."""
