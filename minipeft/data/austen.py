@@ -1,4 +1,4 @@
-"""Jane Austen's six novels, out of the R package janeaustenr that `minipeft fetch austen` gets (texts: public domain)."""
+"""Jane Austen's six novels (public domain), out of the R package that `minipeft fetch austen` gets."""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -121,7 +123,7 @@ class BytePairs:
 
     def _merged(self, parts: list[str]) -> list[str]:
         while len(parts) > 1:
-            ranks = [self.ranks.get(pair, len(self.ranks)) for pair in zip(parts, parts[1:], strict=False)]
+            ranks = [self.ranks.get(pair, len(self.ranks)) for pair in pairwise(parts)]
             best = min(ranks)
             if best == len(self.ranks):
                 break
@@ -174,7 +176,7 @@ class BytePairs:
         return self.encode(text)
 
 
-def _strings(values: object) -> bool:
+def _strings(values: Any) -> TypeGuard[list[str]]:
     return isinstance(values, list) and all(isinstance(v, str) for v in values)
 
 

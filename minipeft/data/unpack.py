@@ -20,6 +20,7 @@ from minipeft.data.resources import FetchError, Resource
 LARGEST_ARCHIVE = 8 << 30  # bytes unpacked: a package that grows beyond is a bomb
 MOST_MEMBERS = 200_000
 DEBIAN = b"!<arch>\n"
+OPENERS: dict[str, Callable[[Any], Any]] = {"data.tar.xz": lzma.open, "data.tar.gz": gzip.open}
 LARGEST_READ = 16 << 20  # bytes of one tar header: honest ones have a few kB
 TOO_MUCH = "the package unpacks to more than any that is expected; it is damaged or hostile"
 Opener = Callable[[str], IO[bytes] | None]
@@ -76,10 +77,9 @@ def _opener(source: Path, resource: Resource) -> Iterator[Opener]:
             with zipfile.ZipFile(source) as archive:
                 yield lambda path: _zip_member(archive, path)
         elif _magic(source, len(DEBIAN)) == DEBIAN:
-            with source.open("rb") as package, _debian_data(package, source) as raw:
-                with tarfile.open(fileobj=_Bounded(raw), mode="r:") as tar:  # type: ignore[call-overload]
-                    members = _tar_members(tar)
-                    yield lambda path: tar.extractfile(members[path]) if path in members else None
+            with _debian_data(source) as raw, tarfile.open(fileobj=_Bounded(raw), mode="r:") as tar:  # type: ignore[call-overload]
+                members = _tar_members(tar)
+                yield lambda path: tar.extractfile(members[path]) if path in members else None
         elif _magic(source) == b"\x1f\x8b":
             with gzip.open(source) as raw, tarfile.open(fileobj=_Bounded(raw), mode="r:") as tar:  # type: ignore[call-overload]
                 members = _tar_members(tar)
@@ -128,22 +128,19 @@ def _magic(source: Path, size: int = 2) -> bytes:
         return file.read(size)
 
 
-def _debian_data(package: IO[bytes], source: Path) -> IO[bytes]:
+def _debian_data(source: Path) -> Any:
     """The unpacked data.tar of a Debian package: an ar archive, each member behind a line of 60 bytes (deb(5))."""
-    package.seek(len(DEBIAN))
-    while len(line := package.read(60)) == 60:
-        name, size = line[:16].strip().rstrip(b"/").decode("ascii", "replace"), line[48:58].strip()
-        if line[58:] != b"`\n" or not size.isdigit():
-            break
-        if name == "data.tar.xz":
-            return lzma.open(io.BytesIO(package.read(int(size))))
-        if name == "data.tar.gz":
-            return gzip.open(io.BytesIO(package.read(int(size))))  # type: ignore[return-value]
-        if name.startswith("data.tar"):
-            raise FetchError(
-                f"{source}: {name} is packed in a way that is not read; expected data.tar.xz or data.tar.gz"
-            )
-        package.seek(int(size) + int(size) % 2, 1)
+    with source.open("rb") as package:
+        package.seek(len(DEBIAN))
+        while len(line := package.read(60)) == 60:
+            name, size = line[:16].strip().rstrip(b"/").decode("ascii", "replace"), line[48:58].strip()
+            if line[58:] != b"`\n" or not size.isdigit():
+                break
+            if name in OPENERS:
+                return OPENERS[name](io.BytesIO(package.read(int(size))))
+            if name.startswith("data.tar"):
+                raise FetchError(f"{source}: {name} is of a kind that is not read; expected {' or '.join(OPENERS)}")
+            package.seek(int(size) + int(size) % 2, 1)
     raise FetchError(f"{source}: is a damaged Debian package; get it again")
 
 

@@ -56,7 +56,7 @@ def _bf16(raw: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Kind:
-    """A tensor type: its name, values and bytes of a block, and the values (any shape) of whole blocks of bytes (n,)."""
+    """A tensor type: its name, the values and bytes of a block, and what reads whole blocks of bytes (n,)."""
 
     name: str
     values: int

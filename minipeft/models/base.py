@@ -54,8 +54,8 @@ class Model(Module):
     def from_pretrained(cls, source: str | Path) -> Self:
         """The model in a folder: ours (from `save_pretrained`), or Hugging Face's (config.json and safetensors).
 
-        ``source`` is a folder, a GGUF file, or the name of something that `minipeft fetch` got. `Model.from_pretrained` itself takes
-        the class that the folder names.
+        ``source`` is a folder, a GGUF file, or the name of something that `minipeft fetch` got.
+        `Model.from_pretrained` itself takes the class that the folder names.
         Raises FileError for a folder that is missing, broken, or of another kind of model.
         """
         folder = Folder.open(source)

@@ -1,0 +1,290 @@
+"""GGUF files, the byte pairs inside of them, and the novels of an R package."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from minipeft.data import BytePairs, load_austen
+from minipeft.data.bpe import LETTERS, words
+from minipeft.files import FileError, read_gguf
+from minipeft.models import DecoderConfig, DecoderLM
+from minipeft.nn.module import Module
+
+CODES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "BF16": 30}
+SIZES = {"d": 64, "heads": 2, "kv": 1, "ff": 96, "V": 300, "L": 2}
+
+
+def string(text):
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def value(v):
+    if isinstance(v, bool):
+        return struct.pack("<I?", 7, v)
+    if isinstance(v, int):
+        return struct.pack("<II", 4, v)
+    if isinstance(v, float):
+        return struct.pack("<If", 6, v)
+    if isinstance(v, str):
+        return struct.pack("<I", 8) + string(v)
+    if isinstance(v, np.ndarray):
+        return struct.pack("<IIQ", 9, 5, v.size) + v.astype("<i4").tobytes()
+    return struct.pack("<IIQ", 9, 8, len(v)) + b"".join(map(string, v))
+
+
+def gguf_bytes(metadata, tensors, version=3, alignment=32):
+    """tensors: {name: (kind, shape, raw bytes)}."""
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    head += b"".join(string(k) + value(v) for k, v in metadata.items())
+    data = b""
+    for name, (kind, shape, raw) in tensors.items():
+        data += b"\0" * (-len(data) % alignment)
+        head += string(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *shape[::-1])
+        head += struct.pack("<IQ", CODES[kind], len(data))
+        data += raw
+    return head + b"\0" * (-len(head) % alignment) + data
+
+
+def f32(x):
+    return "F32", x.shape, x.astype("<f4").tobytes()
+
+
+def permuted(x, heads):
+    """A loop: llama.cpp's row 2 i + h of a head is Hugging Face's row h D/2 + i."""
+    out = np.empty_like(x)
+    D = len(x) // heads
+    for head in range(heads):
+        for i in range(D // 2):
+            for half in range(2):
+                out[head * D + 2 * i + half] = x[head * D + half * (D // 2) + i]
+    return out
+
+
+def tokens():
+    vocabulary = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *LETTERS, "he", "ll", "hell", "hello", "Ġhello"]
+    return vocabulary, ["h e", "l l", "he ll", "hell o", "Ġ hello"]
+
+
+@pytest.fixture
+def model():
+    c = SIZES
+    config = DecoderConfig.llama(c["V"], c["d"], c["L"], c["heads"], c["kv"], c["ff"], context=32)
+    return DecoderLM(config, rng=3)
+
+
+@pytest.fixture
+def llama(model, tmp_path):
+    """A small Llama as a GGUF file."""
+    c = SIZES
+    vocabulary, merges = tokens()
+    metadata = {
+        **{"general.architecture": "llama", "llama.embedding_length": c["d"], "llama.block_count": c["L"]},
+        **{"llama.attention.head_count": c["heads"], "llama.attention.head_count_kv": c["kv"]},
+        **{"llama.feed_forward_length": c["ff"], "llama.context_length": 32, "llama.rope.freq_base": 10000.0},
+        **{"llama.attention.layer_norm_rms_epsilon": 1e-5, "tokenizer.ggml.model": "gpt2"},
+        **{"tokenizer.ggml.pre": "smollm", "tokenizer.ggml.tokens": vocabulary, "tokenizer.ggml.merges": merges},
+        "tokenizer.ggml.token_type": np.array([3, 3, 3] + [1] * (len(vocabulary) - 3)),
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    w = {name: x.data for name, x in model.named_parameters()}
+    tensors = {"token_embd.weight": f32(w["input.tokens.weight"]), "output_norm.weight": f32(w["stack.norm.weight"])}
+    parts = {
+        **{"attn_norm": "attention_norm", "attn_v": "attention.v_proj", "attn_output": "attention.out_proj"},
+        **{"ffn_norm": "feed_forward_norm", "ffn_gate": "feed_forward.gate_proj", "ffn_up": "feed_forward.up_proj"},
+        "ffn_down": "feed_forward.down_proj",
+    }
+    for i in range(c["L"]):
+        for theirs, ours in parts.items():
+            tensors[f"blk.{i}.{theirs}.weight"] = f32(w[f"stack.layers.{i}.{ours}.weight"])
+        for letter, heads in (("q", c["heads"]), ("k", c["kv"])):
+            x = w[f"stack.layers.{i}.attention.{letter}_proj.weight"]
+            tensors[f"blk.{i}.attn_{letter}.weight"] = f32(permuted(x, heads))
+    path = tmp_path / "llama.gguf"
+    path.write_bytes(gguf_bytes(metadata, tensors))
+    return path
+
+
+def test_a_llama_out_of_gguf_is_the_model_that_went_in(model, llama):
+    loaded = DecoderLM.from_pretrained(llama)
+    assert isinstance(loaded, Module) and loaded.config.tied
+    theirs = loaded.state_dict()
+    for name, x in model.state_dict().items():
+        assert np.array_equal(x, theirs[name]), name
+
+
+def halves(x):
+    return np.array(x, "<f2")
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+def test_blocks_are_dequantized_as_a_loop_does(kind, tmp_path):
+    rng = np.random.default_rng(5)
+    rows, raw = [], b""
+    for _ in range(6):
+        d, m = halves(rng.normal()), halves(rng.normal())
+        if kind == "Q8_0":
+            q = rng.integers(-128, 128, 32).astype(np.int8)
+            raw += d.tobytes() + q.tobytes()
+            rows.append([float(d) * int(v) for v in q])
+            continue
+        packed = rng.integers(0, 256, 16).astype(np.uint8)
+        q = [int(b) & 15 for b in packed] + [int(b) >> 4 for b in packed]
+        raw += d.tobytes() + (m.tobytes() if kind == "Q4_1" else b"") + packed.tobytes()
+        rows.append([float(d) * v + float(m) if kind == "Q4_1" else float(d) * (v - 8) for v in q])
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf_bytes({}, {"x": (kind, (3, 64), raw)}))
+    got = read_gguf(path).array("x")
+    assert got.dtype == np.float32 and got.shape == (3, 64)
+    np.testing.assert_allclose(got, np.array(rows).reshape(3, 64), rtol=1e-6, atol=1e-6)
+
+
+def test_half_precision_is_read_exactly(tmp_path):
+    x = np.array([[1.5, -2.25, 0.0], [3.0, 1024.0, -0.125]], np.float32)
+    upper = (x.view("<u4") >> 16).astype("<u2")
+    path = tmp_path / "x.gguf"
+    path.write_bytes(
+        gguf_bytes({}, {"h": ("F16", x.shape, x.astype("<f2").tobytes()), "b": ("BF16", x.shape, upper.tobytes())})
+    )
+    file = read_gguf(path)
+    assert np.array_equal(file.array("h"), x) and np.array_equal(file.array("b"), x)
+
+
+BROKEN = {
+    "another kind": (lambda raw: b"GGML" + raw[4:], "does not begin as one"),
+    "empty": (lambda raw: b"", "does not begin as one"),
+    "version 1": (lambda raw: raw[:4] + struct.pack("<I", 1) + raw[8:], "version 1"),
+    "2^60 tensors": (lambda raw: raw[:8] + struct.pack("<Q", 2**60) + raw[16:], "do not fit"),
+    "2^60 metadata": (lambda raw: raw[:16] + struct.pack("<Q", 2**60) + raw[24:], "do not fit"),
+    "a key of 2^63 bytes": (lambda raw: raw[:24] + struct.pack("<Q", 2**63) + raw[32:], "do not fit"),
+    "cut in the data": (lambda raw: raw[:-1], "truncated"),
+    "cut in the header": (lambda raw: raw[:200], "truncated|do not fit"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_gguf_file_is_one_clear_error(case, llama):
+    change, message = BROKEN[case]
+    llama.write_bytes(change(llama.read_bytes()))
+    with pytest.raises(FileError, match=message):
+        read_gguf(llama)
+
+
+def test_tensors_that_overlap_or_have_odd_types_are_refused(tmp_path):
+    path = tmp_path / "x.gguf"
+    x = np.ones((4, 32), np.float32)
+    good = gguf_bytes({}, {"a": f32(x), "b": f32(x)})
+    at = good.index(string("b")) + len(string("b")) + 4 + 16 + 4
+    path.write_bytes(good[:at] + struct.pack("<Q", 0) + good[at + 8 :])
+    with pytest.raises(FileError, match="inside another's"):
+        read_gguf(path)
+    path.write_bytes(good[: at - 4] + struct.pack("<I", 12) + good[at:])
+    with pytest.raises(FileError, match="tensor type 12"):
+        read_gguf(path)
+    path.write_bytes(gguf_bytes({}, {"a": ("Q4_1", (4, 33), b"")}))
+    with pytest.raises(FileError, match="cannot hold"):
+        read_gguf(path)
+
+
+def test_another_architecture_or_a_missing_tensor_is_named(llama, tmp_path):
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf_bytes({"general.architecture": "mamba"}, {}))
+    with pytest.raises(FileError, match="'mamba'"):
+        DecoderLM.from_pretrained(path)
+    path.write_bytes(llama.read_bytes().replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_ub.weight"))
+    with pytest.raises(FileError, match="missing|no place"):
+        DecoderLM.from_pretrained(path)
+    with pytest.raises(FileError, match="no such file|expected a folder"):
+        DecoderLM.from_pretrained(tmp_path / "none.gguf")
+
+
+def test_random_mutations_of_a_gguf_file_raise_nothing_but_our_error(llama):
+    rng = np.random.default_rng(11)
+    good = llama.read_bytes()
+    header = good.index(b"blk.1.attn_q") + 400
+    refused = 0
+    for _ in range(400):
+        raw = bytearray(good)
+        for _ in range(int(rng.integers(1, 4))):
+            at = int(rng.integers(0, header))
+            kind = rng.integers(0, 3)
+            if kind == 0:
+                raw[at] = int(rng.integers(0, 256))
+            elif kind == 1:
+                del raw[at : at + int(rng.integers(1, 9))]
+            else:
+                raw[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        llama.write_bytes(raw)
+        try:
+            file = read_gguf(llama)
+            for name in file.entries:
+                file.array(name)
+            BytePairs.from_gguf(llama)
+        except FileError:
+            refused += 1
+    assert 200 < refused < 400
+
+
+def test_byte_pairs_merge_the_earliest_pair_first_and_come_back(llama):
+    t = BytePairs.from_gguf(llama)
+    assert [t.tokens[i] for i in t.encode("hello hello hel")] == ["hello", "Ġhello", "Ġ", "he", "l"]
+    for text in ("naïve café 😀\n\t x", "  two  spaces ", "\x00\x7f\xa0"):
+        assert t.decode(t.encode(text)) == text
+    assert t.encode("<|im_end|>") == [2] and len(t.encode("<|im_end|>", special=False)) > 1
+    assert t.decode([2]) == "" and t.decode([2], special=True) == "<|im_end|>"
+    assert t.eos == 2
+    with pytest.raises(ValueError, match="no token id"):
+        t.decode([len(t.tokens)])
+    with pytest.raises(ValueError, match="no chat template"):
+        t.chat([])
+
+
+def test_words_are_cut_as_gpt2_cuts_them():
+    assert list(words("it's 12 a  b\n\n c")) == ["it", "'s", " 12", " a", " ", " b", "\n\n", " c"]
+    assert list(words("it's 12 a", digits_alone=True)) == ["it", "'s", " ", "1", "2", " a"]
+    assert list(words("x_y ½.")) == ["x", "_", "y", " ½", "."]
+    assert list(words("")) == []
+
+
+def test_a_merge_that_makes_no_token_is_refused():
+    with pytest.raises(ValueError, match="makes no token"):
+        BytePairs(["a", "b"], ["a b"])
+
+
+def r_object(lines):
+    out = b"X\n" + struct.pack(">IIII", 3, 0x40201, 0x30500, 5) + b"UTF-8" + struct.pack(">II", 16, len(lines))
+    for line in lines:
+        raw = line.encode()
+        out += struct.pack(">Ii", 0x40009, len(raw)) + raw
+    return out
+
+
+def packed(objects):
+    return b"".join(struct.pack(">I", len(o)) + zlib.compress(o) for o in objects)
+
+
+def test_the_novels_come_out_of_rs_format(tmp_path):
+    (tmp_path / "Rdata.rdb").write_bytes(packed(r_object([f"Title {i}", "", "“It is…”"]) for i in range(6)))
+    novels = load_austen(tmp_path)
+    assert len(novels) == 6 and novels["persuasion"] == "Title 3\n\n“It is…”"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"abc",
+        packed([r_object(["x"])] * 5),
+        packed([r_object(["x"])] * 6)[:-3],
+        packed([b"X\n" + b"\0" * 40] * 6),
+        packed([r_object(["x"])[:-1]] * 6),
+        struct.pack(">I", 2**31) + zlib.compress(b"x"),
+    ],
+    ids=["empty", "short", "five", "cut", "no strings", "cut string", "too large"],
+)
+def test_a_damaged_database_is_one_clear_error(raw, tmp_path):
+    (tmp_path / "Rdata.rdb").write_bytes(raw)
+    with pytest.raises(FileError, match="six novels|expected 6 novels"):
+        load_austen(tmp_path)
