@@ -383,7 +383,8 @@ def test_the_list_of_resources_is_consistent():
         for package in r.packages:
             assert package.client in ("pip", "npm", "apt-get")
             assert r.files.keys() <= package.members.keys() <= r.files.keys() | r.notices.keys()
-            assert "==" in package.requirement or "@" in package.requirement, "a version is pinned"
+            if package.client != "apt-get":  # apt knows one version, that of its release: the members' hashes pin it
+                assert "==" in package.requirement or "@" in package.requirement, "a version is pinned"
 
 
 @pytest.mark.network
@@ -446,7 +447,7 @@ def test_a_damaged_debian_package_is_one_clear_error_and_leaves_nothing(cache, t
     odd = path.read_bytes()
     for raw, message in (
         (whole[:40], "damaged Debian package"),
-        (whole[:-40], "damaged"),
+        (whole[: len(whole) * 2 // 3], "damaged"),
         (whole.replace(b"\xfd7zXZ", b"\xfd8zXZ"), "damaged"),
         (odd, "data.tar.zst is of a kind"),
     ):

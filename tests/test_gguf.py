@@ -109,7 +109,8 @@ def llama(model, tmp_path):
 
 def test_a_llama_out_of_gguf_is_the_model_that_went_in(model, llama):
     loaded = DecoderLM.from_pretrained(llama)
-    assert isinstance(loaded, Module) and loaded.config.tied
+    assert isinstance(loaded, Module)
+    assert loaded.config.tied
     theirs = loaded.state_dict()
     for name, x in model.state_dict().items():
         assert np.array_equal(x, theirs[name]), name
@@ -137,7 +138,8 @@ def test_blocks_are_dequantized_as_a_loop_does(kind, tmp_path):
     path = tmp_path / "x.gguf"
     path.write_bytes(gguf_bytes({}, {"x": (kind, (3, 64), raw)}))
     got = read_gguf(path).array("x")
-    assert got.dtype == np.float32 and got.shape == (3, 64)
+    assert got.dtype == np.float32
+    assert got.shape == (3, 64)
     np.testing.assert_allclose(got, np.array(rows).reshape(3, 64), rtol=1e-6, atol=1e-6)
 
 
@@ -149,7 +151,8 @@ def test_half_precision_is_read_exactly(tmp_path):
         gguf_bytes({}, {"h": ("F16", x.shape, x.astype("<f2").tobytes()), "b": ("BF16", x.shape, upper.tobytes())})
     )
     file = read_gguf(path)
-    assert np.array_equal(file.array("h"), x) and np.array_equal(file.array("b"), x)
+    assert np.array_equal(file.array("h"), x)
+    assert np.array_equal(file.array("b"), x)
 
 
 BROKEN = {
@@ -194,9 +197,9 @@ def test_another_architecture_or_a_missing_tensor_is_named(llama, tmp_path):
     with pytest.raises(FileError, match="'mamba'"):
         DecoderLM.from_pretrained(path)
     path.write_bytes(llama.read_bytes().replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_ub.weight"))
-    with pytest.raises(FileError, match="missing|no place"):
+    with pytest.raises(FileError, match=r"missing|no place"):
         DecoderLM.from_pretrained(path)
-    with pytest.raises(FileError, match="no such file|expected a folder"):
+    with pytest.raises(FileError, match=r"no such file|expected a folder"):
         DecoderLM.from_pretrained(tmp_path / "none.gguf")
 
 
@@ -232,8 +235,10 @@ def test_byte_pairs_merge_the_earliest_pair_first_and_come_back(llama):
     assert [t.tokens[i] for i in t.encode("hello hello hel")] == ["hello", "Ġhello", "Ġ", "he", "l"]
     for text in ("naïve café 😀\n\t x", "  two  spaces ", "\x00\x7f\xa0"):
         assert t.decode(t.encode(text)) == text
-    assert t.encode("<|im_end|>") == [2] and len(t.encode("<|im_end|>", special=False)) > 1
-    assert t.decode([2]) == "" and t.decode([2], special=True) == "<|im_end|>"
+    assert t.encode("<|im_end|>") == [2]
+    assert len(t.encode("<|im_end|>", special=False)) > 1
+    assert t.decode([2]) == ""
+    assert t.decode([2], special=True) == "<|im_end|>"
     assert t.eos == 2
     with pytest.raises(ValueError, match="no token id"):
         t.decode([len(t.tokens)])
@@ -268,7 +273,8 @@ def packed(objects):
 def test_the_novels_come_out_of_rs_format(tmp_path):
     (tmp_path / "Rdata.rdb").write_bytes(packed(r_object([f"Title {i}", "", "“It is…”"]) for i in range(6)))
     novels = load_austen(tmp_path)
-    assert len(novels) == 6 and novels["persuasion"] == "Title 3\n\n“It is…”"
+    assert len(novels) == 6
+    assert novels["persuasion"] == "Title 3\n\n“It is…”"
 
 
 @pytest.mark.parametrize(
@@ -286,5 +292,5 @@ def test_the_novels_come_out_of_rs_format(tmp_path):
 )
 def test_a_damaged_database_is_one_clear_error(raw, tmp_path):
     (tmp_path / "Rdata.rdb").write_bytes(raw)
-    with pytest.raises(FileError, match="six novels|expected 6 novels"):
+    with pytest.raises(FileError, match=r"six novels|expected 6 novels"):
         load_austen(tmp_path)

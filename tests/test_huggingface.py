@@ -295,7 +295,7 @@ def test_a_broken_gguf_file_is_named_and_a_missing_one_says_what_is_expected(tmp
     for name in ("model.gguf", "model"):
         with pytest.raises(FileError, match="expected a GGUF file"):
             DecoderLM.from_pretrained(tmp_path / name)
-    with pytest.raises(FileError, match="expected a folder with config.json, a GGUF file, or a name"):
+    with pytest.raises(FileError, match=r"expected a folder with config\.json, a GGUF file, or a name"):
         DecoderLM.from_pretrained(tmp_path / "elsewhere.gguf")
 
 

@@ -90,7 +90,7 @@ GGUF_NAME = "model.gguf"  # in the folder of something fetched
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with a model, or a GGUF file: where it is, its model_type, the class if it is ours, the other settings."""
+    """A folder with a model, or a GGUF file: where it is, its model_type, our class or None, the other settings."""
 
     path: Path
     model_type: str | None
