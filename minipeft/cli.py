@@ -75,6 +75,31 @@ def build_parser() -> Parser:
     generate.add_argument("--json", action="store_true", help="print JSON")
     generate.set_defaults(run=run_generate)
 
+    train = commands.add_parser(
+        "train",
+        help="fine-tune a language model on prose",
+        description="Fine-tune a language model on prose with LoRA, or with the method of a configuration file.",
+        epilog="Ctrl-C keeps what was reached; the same command goes on from it.",
+    )
+    add_model(train)
+    train.add_argument("--data", default="austen", metavar="TEXT", help="austen (default) or a text file in UTF-8")
+    train.add_argument("--out", type=Path, metavar="FOLDER", help="of the adapter (default: minipeft-train/TEXT)")
+    train.add_argument("--r", type=positive, default=8, help="LoRA's rank (default: %(default)s)")
+    train.add_argument("--alpha", type=float, help="LoRA's alpha (default: twice the rank)")
+    train.add_argument("--dropout", type=float, default=0.0, help="on LoRA's path (default: %(default)s)")
+    train.add_argument(
+        "--targets", default="all-linear", metavar="NAMES", help="q_proj,v_proj or so (default: %(default)s)"
+    )
+    train.add_argument("--config", type=Path, metavar="FILE", help="another method: a minipeft_config.json")
+    train.add_argument("--steps", type=positive, default=100, help="default: %(default)s")
+    train.add_argument("--batch-size", type=positive, default=4, metavar="B", help="windows (default: %(default)s)")
+    train.add_argument("--length", type=positive, default=128, metavar="T", help="of a window (default: %(default)s)")
+    train.add_argument("--lr", type=positive_number, default=1e-3, help="the peak rate (default: %(default)s)")
+    train.add_argument("--seed", type=int, default=0, help="of windows and weights (default: %(default)s)")
+    train.add_argument("--fresh", action="store_true", help="begin anew, and replace what is in the --out folder")
+    train.add_argument("--json", action="store_true", help="print the report as JSON")
+    train.set_defaults(run=run_train)
+
     info = commands.add_parser("info", help="versions, threads and cache", description="Show what minipeft runs on.")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=run_info)
@@ -89,6 +114,17 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
 
 
@@ -230,6 +266,51 @@ def run_generate(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_train(args: argparse.Namespace) -> int:
+    import shutil
+
+    from minipeft.lab import language
+    from minipeft.peft import LoraConfig, read_config
+
+    out = args.out or Path("minipeft-train") / Path(args.data).stem
+    unfinished = out.with_name(out.name + ".unfinished")
+    for path in (out, unfinished):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--out: {path} is a file; name a folder")
+    if args.fresh and unfinished.exists():
+        shutil.rmtree(unfinished)
+    if out.exists() and not args.fresh:
+        raise UserError(f"--out {out} is there already; name another folder, or replace it with --fresh")
+    targets = args.targets if args.targets == "all-linear" else args.targets.split(",")
+    alpha = 2.0 * args.r if args.alpha is None else args.alpha
+    lora = LoraConfig(r=args.r, lora_alpha=alpha, lora_dropout=args.dropout, target_modules=targets)
+    config = lora if args.config is None else read_config(args.config)
+    plan = language.Plan(args.steps, args.batch_size, args.length, args.lr, args.seed)
+    prose = language.read_prose(args.data)
+    model, tokenizer = load_model(args.model)
+
+    def say(line: str) -> None:
+        if not args.json:
+            print(line, flush=True)
+
+    try:
+        peft, report = language.finetune(
+            model, tokenizer.encode, prose, config, plan, unfinished, progress=not args.json, say=say
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    peft.save_pretrained(out)
+    write_text(out / "training.json", json.dumps(report, indent=2) + "\n")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    after = report["perplexity_after"]
+    say(f"{args.steps} steps in {report['seconds']:.0f} s, the best by validation: {report['best_step']}")
+    say(f"adapted: perplexity {after['validation']:.2f} on validation, {after['test']:.2f} on test")
+    say(f"test perplexity is {100 * report['lower_by']:.1f} % lower; the adapter is in {out}")
+    if args.json:
+        print(json.dumps({"out": str(out), **report}, indent=2))
+    return 0
+
+
 def run_info(args: argparse.Namespace) -> int:
     import platform
 
@@ -270,10 +351,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from minipeft.data.fetch import FetchError
     from minipeft.files import FileError
     from minipeft.peft import PeftError
+    from minipeft.train import TrainingError
 
     try:
         return args.run(args)
-    except (UserError, FetchError, FileError, PeftError, OSError) as error:
+    except (UserError, FetchError, FileError, PeftError, TrainingError, OSError) as error:
         print(f"minipeft {args.command}: {error}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:

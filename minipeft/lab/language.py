@@ -1,6 +1,6 @@
 """Fine-tuning a language model on prose: `minipeft train`, from the text to a saved adapter and what it gained.
 
-The text has three parts: train, validation (the best step is chosen by it) and test, which is looked at twice: once with
+The text has three parts: train, validation (the best step is chosen by it) and test, looked at twice: once with
 the base model, once at the end. Of Jane Austen these are whole novels, of a file its first 80, next 10 and last 10 %.
 """
 

@@ -14,6 +14,7 @@ from minipeft.peft.lnlora import LNLoraConfig
 from minipeft.peft.lora import LoraConfig
 from minipeft.peft.prefix import PrefixTuningConfig
 from minipeft.peft.prompt import PromptTuningConfig
+from minipeft.peft.saving import read_config
 from minipeft.peft.top_layers import TopLayersConfig
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "get_peft_model",
     "intrinsic_dimension",
     "mixed_adapters",
+    "read_config",
     "to_huggingface",
 ]

@@ -72,13 +72,18 @@ def read_adapter(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays,
     folder = Path(folder)
     if not (folder / CONFIG_FILE).exists() and (folder / THEIR_CONFIG).exists():
         return *_exchange[0][1](model, folder), None
-    settings = read_json(folder / CONFIG_FILE)
+    config = read_config(folder / CONFIG_FILE)
+    tensors, metadata = read_safetensors(folder / WEIGHTS_FILE)
+    return config, tensors, metadata.get("base", "none in the file")
+
+
+def read_config(path: str | Path) -> PeftConfig:
+    """The configuration in a minipeft_config.json; FileError or PeftError where it is none, naming what is wrong."""
+    settings = read_json(Path(path))
     kind = settings.pop("peft_type", None)
     if kind not in METHODS:
-        raise PeftError(f"{folder / CONFIG_FILE}: unknown peft_type {kind!r}; expected one of {sorted(METHODS)}")
-    tensors, metadata = read_safetensors(folder / WEIGHTS_FILE)
-    config = dataclass_from_json(METHODS[kind], settings, folder / CONFIG_FILE)
-    return config, tensors, metadata.get("base", "none in the file")
+        raise PeftError(f"{path}: unknown peft_type {kind!r}; expected one of {sorted(METHODS)}")
+    return dataclass_from_json(METHODS[kind], settings, Path(path))
 
 
 def fill(
