@@ -228,7 +228,10 @@ def run_generate(args: argparse.Namespace) -> int:
     model, tokenizer = load_model(args.model)
     if args.adapter is not None:
         model = PeftModel.from_pretrained(model, args.adapter)
-    ids = tokenizer.chat([{"role": "user", "content": args.prompt}]) if args.chat else tokenizer.encode(args.prompt)
+    try:
+        ids = tokenizer.chat([{"role": "user", "content": args.prompt}]) if args.chat else tokenizer.encode(args.prompt)
+    except ValueError as error:
+        raise UserError(f"--chat: {error}") from error
     if not ids:
         raise UserError("the text is empty; give it at least one character to go on from")
     start, new, shown = time.perf_counter(), [], ""

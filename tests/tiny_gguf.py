@@ -8,7 +8,7 @@ from minipeft.data.bpe import LETTERS
 from minipeft.models import DecoderConfig, DecoderLM
 
 CODES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "BF16": 30}
-SIZES = {"d": 64, "heads": 2, "kv": 1, "ff": 96, "V": 300, "L": 2}
+SIZES = {"d": 64, "heads": 2, "kv": 1, "ff": 96, "V": 264, "L": 2}
 
 
 def string(text):

@@ -1,0 +1,207 @@
+"""`minipeft generate` and `minipeft train` on a small Llama in a GGUF file."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from tiny_gguf import small_llama, write_llama
+
+from minipeft.cli import main
+from minipeft.data import BytePairs
+from minipeft.files import FileError, read_safetensors, write_json
+from minipeft.generate import generate
+from minipeft.lab.language import Plan, Prose, finetune, perplexity, read_prose, windows
+from minipeft.models import DecoderLM
+from minipeft.peft import LoraConfig, PeftModel
+
+TEXT = "hello hell, the bell fell well. " * 60
+SHORT = ["--steps", "6", "--batch-size", "2", "--length", "12", "--r", "2"]
+
+
+@pytest.fixture
+def llama(tmp_path):
+    return write_llama(small_llama(), tmp_path / "llama.gguf")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "prose.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def trained(llama, text, out, *more):
+    return main(["train", "--model", str(llama), "--data", str(text), "--out", str(out), *SHORT, *more])
+
+
+def test_generate_prints_the_text_and_its_continuation(llama, capsys):
+    assert main(["generate", "--model", str(llama), "--max-new-tokens", "5", "hello"]) == 0
+    out = capsys.readouterr()
+    tokenizer = BytePairs.from_gguf(llama)
+    ids = generate(
+        DecoderLM.from_pretrained(llama), np.array([tokenizer.encode("hello")]), max_new_tokens=5, eos=tokenizer.eos
+    )
+    assert out.out.rstrip("\n") == tokenizer.decode(ids[0]).rstrip("\ufffd\n")
+    assert "tokens" in out.err
+    assert main(["generate", "--model", str(llama), "--max-new-tokens", "5", "--json", "hello"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["ids"] == ids[0, -len(facts["ids"]) :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--model", "nothing.gguf", "hello"], "--model nothing.gguf: there is no such file, nor anything to fetch"),
+        (["--model", "LLAMA", ""], "the text is empty"),
+        (["--model", "LLAMA", "--max-new-tokens", "5", "--temperature", "-1", "hello"], "temperature"),
+        (["--model", "LLAMA", "--max-new-tokens", "5", "--temperature", "1", "--top-p", "2", "hello"], "top_p"),
+        (["--model", "LLAMA", "--max-new-tokens", "400", "hello"], "400"),
+        (["--model", "LLAMA", "--adapter", "nothing", "hello"], "nothing"),
+        (["--model", "LLAMA", "--chat", "hello"], "chat template"),
+    ],
+)
+def test_a_mistake_in_generate_is_one_line(args, message, llama, capsys):
+    assert main(["generate", *(str(llama) if a == "LLAMA" else a for a in args)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.startswith("minipeft generate: ")
+
+
+def test_train_saves_an_adapter_that_generate_takes(llama, text, tmp_path, capsys):
+    out = tmp_path / "adapter"
+    assert trained(llama, text, out, "--lr", "0.02", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["perplexity_after"]["validation"] < report["perplexity_before"]["validation"]
+    assert len(report["losses"]) == 6
+    assert json.loads((out / "training.json").read_text())["losses"] == report["losses"]
+    assert {f.name for f in tmp_path.iterdir()} == {"llama.gguf", "prose.txt", "adapter"}, "no checkpoint is left"
+    model = PeftModel.from_pretrained(DecoderLM.from_pretrained(llama), out)
+    rows = windows(np.array(BytePairs.from_gguf(llama).encode(read_prose(str(text)).test)), 12, 8192)
+    assert perplexity(model, rows) == pytest.approx(report["perplexity_after"]["test"], rel=1e-6)
+    assert main(["generate", "--model", str(llama), "--adapter", str(out), "--max-new-tokens", "2", "hello"]) == 0
+
+
+def test_train_takes_any_method_by_its_configuration(llama, text, tmp_path, capsys):
+    write_json(tmp_path / "ia3.json", {"peft_type": "IA3"})
+    assert trained(llama, text, tmp_path / "adapter", "--config", str(tmp_path / "ia3.json")) == 0
+    assert "IA3: " in capsys.readouterr().out
+    write_json(tmp_path / "odd.json", {"peft_type": "LORAA"})
+    assert trained(llama, text, tmp_path / "other", "--config", str(tmp_path / "odd.json")) == 2
+    assert "unknown peft_type 'LORAA'" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_adapter_that_is_there_is_not_replaced_unless_told(llama, text, tmp_path, capsys):
+    out = tmp_path / "adapter"
+    out.mkdir()
+    (out / "precious").write_text("mine")
+    assert trained(llama, text, out) == 2
+    assert "replace it with --fresh" in capsys.readouterr().err
+    assert (out / "precious").read_text() == "mine"
+    assert trained(llama, text, out, "--fresh") == 0
+    assert (out / "minipeft_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data", "no-such.txt"], "no-such.txt: expected the name austen, or a text file in UTF-8"),
+        (["--targets", "q_porj"], "q_porj"),
+        (["--length", "4000"], "has no window of 4000"),
+        (["--lr", "1e30"], "the loss became nan"),
+    ],
+)
+def test_a_mistake_in_train_is_one_line_and_leaves_nothing(args, message, llama, text, tmp_path, capsys):
+    with np.errstate(all="ignore"):
+        assert trained(llama, text, tmp_path / "adapter", *args) == 2
+    err = capsys.readouterr().err
+    assert message in err.splitlines()[-1]
+    assert {f.name for f in tmp_path.iterdir()} == {"llama.gguf", "prose.txt"}
+
+
+@pytest.mark.parametrize("lr", ["0", "-1", "nan", "inf", "fast"])
+def test_a_rate_must_be_a_number_above_zero(lr, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--lr", lr])
+    assert caught.value.code == 2
+    assert "expected a number above 0" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_was_reached_and_the_same_command_goes_on_to_the_same_adapter(llama, text, tmp_path):
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "minipeft", "train", "--model", str(llama), "--data", str(text)]
+    command += ["--batch-size", "2", "--length", "12", "--steps", "400"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run([*command, "--out", str(whole)], env=env, check=True, capture_output=True)
+    process = subprocess.Popen(
+        [*command, "--out", str(cut)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("LORA: "):
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert not cut.exists()
+    assert (tmp_path / "cut.unfinished" / "training.json").exists()
+    subprocess.run([*command, "--out", str(cut)], env=env, check=True, capture_output=True)
+    for name in ("minipeft_model.safetensors", "adapter_model.safetensors"):
+        (a, about_a), (b, about_b) = read_safetensors(cut / name), read_safetensors(whole / name)
+        assert about_a == about_b
+        assert {n: x.tobytes() for n, x in a.items()} == {n: x.tobytes() for n, x in b.items()}
+    assert not (tmp_path / "cut.unfinished").exists()
+
+
+def test_windows_are_spread_evenly_and_share_nothing():
+    rows = windows(np.arange(101), 10, 40)
+    np.testing.assert_array_equal(rows[:, 0], [0, 20, 50, 70])
+    assert rows.shape == (4, 11)
+    np.testing.assert_array_equal(windows(np.arange(101), 10, 10**9)[:, 0], np.arange(0, 100, 10))
+    np.testing.assert_array_equal(windows(np.arange(5), 10, 8192), [np.arange(5)])
+    with pytest.raises(ValueError, match="at least 2"):
+        windows(np.arange(1), 10, 8192)
+
+
+def test_perplexity_is_the_exponential_of_the_mean_surprise():
+    model = small_llama()
+    rows = np.random.default_rng(0).integers(0, 264, (5, 8))
+    surprise = []
+    for row in rows:
+        z = model(row[None, :-1]).data[0].astype(np.float64)
+        for t, token in enumerate(row[1:]):
+            surprise.append(np.log(np.exp(z[t]).sum()) - z[t, token])
+    assert perplexity(model, rows, batch_size=2) == pytest.approx(np.exp(np.mean(surprise)), rel=1e-5)
+
+
+def test_a_file_is_cut_in_three_parts(text, tmp_path):
+    prose = read_prose(str(text))
+    assert prose.train + prose.validation + prose.test == TEXT
+    assert len(prose.train) == 8 * len(TEXT) // 10
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    with pytest.raises(FileError, match="text file in UTF-8"):
+        read_prose(str(tmp_path / "latin"))
+
+
+def test_the_same_seed_gives_the_same_adapter_and_the_base_is_as_it_was(llama):
+    tokenizer = BytePairs.from_gguf(llama)
+    prose = Prose("p", TEXT, TEXT, TEXT)
+    reports = []
+    for _ in range(2):
+        model = small_llama()
+        before = {n: p.data.copy() for n, p in model.named_parameters()}
+        peft, report = finetune(
+            model, tokenizer.encode, prose, LoraConfig(r=2), Plan(steps=3, batch_size=2, length=9), progress=False
+        )
+        base = peft.unload()
+        assert all(np.array_equal(p.data, before[n]) for n, p in base.named_parameters())
+        reports.append({k: v for k, v in report.items() if k != "seconds"})
+    assert reports[0] == reports[1]
