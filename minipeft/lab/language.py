@@ -50,7 +50,7 @@ class Plan:
     length: int = 128
     lr: float = 1e-3
     seed: int = 0
-    judge_tokens: int = 8192
+    judge_tokens: int = 4096
     judge_every: int = 25
 
 
