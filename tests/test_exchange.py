@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from families import encoder, gpt2, llama, masked_lm, mlp, vit
+from families import encoder, encoder_decoder, gpt2, llama, masked_lm, mlp, vit
 
 import minipeft as mp
 from minipeft.files import FileError, read_safetensors, write_safetensors
@@ -27,10 +27,14 @@ CONFIGS = {
     "IA3": lambda: IA3Config(),
     "prompt": lambda: PromptTuningConfig(4),
     "prefix": lambda: PrefixTuningConfig(4),
+    "prompt before the source": lambda: PromptTuningConfig(4, sides=["encoder"]),
+    "prefix before the target": lambda: PrefixTuningConfig(4, sides=["decoder"]),
 }
 NO_FORM = {("encoder", "prompt"), ("vit", "prompt"), ("vit", "prefix")}
-FAMILIES = {"gpt2": gpt2, "llama": llama, "encoder": encoder, "vit": vit}
-GRID = [(f, m) for f in FAMILIES for m in CONFIGS if (f, m) not in NO_FORM]
+FAMILIES = {"gpt2": gpt2, "llama": llama, "encoder": encoder, "vit": vit, "encoder_decoder": encoder_decoder}
+ONE_SIDE = [(f, m) for f in FAMILIES for m in list(CONFIGS)[:-2] if f != "encoder_decoder" and (f, m) not in NO_FORM]
+NOT_ON_BOTH = ("prompt", "prefix", "LoRA and biases", "prefix before the target")
+GRID = [*ONE_SIDE, *(("encoder_decoder", m) for m in CONFIGS if m not in NOT_ON_BOTH)]
 
 
 def made(family, config, rng, folder):
@@ -73,11 +77,28 @@ def test_names_and_shapes_are_theirs(rng, tmp_path):
     made("llama", PrefixTuningConfig(4), rng, tmp_path / "b")
     tensors, _ = read_safetensors(tmp_path / "b" / "adapter_model.safetensors")
     assert {n: x.shape for n, x in tensors.items()} == {"prompt_embeddings": (4, 3 * 2 * 2 * 6)}
+    made("encoder_decoder", LoraConfig(r=2, target_modules=["cross_attention.q_proj"]), rng, tmp_path / "c")
+    tensors, _ = read_safetensors(tmp_path / "c" / "adapter_model.safetensors")
+    module = "base_model.model.model.decoder.layers.{}.encoder_attn.q_proj.lora_{}.weight"
+    assert set(tensors) == {module.format(i, x) for i in range(2) for x in "AB"}
+    assert json.loads((tmp_path / "c" / "adapter_config.json").read_text())["task_type"] == "SEQ_2_SEQ_LM"
+    made("encoder_decoder", PromptTuningConfig(4, sides=["encoder"]), rng, tmp_path / "d")
+    tensors, _ = read_safetensors(tmp_path / "d" / "adapter_model.safetensors")
+    assert {n: x.shape for n, x in tensors.items()} == {"prompt_embeddings": (8, 12)}  # they read the first half
+    assert json.loads((tmp_path / "d" / "adapter_config.json").read_text())["num_transformer_submodules"] == 2
 
 
 @pytest.mark.parametrize(
     ("family", "config"),
-    [(gpt2, AdapterConfig(r=2)), (mlp, LoraConfig(r=2, target_modules=["layers.0"])), (vit, PromptTuningConfig(2))],
+    [
+        (gpt2, AdapterConfig(r=2)),
+        (mlp, LoraConfig(r=2, target_modules=["layers.0"])),
+        (vit, PromptTuningConfig(2)),
+        (encoder_decoder, PromptTuningConfig(2)),
+        (encoder_decoder, PrefixTuningConfig(2, sides=["decoder", "cross"])),
+        (encoder_decoder, PrefixTuningConfig(2, sides=["decoder"])),  # two layers, that share one there
+        (encoder_decoder, LoraConfig(r=2, bias="all")),
+    ],
 )
 def test_what_they_have_no_form_for_is_saved_in_ours_alone(family, config, rng, tmp_path):
     peft = get_peft_model(family(rng)[0], config)
@@ -140,3 +161,20 @@ def test_a_prefix_of_other_sizes_is_refused(rng, tmp_path):
     wide = mp.models.DecoderConfig.gpt2(vocab_size=17, d_model=24, n_layers=3, n_heads=3, context=20)
     with pytest.raises(PeftError, match="prompt_embeddings has"):
         PeftModel.from_pretrained(mp.models.DecoderLM(wide), tmp_path / "a")
+
+
+def test_the_prefixes_of_an_odd_number_of_decoder_layers_come_back(rng, tmp_path):
+    """Theirs deals layer i the pair 2 i mod L: with three layers 0, 2, 1."""
+    config = mp.models.EncoderDecoderConfig(vocab_size=17, d_model=12, n_layers=3, n_heads=3, d_ff=16, context=20)
+    peft = get_peft_model(mp.models.EncoderDecoder(config), PrefixTuningConfig(2, sides=["decoder"]))
+    before = {n: p.data.copy() for n, p in peft.trained().items()}
+    peft.save_pretrained(tmp_path / "a")
+    flat = read_safetensors(tmp_path / "a" / "adapter_model.safetensors")[0]["prompt_embeddings"]  # (2, 3 * 2 * 12)
+    pairs = np.split(flat, 3, axis=1)
+    for (_, x), pair in zip(sorted(before.items()), (pairs[0], pairs[2], pairs[1]), strict=True):
+        np.testing.assert_array_equal(x.swapaxes(0, 1).reshape(2, -1), pair)
+    base = peft.unload()
+    for name in ("minipeft_config.json", "minipeft_model.safetensors"):
+        (tmp_path / "a" / name).unlink()
+    after = PeftModel.from_pretrained(base, tmp_path / "a").trained()
+    assert {n: p.data.tobytes() for n, p in after.items()} == {n: x.tobytes() for n, x in before.items()}

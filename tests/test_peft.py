@@ -571,3 +571,30 @@ def test_ia3_rescales_keys_values_and_the_feed_forwards_input(rng):
 def test_a_parallel_adapter_has_no_layer_norm_of_its_own(rng):
     with pytest.raises(PeftError, match="not in parallel"):
         get_peft_model(gpt2(rng)[0], AdapterConfig(parallel=True, layer_norm=True))
+
+
+@pytest.mark.parametrize("config", [PromptTuningConfig, PrefixTuningConfig])
+def test_sides_of_an_encoder_decoder(config, rng):
+    counts = {}
+    known = ["encoder", "decoder", "cross"] if config is PrefixTuningConfig else ["encoder", "decoder"]
+    for sides in (None, *([s] for s in known)):
+        model, batch = FAMILIES["encoder_decoder"](rng)
+        peft = get_peft_model(model, config(3, sides=sides))
+        paths = list(peft.trained())
+        counts[None if sides is None else sides[0]] = len(paths)
+        if sides is not None:
+            want = {"encoder": "encoder", "decoder": "decoder", "cross": "decoder"}[sides[0]]
+            assert all(p.startswith(want) and ("cross" in p) == (sides == ["cross"]) for p in paths)
+        peft.loss(**batch).backward()
+        assert all(np.abs(p.grad).max() > 0 for p in peft.trained().values())
+        offsets = [model.encoder_input.position_offset, model.decoder_input.position_offset]
+        if config is PrefixTuningConfig and sides is not None:
+            assert offsets == [3 * (sides == ["encoder"]), 3 * (sides == ["decoder"])], (
+                "only where the text has company"
+            )
+    assert counts[None] == sum(counts[s] for s in known)
+    for sides in (["middle"], []):
+        with pytest.raises(PeftError, match="sides holds some of encoder, decoder"):
+            get_peft_model(FAMILIES["encoder_decoder"](rng)[0], config(3, sides=sides))
+    with pytest.raises(PeftError, match="no side 'decoder'; they are an encoder-decoder's"):
+        get_peft_model(FAMILIES["gpt2"](rng)[0], config(3, sides=["decoder"]))

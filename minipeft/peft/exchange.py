@@ -19,19 +19,26 @@ from minipeft.array import to_numpy
 from minipeft.autograd import Tensor, no_grad
 from minipeft.files.config import read_json
 from minipeft.files.safetensors import read_safetensors
-from minipeft.models import DecoderLM, Encoder, EncoderClassifier
+from minipeft.models import DecoderLM, Encoder, EncoderClassifier, EncoderDecoder
 from minipeft.models.huggingface import huggingface_names, taken
 from minipeft.nn.layers import Embedding
 from minipeft.nn.module import Module, find
 from minipeft.peft.config import PeftConfig, PeftError
 from minipeft.peft.ia3 import IA3Config, IA3Layer
 from minipeft.peft.lora import LoraConfig, LoraEmbedding, LoraLayer
-from minipeft.peft.prefix import PrefixedCore, PrefixTuningConfig
+from minipeft.peft.prefix import SIDES, PrefixedCore, PrefixTuningConfig
 from minipeft.peft.prompt import Prompt, PromptTuningConfig
 from minipeft.peft.saving import THEIR_CONFIG, THEIR_WEIGHTS, register_exchange
+from minipeft.peft.select import on_sides
 
 TUNER = "base_model.model."
-SEQUENCES = (DecoderLM, Encoder)  # their classifier reads the first row, which with a prompt is the prompt's own
+SEQUENCES = (
+    DecoderLM,
+    Encoder,
+    EncoderDecoder,
+)  # their classifier reads the first row, which with a prompt is the prompt's own
+TASKS = {"DecoderLM": "CAUSAL_LM", "EncoderClassifier": "SEQ_CLS", "EncoderDecoder": "SEQ_2_SEQ_LM"}
+THEIR_SIDES = {"PROMPT_TUNING": ["encoder"], "PREFIX_TUNING": ["decoder"]}  # where theirs are in an encoder-decoder
 Arrays = dict[str, np.ndarray]
 
 
@@ -58,6 +65,9 @@ def _places(model: Module) -> dict[str, Place]:
             fused = bool(count)
             module = theirs.removesuffix(".weight")
             places[ours.removesuffix(".weight")] = Place(module, int(part) if fused else 0, int(count or 1), how)
+    if isinstance(model, EncoderDecoder):  # one table under three names: it is looked up under those of the two sides
+        for side in ("encoder", "decoder"):
+            places[f"{side}_input.tokens"] = Place(f"model.{side}.embed_tokens", 0, 1, "")
     return places
 
 
@@ -69,6 +79,8 @@ def to_huggingface(peft: Any) -> tuple[Arrays, dict[str, Any]] | None:
     if not places or config.peft_type not in writers:
         return None
     if config.peft_type not in ("LORA", "IA3") and not isinstance(peft.base_model, sequences(config.peft_type)):
+        return None
+    if isinstance(peft.base_model, EncoderDecoder) and not _fits_bart(peft):
         return None
     swaps = peft._active.swaps
     if any(isinstance(s.new, (LoraLayer, LoraEmbedding, IA3Layer)) and _odd(places, s.path) for s in swaps):
@@ -83,12 +95,22 @@ def to_huggingface(peft: Any) -> tuple[Arrays, dict[str, Any]] | None:
         if path not in names:
             return None
         tensors[prefix + names[path][0]] = to_numpy(t.data)
-    kind = {"DecoderLM": "CAUSAL_LM", "EncoderClassifier": "SEQ_CLS"}.get(type(peft.base_model).__name__)
+    kind = TASKS.get(type(peft.base_model).__name__)
     modules = sorted({names[path][0].rpartition(".")[0] for path in heads}) or None
     common = {"peft_type": config.peft_type, "task_type": kind, "inference_mode": True, "base_model_name_or_path": None}
     if config.peft_type in ("LORA", "IA3"):
         common["modules_to_save"] = modules
     return {k: np.ascontiguousarray(x) for k, x in tensors.items()}, {**common, "revision": None, **settings}
+
+
+def _fits_bart(peft: Any) -> bool:
+    """Whether their BART can hold the adapter: on the sides that theirs are on, no bias that is a constant there."""
+    config = peft.peft_config
+    if getattr(config, "sides", None) != THEIR_SIDES.get(config.peft_type):
+        return False
+    if config.peft_type == "PREFIX_TUNING":
+        return _paired(_prefixes(peft)) is not None
+    return getattr(config, "bias", "none") != "all"  # it would train lm_head.bias, their final_logits_bias
 
 
 def _odd(places: Mapping[str, Place], path: str) -> bool:
@@ -195,24 +217,50 @@ def _shape_of(peft: Any) -> dict[str, Any]:
         "num_layers": c.n_layers,
         "token_dim": c.d_model,
         "num_attention_heads": heads,
-        "num_transformer_submodules": 1,
+        "num_transformer_submodules": 2 if isinstance(peft.base_model, EncoderDecoder) else 1,
     }
 
 
 def _prompt_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str, Any]]:
     rows = next(to_numpy(s.new.rows.data) for s in peft._active.swaps if isinstance(s.new, Prompt))
     settings = {"num_virtual_tokens": len(rows), "prompt_tuning_init": "RANDOM", **_shape_of(peft)}
+    if isinstance(peft.base_model, EncoderDecoder):  # theirs keeps as many rows again, which nothing reads
+        rows = np.concatenate([rows, np.zeros_like(rows)])
     return {"prompt_embeddings": rows}, settings
 
 
-def _prefix_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str, Any]]:
-    parts = []
+def _prefixes(peft: Any) -> Arrays:
+    """By path, the prefix of each attention: (P, 2, Hk, D)."""
+    found = {}
     for s in peft._active.swaps:
         if isinstance(s.new, PrefixedCore):
             with no_grad():
-                values = to_numpy(s.new.prefix().data)  # (2, P, Hk, D)
-            parts += [values[0].reshape(values.shape[1], -1), values[1].reshape(values.shape[1], -1)]
-    flat = np.concatenate(parts, axis=1)  # (P, L 2 Hk D): K₀ V₀ K₁ V₁ …
+                found[s.path] = to_numpy(s.new.prefix().data).swapaxes(0, 1)
+    return found
+
+
+def _paired(prefixes: Arrays) -> list[np.ndarray] | None:
+    """The prefixes of L decoder layers in the order that their encoder-decoder reads; None where it has no room.
+
+    PEFT 0.21 lays the L pairs of keys and values behind themselves and deals them out by fours, the second half of each
+    to a cache that it drops: layer i gets pair 2 i mod L. With an even L the odd pairs are read by nobody, and layers
+    i and i + L / 2 share one, so that two different prefixes have no place.
+    """
+    layers = list(prefixes.values())
+    pairs = [np.zeros_like(x) for x in layers]
+    for i, x in enumerate(layers):
+        j = 2 * i % len(layers)
+        if 2 * i >= len(layers) and len(layers) % 2 == 0 and not np.array_equal(pairs[j], x):
+            return None
+        pairs[j] = x
+    return pairs
+
+
+def _prefix_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str, Any]]:
+    prefixes = _prefixes(peft)
+    pairs = _paired(prefixes) if isinstance(peft.base_model, EncoderDecoder) else list(prefixes.values())
+    assert pairs is not None
+    flat = np.concatenate([x.reshape(len(x), -1) for x in pairs], axis=1)  # (P, L 2 Hk D): K₀ V₀ K₁ V₁ …
     shape = _shape_of(peft)
     shape["token_dim"] = flat.shape[1] // (2 * shape["num_layers"])
     hidden = {"encoder_hidden_size": shape["token_dim"], "prefix_projection": False}
@@ -382,18 +430,26 @@ def _virtual_tokens(reader: Reader) -> np.ndarray:
 
 def _prompt_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
     rows = _virtual_tokens(reader)
+    sides = None
+    if isinstance(reader.model, EncoderDecoder):
+        rows, sides = rows[: reader.settings.get("num_virtual_tokens")], ["encoder"]
     entry = next(p for p, m in reader.model.named_modules() if isinstance(m, Embedding) and p.endswith("input.tokens"))
-    return PromptTuningConfig(len(rows)), {entry.replace("tokens", "prompt.rows"): rows}
+    return PromptTuningConfig(len(rows), sides=sides), {entry.replace("tokens", "prompt.rows"): rows}
 
 
 def _prefix_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
     flat = _virtual_tokens(reader)
-    attentions = [p.removesuffix(".q_proj") for p in reader.places if p.endswith(".attention.q_proj")]
+    sides = ["decoder"] if isinstance(reader.model, EncoderDecoder) else None
+    queries = [p for p in reader.places if p.endswith(".attention.q_proj")]
+    attentions = [p.removesuffix(".q_proj") for p in on_sides(queries, sides, SIDES)]
     P = len(flat)
     if flat.ndim != 2 or flat.shape[1] % (2 * len(attentions)):
         raise PeftError(f"{reader.path}: prompt_embeddings has shape {flat.shape}, for {len(attentions)} layers")
     values = {}
-    for part, path in zip(np.split(flat, len(attentions), axis=1), attentions, strict=True):
+    parts = np.split(flat, len(attentions), axis=1)
+    if sides is not None:  # as _paired says
+        parts = [parts[2 * i % len(parts)] for i in range(len(parts))]
+    for part, path in zip(parts, attentions, strict=True):
         own = find(reader.model, path)
         pair = part.reshape(P, 2, -1).swapaxes(0, 1)
         if pair.shape[2] != own.n_kv_heads * own.head_dim:
@@ -401,7 +457,7 @@ def _prefix_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
                 f"{reader.path}: prompt_embeddings has {pair.shape[2]} numbers a key, this model other sizes"
             )
         values[f"{path}.core.prefix.values"] = pair.reshape(2, P, own.n_kv_heads, own.head_dim)
-    return PrefixTuningConfig(P), values
+    return PrefixTuningConfig(P, sides=sides), values
 
 
 register_exchange(to_huggingface, from_huggingface)

@@ -30,7 +30,9 @@ from minipeft.ops.attention import mask_bias
 from minipeft.peft.base import PeftModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
 from minipeft.peft.prompt import check_context
-from minipeft.peft.select import match_modules
+from minipeft.peft.select import match_modules, on_sides, side_of
+
+SIDES = ("encoder", "decoder", "cross")
 
 
 class PrefixAttention(Function):
@@ -173,6 +175,8 @@ def collapse(peft: PeftModel) -> None:
 class PrefixTuningConfig(PeftConfig):
     """num_virtual_tokens: P. prefix_projection: the reparametrization, with a hidden layer of encoder_hidden_size
     (the model's width by default). init_std: of a flat prefix (Hugging Face PEFT draws with 1.0).
+    sides: of an encoder-decoder, prefixes before the source ("encoder"), the target ("decoder"), and in the attention
+    from target to source ("cross"); None for all three, each with its own.
     """
 
     peft_type: ClassVar[str] = "PREFIX_TUNING"
@@ -180,15 +184,17 @@ class PrefixTuningConfig(PeftConfig):
     prefix_projection: bool = False
     encoder_hidden_size: int | None = None
     init_std: float = 0.02
+    sides: list[str] | None = None
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
         check_fields(self, num_virtual_tokens=1)
         P, model = self.num_virtual_tokens, peft.base_model
+        paths = on_sides(match_modules(model, ".*", MultiHeadAttention, "attention"), self.sides, SIDES)
+        behind = {side_of(path) for path in paths}
         for path, entry in list(model.named_modules()):
-            if isinstance(entry, SequenceInput):
+            if isinstance(entry, SequenceInput) and side_of(path) in behind:
                 check_context("prefix", entry, P)
                 peft.swap(f"{path}.position_offset" if path else "position_offset", P)
-        paths = match_modules(model, ".*", MultiHeadAttention, "attention")
         like = find(model, paths[0]).k_proj.weight
         shared = None
         if self.prefix_projection:

@@ -21,6 +21,7 @@ from minipeft.nn.module import Module
 from minipeft.nn.transformer import SequenceInput, TextInput
 from minipeft.peft.base import PeftModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
+from minipeft.peft.select import on_sides
 
 
 class Prepend(Function):
@@ -61,6 +62,8 @@ class PromptTuningConfig(PeftConfig):
     "SAMPLE_VOCAB": rows of the embedding table, drawn at random (the default for text); "TEXT": the rows of
     prompt_tuning_init_ids, repeated or cut to P; "RANDOM": N(0, σ²) with σ the table's own standard deviation, or
     ``init_std`` where given (Hugging Face PEFT draws with 1.0, some fifty times the table's).
+    sides: of an encoder-decoder, "encoder" for a prompt before the source, "decoder" for one before the target; None
+    for both.
     """
 
     peft_type: ClassVar[str] = "PROMPT_TUNING"
@@ -68,13 +71,15 @@ class PromptTuningConfig(PeftConfig):
     prompt_tuning_init: str | None = None
     prompt_tuning_init_ids: list[int] | None = None
     init_std: float | None = None
+    sides: list[str] | None = None
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
         check_fields(self, num_virtual_tokens=1)
-        found = [(path, m) for path, m in peft.base_model.named_modules() if isinstance(m, SequenceInput)]
-        if not found:
+        entries = {path: m for path, m in peft.base_model.named_modules() if isinstance(m, SequenceInput)}
+        if not entries:
             raise PeftError(f"prompt tuning needs a sequence; {type(peft.base_model).__name__} has none")
-        for path, entry in found:
+        for path in on_sides(list(entries), self.sides, ("encoder", "decoder")):
+            entry = entries[path]
             check_context("prompt", entry, self.num_virtual_tokens)
             table = entry.tokens.weight if isinstance(entry, TextInput) else entry.positions  # type: ignore[attr-defined]
             rows = self._start(to_numpy(table.data).reshape(-1, table.shape[-1]), isinstance(entry, TextInput), rng)

@@ -80,3 +80,28 @@ def layer_index(path: str) -> int | None:
 def _listed(paths: Sequence[str]) -> str:
     ends = sorted({p if p.rpartition(".")[2].isdigit() else p.rpartition(".")[2] for p in paths})
     return ", ".join(ends[:12]) or "none of that kind"
+
+
+def on_sides(paths: Sequence[str], sides: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """Of the paths of an encoder-decoder's modules, those on ``sides``; all of them for None.
+
+    sides: of ``known``: "encoder", "decoder", and "cross" for the attention from decoder to encoder.
+    Raises PeftError for another side, or for a side of a model that has only one.
+    """
+    if sides is None:
+        return list(paths)
+    odd = [s for s in sides if s not in known]
+    if odd or not sides:
+        raise PeftError(f"sides holds some of {', '.join(known)}, or is None for all; got {list(sides)}")
+    chosen = [p for p in paths if side_of(p) in sides]
+    missing = [s for s in sides if s not in map(side_of, paths)]
+    if missing:
+        raise PeftError(f"sides: this model has no side {missing[0]!r}; they are an encoder-decoder's")
+    return chosen
+
+
+def side_of(path: str) -> str:
+    """Where a module of an encoder-decoder stands; "" in a model of one side."""
+    if "cross_attention" in path:
+        return "cross"
+    return next((side for side in ("encoder", "decoder") if path.startswith(side)), "")

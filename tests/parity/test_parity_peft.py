@@ -20,6 +20,7 @@ from minipeft.peft import (
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
 IDS = np.random.default_rng(3).integers(3, 30, (2, 7))
+TARGETS = np.random.default_rng(5).integers(3, 30, (2, 5))
 IMAGES = np.random.default_rng(4).normal(size=(2, 3, 8, 8)).astype(np.float32)
 METHODS = {
     "LoRA": lambda: LoraConfig(r=2, lora_alpha=6),
@@ -34,11 +35,20 @@ METHODS = {
     "prefix": lambda: PrefixTuningConfig(4, init_std=1.0),
     "projected prefix": lambda: PrefixTuningConfig(4, prefix_projection=True),
 }
+ON_BART = {  # theirs has a prompt before the source alone, and a prefix before the target alone
+    "prompt": lambda: PromptTuningConfig(4, sides=["encoder"]),
+    "prefix": lambda: PrefixTuningConfig(4, init_std=1.0, sides=["decoder"]),
+    "projected prefix": lambda: PrefixTuningConfig(4, prefix_projection=True, sides=["decoder"]),
+}
 NO_FORM = {
+    ("bart", "LoRA with all biases"),  # that of the head is a constant there
     ("bert", "prompt"),  # their classifier then reads the first virtual token in place of the class token
     *(("vit", m) for m in ("prompt", "prefix", "projected prefix", "LoRA of the embedding")),
 }
-GRID = [(f, m) for f in ("gpt2", "llama", "bert", "vit") for m in METHODS if (f, m) not in NO_FORM]
+GRID = [(f, m) for f in ("gpt2", "llama", "bert", "vit", "bart") for m in METHODS if (f, m) not in NO_FORM]
+
+
+BART = {"layers": 3, "attention_heads": 3, "ffn_dim": 20}
 
 
 def theirs(family):
@@ -64,6 +74,10 @@ def theirs(family):
             model = tf.LlamaForCausalLM(tf.LlamaConfig(**sizes))
         case "bert":
             model = tf.BertForSequenceClassification(tf.BertConfig(**small, num_labels=3))
+        case "bart":
+            sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in BART.items()}
+            config = tf.BartConfig(vocab_size=30, d_model=12, max_position_embeddings=24, **sizes)
+            model = tf.BartForConditionalGeneration(config)
         case _:
             sizes = {k: v for k, v in small.items() if k != "vocab_size"}
             model = tf.ViTForImageClassification(tf.ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3))
@@ -72,12 +86,16 @@ def theirs(family):
     return model.eval()
 
 
-OURS = {"gpt2": M.DecoderLM, "llama": M.DecoderLM, "bert": M.EncoderClassifier, "vit": M.ViT}
+OURS = {
+    **{"gpt2": M.DecoderLM, "llama": M.DecoderLM, "bert": M.EncoderClassifier, "vit": M.ViT},
+    "bart": M.EncoderDecoder,
+}
 
 
 def our_logits(model, family):
+    batch = {"vit": (IMAGES,), "bart": (IDS, TARGETS)}.get(family, (IDS,))
     with mp.no_grad():
-        return model(IMAGES if family == "vit" else IDS).data
+        return model(*batch).data
 
 
 def their_logits(model, family, like):
@@ -85,6 +103,8 @@ def their_logits(model, family, like):
 
     with torch.no_grad():
         batch = {"pixel_values": torch.tensor(IMAGES)} if family == "vit" else {"input_ids": torch.tensor(IDS)}
+        if family == "bart":
+            batch["decoder_input_ids"] = torch.tensor(TARGETS)
         z = model(**batch).logits.numpy()
     return z[:, -like.shape[1] :] if z.ndim == 3 else z  # they keep the rows of a prompt
 
@@ -108,7 +128,8 @@ def test_ours_loads_there_and_theirs_here(family, method, folders, rng, tmp_path
 
     warnings.simplefilter("ignore")
     base = folders(family)
-    ours = get_peft_model(OURS[family].from_pretrained(base), METHODS[method]())
+    config = ON_BART.get(method, METHODS[method]) if family == "bart" else METHODS[method]
+    ours = get_peft_model(OURS[family].from_pretrained(base), config())
     for p in ours.trained().values():
         p.data[...] += 0.2 * rng.normal(size=p.shape)
     expected = our_logits(ours, family)
@@ -120,14 +141,19 @@ def test_ours_loads_there_and_theirs_here(family, method, folders, rng, tmp_path
     np.testing.assert_allclose(our_logits(back, family), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "vit"])
+@pytest.mark.parametrize("family", list(OURS))
 def test_an_adapter_made_there_computes_the_same_here(family, folders, tmp_path):
     import peft as hf
     import torch
 
     warnings.simplefilter("ignore")
     base = folders(family)
-    targets = {"gpt2": ["c_attn", "c_proj"], "llama": ["q_proj", "down_proj"], "bert": ["query", "dense"]}
+    targets = {
+        "gpt2": ["c_attn", "c_proj"],
+        "llama": ["q_proj", "down_proj"],
+        "bert": ["query", "dense"],
+        "bart": ["q_proj", "fc1"],
+    }
     config = hf.LoraConfig(
         r=3, lora_alpha=5, target_modules=targets.get(family, ["q_proj", "fc1"]), init_lora_weights=False
     )
@@ -159,3 +185,30 @@ def test_a_weighted_sum_of_ours_is_an_adapter_there(folders, rng, tmp_path):
     ours.save_pretrained(tmp_path / "sum")
     there = hf.PeftModel.from_pretrained(type(theirs("gpt2")).from_pretrained(base), tmp_path / "sum").eval()
     np.testing.assert_allclose(their_logits(there, "gpt2", expected), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+@pytest.mark.parametrize("layers", [2, 3])
+def test_an_encoder_decoders_prompts_and_prefixes_made_there_compute_the_same_here(layers, method, tmp_path):
+    import peft as hf
+    import torch
+    import transformers as tf
+
+    warnings.simplefilter("ignore")
+    torch.manual_seed(2)
+    sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in {**BART, "layers": layers}.items()}
+    tf.BartForConditionalGeneration(
+        tf.BartConfig(vocab_size=30, d_model=12, max_position_embeddings=24, **sizes)
+    ).save_pretrained(tmp_path / "base")
+    kind = hf.PrefixTuningConfig if method == "prefix" else hf.PromptTuningConfig
+    base = tf.BartForConditionalGeneration.from_pretrained(tmp_path / "base")
+    there = hf.get_peft_model(base, kind(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=4)).eval()
+    there.save_pretrained(tmp_path / "theirs")
+    here = PeftModel.from_pretrained(M.EncoderDecoder.from_pretrained(tmp_path / "base"), tmp_path / "theirs")
+    z = our_logits(here, "bart")
+    np.testing.assert_allclose(z, their_logits(there, "bart", z), atol=1e-5)
+    here.save_pretrained(tmp_path / "ours")  # and back, with layers that share a prefix
+    again = hf.PeftModel.from_pretrained(
+        tf.BartForConditionalGeneration.from_pretrained(tmp_path / "base"), tmp_path / "ours"
+    )
+    np.testing.assert_allclose(z, their_logits(again.eval(), "bart", z), atol=1e-5)
