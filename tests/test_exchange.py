@@ -178,3 +178,20 @@ def test_the_prefixes_of_an_odd_number_of_decoder_layers_come_back(rng, tmp_path
         (tmp_path / "a" / name).unlink()
     after = PeftModel.from_pretrained(base, tmp_path / "a").trained()
     assert {n: p.data.tobytes() for n, p in after.items()} == {n: x.tobytes() for n, x in before.items()}
+
+
+@pytest.mark.parametrize("settings", [{"task_type": "SEQ_CLS"}, {"task_type": None, "modules_to_save": ["classifier"]}])
+def test_an_adapter_without_the_head_that_it_was_trained_with_is_refused(settings, rng, tmp_path):
+    base, batch, _ = made("encoder", LoraConfig(r=2), rng, tmp_path / "a")
+    weights, config = tmp_path / "a" / "adapter_model.safetensors", tmp_path / "a" / "adapter_config.json"
+    tensors, _ = read_safetensors(weights)
+    write_safetensors(weights, {n: x for n, x in tensors.items() if "classifier" not in n})
+    config.write_text(json.dumps({**json.loads(config.read_text()), "modules_to_save": None, **settings}))
+    with mp.no_grad():
+        before = base.loss(**batch).item()
+    with pytest.raises(
+        PeftError, match="should hold the trained module 'classifier', but its file has no tensor of it"
+    ):
+        PeftModel.from_pretrained(base, tmp_path / "a")
+    with mp.no_grad():
+        assert base.loss(**batch).item() == before

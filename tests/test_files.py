@@ -305,3 +305,19 @@ def test_a_new_file_has_ordinary_permissions(tmp_path):
     write_safetensors(tmp_path / "arrays", ARRAYS)
     for name in ("atomic", "arrays"):
         assert (tmp_path / name).stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_same_arrays_and_metadata_give_the_same_bytes(tmp_path):
+    """The library draws a random order for the metadata; 40 files of four names would show it."""
+    about = {"format": "pt", "base": "é\u2028", "b": '\\"', "a": "1"}
+    arrays = {"x": np.arange(6.0).reshape(2, 3), "e": np.ones((0, 2), np.float32), "é": np.array(True)}
+    written = set()
+    for i in range(40):
+        write_safetensors(tmp_path / f"{i}", arrays, dict(reversed(about.items())) if i % 2 else about)
+        written.add((tmp_path / f"{i}").read_bytes())
+    assert len(written) == 1
+    back, metadata = read_safetensors(tmp_path / "0")
+    assert metadata == about
+    assert {n: (x.dtype, x.tobytes()) for n, x in back.items()} == {
+        n: (x.dtype, x.tobytes()) for n, x in arrays.items()
+    }

@@ -438,6 +438,7 @@ def test_an_adapter_for_another_base_is_refused_and_changes_nothing(rng, tmp_pat
 
 def test_a_broken_adapter_is_refused(rng, tmp_path):
     model, batch, peft = made("gpt2", "LoRA", rng)
+    shaken(peft, rng)
     folder = tmp_path / "a"
     peft.save_pretrained(folder)
     base = peft.unload()
@@ -470,6 +471,31 @@ def test_a_broken_adapter_is_refused(rng, tmp_path):
     (folder / "adapter_config.json").unlink()
     refused(FileError, "no such file")
     assert PeftModel.from_pretrained(base, folder).trained()
+
+
+@pytest.mark.parametrize("form", ["ours", "theirs"])
+def test_an_adapter_that_changes_nothing_is_refused_unless_told(form, rng, tmp_path):
+    """A fresh LoRA has B = 0; one whose weights were lost has A = B = 0: both would pass for trained ones in silence."""
+    _, batch, peft = made("gpt2", "LoRA", rng)
+    folder = tmp_path / "a"
+    peft.save_pretrained(folder)
+    base = peft.unload()
+    before = outputs(base, batch)
+    if form == "theirs":
+        for name in ("minipeft_model.safetensors", "minipeft_config.json"):
+            (folder / name).unlink()
+    with pytest.raises(PeftError, match=r"this adapter changes nothing.*allow_zero=True"):
+        PeftModel.from_pretrained(base, folder)
+    assert np.array_equal(outputs(base, batch), before)
+    assert np.array_equal(outputs(PeftModel.from_pretrained(base, folder, allow_zero=True), batch), before)
+
+
+def test_one_pair_that_is_not_zero_is_enough(rng, tmp_path):
+    _, _, peft = made("gpt2", "LoRA", rng)
+    last = [p for n, p in peft.trained().items() if n.endswith("lora_B")][-1]
+    last.data[0, 0] = 1e-30
+    peft.save_pretrained(tmp_path / "a")
+    assert PeftModel.from_pretrained(peft.unload(), tmp_path / "a").trained()
 
 
 def test_an_interrupted_save_leaves_the_old_adapter(rng, tmp_path, monkeypatch):

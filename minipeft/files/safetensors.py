@@ -141,7 +141,8 @@ def write_safetensors(
 ) -> None:
     """Write the arrays and metadata, whole or not at all (by the safetensors library).
 
-    Raises FileError for an array of a type that the format does not have, or a name or metadata that it cannot hold.
+    The same arrays and metadata give the same bytes. Raises FileError for an array of a type that the format does not
+    have, or a name or metadata that it cannot hold.
     """
     from safetensors.numpy import save_file
 
@@ -156,3 +157,18 @@ def write_safetensors(
     contiguous = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in arrays.items()}
     with atomic_path(path) as part:
         save_file(contiguous, part, metadata=dict(metadata) if metadata else None)
+        _sort_metadata(part)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata in the order of its names, in place (the library writes it in a random one)."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(raw) > length:
+                raise ValueError(f"{path}: the header grew from {length} to {len(raw)} bytes")
+            file.seek(8)
+            file.write(raw.ljust(length))

@@ -343,11 +343,11 @@ class PeftModel(Module):
         self._ready()
         write_adapter(self, folder)
 
-    def load_adapter(self, folder: str | Path, name: str) -> None:
+    def load_adapter(self, folder: str | Path, name: str, allow_zero: bool = False) -> None:
         """Add the adapter saved in ``folder``, ours or Hugging Face PEFT's, under ``name``, and make it the active one.
 
-        Raises PeftError for an adapter that was made for another base model or does not fit, FileError for a broken
-        file; nothing is changed then.
+        Raises PeftError for an adapter that was made for another base model, does not fit, or changes nothing since all
+        of it is zero (allow_zero takes it), FileError for a broken file; nothing is changed then.
         """
         self._ready()
         if self._record.adapters:
@@ -358,7 +358,7 @@ class PeftModel(Module):
         before = self._record.active
         self.add_adapter(name, config)
         try:
-            fill(self.base_model, self.trained(), tensors, checksum, folder)
+            fill(self.base_model, self.trained(), tensors, checksum, folder, allow_zero)
         except BaseException:
             self._active.take_out()
             del self._record.adapters[name]
@@ -368,11 +368,11 @@ class PeftModel(Module):
             raise
 
     @classmethod
-    def from_pretrained(cls, model: Module, folder: str | Path) -> PeftModel:
+    def from_pretrained(cls, model: Module, folder: str | Path, allow_zero: bool = False) -> PeftModel:
         """Apply the adapter in ``folder`` to ``model``; raises as `load_adapter` does, with ``model`` as it was."""
         peft = _wrapped(model)
         try:
-            peft.load_adapter(folder, DEFAULT)
+            peft.load_adapter(folder, DEFAULT, allow_zero)
         except BaseException:
             peft.unload()
             raise

@@ -342,6 +342,16 @@ class Reader:
                 if prefix + theirs in self.tensors:
                     values[ours] = taken(self.tensors.pop(prefix + theirs), how)
                     found.append(ours.rpartition(".")[0])
+        wanted = self.settings.get("modules_to_save") or []
+        ends = {name.rpartition(".")[2] for name in found}
+        missing = [name for name in wanted if str(name).rpartition(".")[2] not in ends]
+        if not found and self.settings.get("task_type") == "SEQ_CLS":
+            missing = ["classifier"]
+        if missing:
+            raise PeftError(
+                f"{self.path}: the adapter should hold the trained module {missing[0]!r}, but its file has no tensor "
+                "of it; without the head that it was trained with it computes something else"
+            )
         return sorted(set(found))
 
     def pattern(self, name: str, module: str, default: Any) -> Any:
@@ -363,7 +373,7 @@ def _lora_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
         alpha = reader.pattern("alpha_pattern", module, s.get("lora_alpha", 8))
         for path, place in ours:
             rows = np.split(B, place.count)[place.part] if len(B) % place.count == 0 else B
-            if place.count == 1 or rows.any() or bias != "none":
+            if place.count == 1 or rows.any() or bias != "none" or not B.any():
                 values[f"{path}.lora_A"], values[f"{path}.lora_B"] = A, rows
                 ranks[path] = (len(A), alpha)
     for module, ours in list(reader.modules(".lora_embedding_A")):

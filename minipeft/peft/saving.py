@@ -87,7 +87,12 @@ def read_config(path: str | Path) -> PeftConfig:
 
 
 def fill(
-    model: Module, trained: Mapping[str, Tensor], tensors: Arrays, checksum: str | None, folder: str | Path
+    model: Module,
+    trained: Mapping[str, Tensor],
+    tensors: Arrays,
+    checksum: str | None,
+    folder: str | Path,
+    allow_zero: bool = False,
 ) -> None:
     """Copy the tensors of an adapter into the trained parameters, all or none; PeftError where they do not fit."""
     path = Path(folder)
@@ -107,5 +112,24 @@ def fill(
             f"{path}: this adapter was trained on other base weights (their checksums differ); "
             "load the base model that it was trained on"
         )
+    if not allow_zero and _changes_nothing(tensors):
+        raise PeftError(
+            f"{path}: this adapter changes nothing: every tensor, or one of each pair A and B, is zero. It was never "
+            "trained, or its weights were lost when it was saved; allow_zero=True loads it all the same"
+        )
     for name, p in trained.items():
         p.data[...] = to_device(tensors[name].astype(p.dtype), device_of(p.data))
+
+
+PAIRS = {"lora_A": "lora_B", "lora_B": "lora_A", "lora_embedding_A": "lora_embedding_B"}
+PAIRS["lora_embedding_B"] = "lora_embedding_A"
+
+
+def _changes_nothing(tensors: Arrays) -> bool:
+    zero = {name for name, x in tensors.items() if not x.any()}
+
+    def partner(name: str) -> str:
+        owner, _, own = name.rpartition(".")
+        return f"{owner}.{PAIRS.get(own, own)}"
+
+    return all(name in zero or partner(name) in zero for name in tensors)
