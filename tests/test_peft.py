@@ -475,7 +475,7 @@ def test_a_broken_adapter_is_refused(rng, tmp_path):
 
 @pytest.mark.parametrize("form", ["ours", "theirs"])
 def test_an_adapter_that_changes_nothing_is_refused_unless_told(form, rng, tmp_path):
-    """A fresh LoRA has B = 0; one whose weights were lost has A = B = 0: both would pass for trained ones in silence."""
+    """A fresh LoRA has B = 0, one whose weights were lost A = B = 0: both would pass for trained ones in silence."""
     _, batch, peft = made("gpt2", "LoRA", rng)
     folder = tmp_path / "a"
     peft.save_pretrained(folder)

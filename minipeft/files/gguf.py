@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ NUMBERS = {
 }
 STRING, ARRAY = 8, 9
 LARGEST = 2**63
+LONGEST_STRING, PART = 1 << 20, 1 << 14  # bytes
 
 
 def _blocks(raw: np.ndarray, size: int) -> np.ndarray:
@@ -152,9 +154,13 @@ class _Reader:
         return n
 
     def string(self) -> str:
-        raw = self.take(self.count(1, "bytes of a string"))
+        n = self.count(1, "bytes of a string")
+        if n > LONGEST_STRING:
+            raise self.error(f"a string at byte {self.at} of {n} bytes; expected at most {LONGEST_STRING}")
+        decoder = getincrementaldecoder("utf-8")()  # by parts: one bad byte in a long string costs no buffer for all
         try:
-            return raw.decode("utf-8")
+            parts = [decoder.decode(self.take(min(PART, n - i)), i + PART >= n) for i in range(0, n, PART)]
+            return "".join(parts)
         except UnicodeDecodeError as error:
             raise self.error(f"a string before byte {self.at} is no UTF-8 ({error.reason})") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -16,7 +17,7 @@ from minipeft.files.cache import cached
 from minipeft.files.config import dataclass_from_json, read_json, write_json
 from minipeft.files.errors import FileError
 from minipeft.files.gguf import GGUF, read_gguf
-from minipeft.files.safetensors import read_safetensors, write_safetensors
+from minipeft.files.safetensors import read_safetensors, safetensors_header, write_safetensors
 from minipeft.models.gguf import gguf_arrays, gguf_settings
 from minipeft.models.huggingface import Layout, Settings, read_checkpoint
 from minipeft.nn.attention import Angles
@@ -167,10 +168,27 @@ class Folder:
 
     def build(self, model_class: type[M], *args: Any) -> M:
         """The model that the arguments describe, with zeros for weights; FileError where its sizes make no model."""
+        self._check_sizes(args[0])
         try:
             return model_class(*args, **{"rng": Undrawn()})
         except (ValueError, ArithmeticError, MemoryError) as error:
             raise FileError(f"{self.settings_file}: no {model_class.__name__} has these sizes ({error})") from error
+
+    def _check_sizes(self, config: Any) -> None:
+        """FileError for sizes that the tensors cannot fill, before anything is built of them."""
+        if self.gguf is not None:
+            sizes = [math.prod(entry.shape) for entry in self.gguf.entries.values()]
+        else:
+            files = sorted(self.path.glob("*.safetensors"))
+            sizes = [math.prod(entry.shape) for f in files for entry in safetensors_header(f)[0].values()]
+        free = {"context"} if getattr(config, "rotary", False) else set()  # no table of positions stands for it
+        for name in {f.name for f in fields(config)} - free if sizes else ():
+            value, bound = getattr(config, name), len(sizes) if name == "n_layers" else sum(sizes)
+            if isinstance(value, int) and value > bound:
+                raise FileError(
+                    f"{self.settings_file}: {name} is {value}, but the {len(sizes)} tensors beside it have "
+                    f"{sum(sizes)} numbers in all; the settings are of another model, or damaged"
+                )
 
     def arrays_of(self, model: Model, new: str = "") -> dict[str, np.ndarray]:
         """The model's arrays by our paths; those whose paths begin with ``new`` as the model has them."""

@@ -175,7 +175,12 @@ class PeftModel(Module):
             raise TypeError(f"expected a configuration such as LoraConfig(r=8), got {type(config).__name__}")
         with self._new_adapter(name, config):
             self.train_modules_to_save(config)
-            config.apply(self, generator(rng))
+            try:
+                config.apply(self, generator(rng))
+            except PeftError:
+                raise
+            except ValueError as error:  # of a layer that cannot be built so
+                raise PeftError(f"{type(config).__name__}: {error}") from error
             if not self.trained():
                 raise PeftError(f"{type(config).__name__} leaves nothing to train in {type(self.base_model).__name__}")
 
