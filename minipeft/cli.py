@@ -1,4 +1,4 @@
-"""The command line: ``minipeft compare | fetch | generate | train | info``."""
+"""The command line: ``minipeft bench | compare | fetch | generate | info | train``."""
 
 from __future__ import annotations
 
@@ -99,6 +99,15 @@ def build_parser() -> Parser:
     train.add_argument("--fresh", action="store_true", help="begin anew, and replace what is in the --out folder")
     train.add_argument("--json", action="store_true", help="print the report as JSON")
     train.set_defaults(run=run_train)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure speed and memory",
+        description="Run a measurement and print its table: ratios taken in turn, medians of several.",
+    )
+    bench.add_argument("name", nargs="?", metavar="NAME", help="which; without it, what there is")
+    bench.add_argument("--json", action="store_true", help="print JSON")
+    bench.set_defaults(run=run_bench)
 
     info = commands.add_parser("info", help="versions, threads and cache", description="Show what minipeft runs on.")
     info.add_argument("--json", action="store_true", help="print JSON")
@@ -311,6 +320,28 @@ def run_train(args: argparse.Namespace) -> int:
     say(f"test perplexity is {100 * report['lower_by']:.1f} % lower; the adapter is in {out}")
     if args.json:
         print(json.dumps({"out": str(out), **report}, indent=2))
+    return 0
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    from minipeft.bench import BENCHES, table
+
+    if args.name is None:
+        print(json.dumps(BENCHES, indent=2) if args.json else "\n".join(f"{n:<10} {s}" for n, s in BENCHES.items()))
+        return 0
+    if args.name not in BENCHES:
+        raise UserError(f"unknown name {args.name!r}; expected one of {', '.join(BENCHES)}")
+    try:
+        rows = import_module(f"minipeft.bench.{args.name}").run()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("minipeft"):
+            raise
+        raise UserError(
+            f'bench {args.name} needs {error.name}; install it with `pip install "minipeft[parity]"`'
+        ) from error
+    print(json.dumps(rows, indent=2) if args.json else table(rows))
     return 0
 
 

@@ -20,7 +20,7 @@ def called(*args, **kwargs):
     return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
 
 
-@pytest.mark.parametrize("command", [[], ["compare"], ["fetch"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["bench"], ["compare"], ["fetch"], ["generate"], ["info"], ["train"]])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])
@@ -50,6 +50,7 @@ def test_a_mistyped_command_line_is_one_line_and_exit_code_2(args, message, caps
     ("args", "message"),
     [
         (["compare", "--task", "digit"], "unknown task 'digit'; expected one of digits, text, sentiment"),
+        (["bench", "stepp"], "unknown name 'stepp'; expected one of"),
         (["fetch", "minilmm"], "unknown name 'minilmm'; near: ['minilm']"),
         (["fetch", "minilm", "--from", "no-such-file.whl"], "no-such-file.whl: there is no such file"),
     ],

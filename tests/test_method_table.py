@@ -70,8 +70,8 @@ def page():
     after.append(f"Also exchanged with Hugging Face PEFT: {', '.join(theirs)}.")
     after.append(
         'On BART theirs has a prompt before the source alone (`sides=["encoder"]`) and a prefix before the target '
-        'alone (`sides=["decoder"]`); ours also has both, and prefixes in the attention from target to source. The other '
-        "methods have no form at Hugging Face, or another one, and are saved in our own files."
+        'alone (`sides=["decoder"]`); ours also has both, and prefixes in the attention from target to source. The '
+        "other methods have no form at Hugging Face, or another one, and are saved in our own files."
     )
     return BEFORE + "\n".join(lines) + "\n\n" + "\n\n".join(after) + "\n"
 
