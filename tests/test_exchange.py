@@ -195,3 +195,12 @@ def test_an_adapter_without_the_head_that_it_was_trained_with_is_refused(setting
         PeftModel.from_pretrained(base, tmp_path / "a")
     with mp.no_grad():
         assert base.loss(**batch).item() == before
+
+
+def test_names_of_heads_that_the_model_does_not_have_are_no_fault(rng, tmp_path):
+    """They write modules_to_save = [classifier, score] for every classifier, whichever of the two it has."""
+    base, batch, loss = made("encoder", LoraConfig(r=2), rng, tmp_path / "a")
+    config = tmp_path / "a" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "modules_to_save": ["classifier", "score"]}))
+    with mp.no_grad():
+        assert PeftModel.from_pretrained(base, tmp_path / "a").loss(**batch).item() == pytest.approx(loss, rel=1e-6)

@@ -342,9 +342,12 @@ class Reader:
                 if prefix + theirs in self.tensors:
                     values[ours] = taken(self.tensors.pop(prefix + theirs), how)
                     found.append(ours.rpartition(".")[0])
-        wanted = self.settings.get("modules_to_save") or []
+        modules = {theirs.rpartition(".")[0] for theirs, _ in huggingface_names(self.model).values()}
+        wanted = [
+            str(name) for name in self.settings.get("modules_to_save") or []
+        ]  # they list heads of other models too
         ends = {name.rpartition(".")[2] for name in found}
-        missing = [name for name in wanted if str(name).rpartition(".")[2] not in ends]
+        missing = [n for n in wanted if any(m.endswith(n) for m in modules) and n.rpartition(".")[2] not in ends]
         if not found and self.settings.get("task_type") == "SEQ_CLS":
             missing = ["classifier"]
         if missing:
