@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-BENCHES = {"swap": "switching, disabling, merging and loading adapters, beside a forward pass"}
+BENCHES = {
+    "step": "a training step, LoRA and full, beside PyTorch eager + PEFT (needs the extra [parity])",
+    "swap": "switching, disabling, merging and loading adapters, beside a forward pass",
+}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

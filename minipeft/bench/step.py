@@ -1,0 +1,179 @@
+"""A training step beside PyTorch eager + PEFT on the same processor: same weights, data and threads, dropout 0.
+
+Loss and gradients are compared first. Then steps are taken in turn, ours and theirs, and the ratio of each pair kept:
+the table has their median and quartiles. `minipeft bench step` runs every case in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minipeft.accounting import count_flops
+from minipeft.bench.torch_side import TARGETS, Shape, batch_of, both, keep_pages, shifted
+from minipeft.optim import AdamW
+from minipeft.train import backward, train_step
+
+SHAPES = {
+    s.name: s
+    for s in (
+        Shape("d64", d_model=64, n_layers=2, n_heads=4, vocab_size=256, length=32, threads=1),
+        Shape("d256", d_model=256, n_layers=4, n_heads=4, vocab_size=512, length=128, shards=2),
+        Shape("gpt2", d_model=768, n_layers=12, n_heads=12, vocab_size=50257, length=128, shards=2),
+    )
+}
+REPEATS = {"d64": 200, "d256": 40, "gpt2": 7}
+CASES = [
+    *((s, m, b, 0.0) for s in SHAPES for m in ("lora", "full") for b in ("stock", "tuned")),
+    *((s, "lora", "tuned", 0.5) for s in SHAPES),
+]
+
+
+def run() -> list[dict[str, Any]]:
+    """One row a case: shape, mode, baseline, and the median ratio of our step to theirs with its quartiles."""
+    return [in_own_process(*case) for case in CASES]
+
+
+def in_own_process(*case: Any) -> dict[str, Any]:
+    """The row of a case, measured in a fresh process: a tuned allocator stays tuned. RuntimeError where it failed."""
+    command = [sys.executable, "-m", "minipeft.bench.step", json.dumps(case)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        missing = [line for line in done.stderr.splitlines() if line.startswith("ModuleNotFoundError")]
+        if missing:
+            raise ModuleNotFoundError(missing[-1], name=missing[-1].split("'")[1].split(".")[0])
+        raise RuntimeError(f"the case {case} failed:\n{done.stderr[-2000:]}")
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def measure(name: str, mode: str, baseline: str, masked: float, repeats: int | None = None) -> dict[str, Any]:
+    """The row of one case, in this process."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    shape, tuned = SHAPES[name], baseline == "tuned"
+    if tuned:
+        keep_pages()
+    with tempfile.TemporaryDirectory() as folder:
+        theirs, ours = both(shape, mode, tuned, Path(folder))
+    ids, labels = batch_of(shape, masked)
+    batch = {"ids": ids, "labels": shifted(labels)}
+    torch_ids, torch_labels = torch.tensor(ids), torch.tensor(labels)
+    with threadpool_limits(shape.threads, user_api="blas"):
+        torch.set_num_threads(shape.threads)
+        worst = disagreement(theirs, ours, batch, torch_ids, torch_labels, mode, shape)
+        trained = [p for p in theirs.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
+        own = AdamW(ours, lr=1e-4, weight_decay=0.01)
+
+        def their_step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            theirs(input_ids=torch_ids, labels=torch_labels).loss.backward()
+            optimizer.step()
+
+        def our_step() -> None:
+            train_step(ours, batch, own, shards=shape.shards)
+
+        pairs = in_turn(our_step, their_step, repeats or REPEATS[name])
+        with count_flops() as flops:
+            our_step()
+        rate = sgemm_rate()
+    ratios = [a / b for a, b in pairs]
+    low, middle, high = quartiles(ratios)
+    ours_s = statistics.median(a for a, _ in pairs)
+    return {
+        "shape": name,
+        "mode": mode if not masked else f"{mode}, {masked:.0%} masked",
+        "baseline": baseline,
+        "ratio": middle,
+        "lower quartile": low,
+        "upper quartile": high,
+        "ours / GEMM floor": ours_s / (flops.total / rate),
+        "ours ms": 1e3 * ours_s,
+        "GFLOP": flops.total / 1e9,
+        "largest disagreement": worst,
+        "pairs": len(pairs),
+    }
+
+
+def in_turn(ours: Callable[[], None], theirs: Callable[[], None], repeats: int) -> list[tuple[float, float]]:
+    """Seconds of (ours, theirs), taken in turn after two of each that are not counted."""
+    pairs = []
+    for i in range(repeats + 2):
+        start = time.perf_counter()
+        ours()
+        between = time.perf_counter()
+        theirs()
+        if i >= 2:
+            pairs.append((between - start, time.perf_counter() - between))
+    return pairs
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    a, b, c = np.quantile(values, [0.25, 0.5, 0.75])
+    return float(a), float(b), float(c)
+
+
+def sgemm_rate(n: int = 1536, repeats: int = 5) -> float:
+    """FLOPs a second of a large float32 product, the best of several, NumPy's or PyTorch's: the floor's unit."""
+    import torch
+
+    x = np.random.default_rng(0).standard_normal((n, n)).astype(np.float32)
+    t = torch.tensor(x)
+
+    def best(product: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            product()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return 2 * n**3 / min(best(lambda: x @ x), best(lambda: t @ t))
+
+
+def disagreement(theirs: Any, ours: Any, batch: Any, ids: Any, labels: Any, mode: str, shape: Shape) -> float:
+    """The largest difference of a gradient, relative to the largest entry of it; AssertionError where losses differ."""
+    loss = theirs(input_ids=ids, labels=labels).loss
+    loss.backward()
+    our_loss = backward(ours, batch, shards=shape.shards)
+    if abs(our_loss - loss.item()) > 1e-5 * abs(our_loss):
+        raise AssertionError(f"the losses differ: ours {our_loss}, theirs {loss.item()}")
+    worst = 0.0
+    d = shape.d_model
+    base = theirs.base_model.model if mode == "lora" else theirs
+    model = ours.base_model if mode == "lora" else ours
+    for layer, block in zip(model.stack.layers, base.transformer.h, strict=True):
+        attention = [getattr(layer.attention, name) for name in TARGETS]
+        if mode == "lora":
+            c_attn = block.attn.c_attn
+            pairs = [(sum(a.lora_A.grad for a in attention), c_attn.lora_A["default"].weight.grad)]
+            dB = c_attn.lora_B["default"].weight.grad
+            pairs += [(a.lora_B.grad, dB[i * d : (i + 1) * d]) for i, a in enumerate(attention)]
+        else:
+            dW = block.attn.c_attn.weight.grad
+            pairs = [(a.weight.grad, dW[:, i * d : (i + 1) * d].T) for i, a in enumerate(attention)]
+            pairs.append((layer.feed_forward.up_proj.weight.grad, block.mlp.c_fc.weight.grad.T))
+        for a, b in pairs:
+            b = b.numpy()
+            worst = max(worst, float(np.abs(a - b).max() / np.abs(b).max()))
+    if worst > 1e-3:
+        raise AssertionError(f"the gradients differ by {worst} of their largest entry")
+    for p in [*theirs.parameters(), *ours.parameters()]:
+        p.grad = None
+    return worst
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(*json.loads(sys.argv[1]))))
