@@ -53,7 +53,8 @@ def their_base(shape: Shape, tuned: bool) -> Any:
 
     torch.manual_seed(0)
     torch.set_num_threads(shape.threads)
-    config = transformers.GPT2Config(
+    hf: Any = transformers
+    config = hf.GPT2Config(
         vocab_size=shape.vocab_size,
         n_positions=max(shape.length, 64),
         n_embd=shape.d_model,
@@ -65,14 +66,13 @@ def their_base(shape: Shape, tuned: bool) -> Any:
         eos_token_id=0,
         use_cache=False,
     )
-    return transformers.GPT2LMHeadModel(config).train()
+    return hf.GPT2LMHeadModel(config).train()
 
 
 def both(shape: Shape, mode: str, tuned: bool, folder: Path) -> tuple[Any, Any]:
     """(theirs, ours) with the same weights; for "lora" on queries, keys and values, theirs on the fused c_attn.
 
-    Theirs is one A and the rows of one B; ours the same A three times, each with its part of B. top-K is theirs with
-    the layers below frozen.
+    Theirs is one A and the rows of one B; ours the same A three times, each with its part of B.
     """
     import peft
     import torch
@@ -83,8 +83,8 @@ def both(shape: Shape, mode: str, tuned: bool, folder: Path) -> tuple[Any, Any]:
     ours.train()
     if mode == "full":
         return theirs, ours.requires_grad_(True)
-    adapted = peft.get_peft_model(theirs, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["c_attn"]))
-    own = get_peft_model(ours, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS))
+    adapted: Any = peft.get_peft_model(theirs, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["c_attn"]))
+    own: Any = get_peft_model(ours, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS))
     rng = np.random.default_rng(0)
     d = shape.d_model
     for i, block in enumerate(theirs.transformer.h):
