@@ -31,6 +31,7 @@ from minipeft.ops.arithmetic import (
     WeightedMean,
 )
 from minipeft.ops.attention import Attention, MergeHeads, Rotary, SplitHeads
+from minipeft.ops.blockwise import BlockwiseAttention
 from minipeft.ops.embedding import Embedding
 from minipeft.ops.linear import Linear
 from minipeft.ops.loss import CrossEntropy, LinearCrossEntropy
@@ -674,4 +675,16 @@ CASES = [
         ),
         naive_prefix_attention,
     ),
+]
+
+CASES += [
+    Case(
+        f"blockwise {case.name}",
+        BlockwiseAttention,
+        lambda r, case=case: (*case.arguments(r), 3),
+        lambda *args, case=case: case.naive(*args[:-1]),
+        case.constants,
+    )
+    for case in CASES
+    if case.function is Attention
 ]

@@ -58,7 +58,8 @@ def all_functions(cls=Function):
 
 
 def test_every_function_of_the_library_is_declared():
-    assert {f.__name__ for f in all_functions()} == {c.function.__name__ for c in CASES}
+    elsewhere = {"Checkpoint"}  # its arguments are a module and its parameters: tests/test_memory_saving.py
+    assert {f.__name__ for f in all_functions()} == {c.function.__name__ for c in CASES} | elsewhere
 
 
 @cases

@@ -6,6 +6,8 @@ from typing import Any
 
 BENCHES = {
     "step": "a training step, LoRA and full, beside PyTorch eager + PEFT (needs the extra [parity])",
+    "memory": "peak memory of a training step, each side in its own process (needs [parity])",
+    "forward": "SmolLM2's forward and cached generation beside transformers' (needs [parity])",
     "swap": "switching, disabling, merging and loading adapters, beside a forward pass",
 }
 

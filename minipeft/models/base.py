@@ -20,7 +20,8 @@ from minipeft.files.gguf import GGUF, read_gguf
 from minipeft.files.safetensors import read_safetensors, safetensors_header, write_safetensors
 from minipeft.models.gguf import gguf_arrays, gguf_settings
 from minipeft.models.huggingface import Layout, Settings, read_checkpoint
-from minipeft.nn.attention import Angles
+from minipeft.nn.attention import Angles, ScaledDotProduct
+from minipeft.nn.checkpoint import checkpoint
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module
 from minipeft.nn.transformer import NORMS, Cache, TransformerLayer
@@ -83,6 +84,30 @@ class Model(Module):
         if len(types) != 1:
             raise ValueError(f"Hugging Face has no layout for this {type(self).__name__}")
         return types[0]
+
+    def set_attention(self, kind: str, block: int = 128) -> Self:
+        """How attention works: "full" keeps each head's (N, S) matrix, "blockwise" computes it anew, by ``block`` keys.
+
+        Both are exact. Raises ValueError for another kind or a block below 1.
+        """
+        if kind not in ("full", "blockwise") or block < 1:
+            raise ValueError(
+                f'attention is "full" or "blockwise" with a block of at least 1 key, got {kind!r}, {block}'
+            )
+        for _, module in self.named_modules():
+            if isinstance(module, ScaledDotProduct):
+                module.block = block if kind == "blockwise" else None
+        return self
+
+    def gradient_checkpointing(self, on: bool = True) -> Self:
+        """Keep only each layer's input for the backward, and compute the rest of it anew there (Chen et al. 2016).
+
+        One forward more in each backward; the same gradients to the bit.
+        """
+        for _, module in self.named_modules():
+            if isinstance(module, Stack):
+                module.recompute = on
+        return self
 
 
 M = TypeVar("M", bound=Model)
@@ -264,6 +289,7 @@ class Stack(Module):
             )
             for _ in range(config.n_layers)
         ]
+        self.recompute = False
         self.norm: Module | None = NORMS[config.norm](config.d_model, config.eps) if config.norm_first else None
 
     def forward(
@@ -277,7 +303,10 @@ class Stack(Module):
     ) -> Tensor:
         """x (B, T, d) -> (B, T, d)."""
         for i, layer in enumerate(self.layers):
-            x = layer(x, mask, memory, memory_mask, angles, None if cache is None else cache[i])
+            if self.recompute and cache is None:
+                x = checkpoint(layer, x, mask, memory, memory_mask, angles)
+            else:
+                x = layer(x, mask, memory, memory_mask, angles, None if cache is None else cache[i])
         return x if self.norm is None else self.norm(x)
 
 

@@ -12,13 +12,17 @@ Angles = tuple[Array, Array]
 
 
 class ScaledDotProduct(Module):
-    """softmax(Q Kᵀ / √D + M) V; a module of its own, so that prefix tuning can put another in its place."""
+    """softmax(Q Kᵀ / √D + M) V; a module of its own, so that prefix tuning can put another in its place.
 
-    def __init__(self, causal: bool):
+    block: so many keys at a time, without the (N, S) matrix; None for all at once.
+    """
+
+    def __init__(self, causal: bool, block: int | None = None):
         self.causal = causal
+        self.block = block
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Array | None = None) -> Tensor:
-        return ops.attention(q, k, v, mask=mask, causal=self.causal)
+        return ops.attention(q, k, v, mask=mask, causal=self.causal, block=self.block)
 
 
 class LayerCache:

@@ -87,6 +87,11 @@ def random_stream(rng: int | np.random.Generator) -> Iterator[None]:
         _stream.reset(token)
 
 
+def current_stream() -> np.random.Generator | None:
+    """The generator of the `random_stream` around the call, None outside of one."""
+    return _stream.get()
+
+
 class Dropout(Module):
     """Zero a fraction p of the entries in training mode; the masks come from the `random_stream` around the call.
 

@@ -10,6 +10,7 @@ import numpy as np
 from minipeft.array import Array, array_module, device_of, is_array, matmul, rows, to_device
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.ops.activation import softmax_rows, softmax_rows_backward
+from minipeft.ops.blockwise import BlockwiseAttention
 
 
 def _by_head(x: Array, n_kv_heads: int) -> Array:
@@ -179,11 +180,13 @@ def attention(
     mask: Array | None = None,
     causal: bool = False,
     scale: float | None = None,
+    block: int | None = None,
 ) -> Tensor:
     """softmax(s Q Kᵀ + M) V: q (B, H, N, D), k (B, Hk, S, D), v (B, Hk, S, D') -> (B, H, N, D').
 
     mask: boolean, True where a query may look, (B, S) for padding or broadcastable to (B, H, N, S). causal: query i
-    sees keys 0 … S - N + i. scale: 1/√D by default. A query that may look nowhere gets zeros, and no gradient.
+    sees keys 0 … S - N + i. scale: 1/√D by default. block: work by so many keys at a time and keep no (N, S) matrix.
+    A query that may look nowhere gets zeros, and no gradient.
     Raises ValueError where the shapes do not fit, TypeError for a mask that is not boolean.
     """
     if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
@@ -206,7 +209,12 @@ def attention(
             mask = mask[:, None, None, :]
         if mask.ndim != 4 or any(m not in (1, n) for m, n in zip(mask.shape, (B, H, N, S), strict=True)):
             raise ValueError(f"attention: the mask {mask.shape} does not broadcast to (B, H, N, S) = {(B, H, N, S)}")
-    return Attention.apply(q, k, v, mask, causal, D**-0.5 if scale is None else float(scale))
+    scale = D**-0.5 if scale is None else float(scale)
+    if block is None:
+        return Attention.apply(q, k, v, mask, causal, scale)
+    if block < 1:
+        raise ValueError(f"attention: a block must have at least 1 key, got {block}")
+    return BlockwiseAttention.apply(q, k, v, mask, causal, scale, block)
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:

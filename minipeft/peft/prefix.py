@@ -154,9 +154,24 @@ class PrefixedCore(Module):
         self.prefix = prefix
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Array | None = None) -> Tensor:
+        if self.base.block is not None:
+            return self._blockwise(q, k, v, mask)
         if mask is not None and mask.ndim == 2:
             mask = mask[:, None, None]
         return PrefixAttention.apply(q, k, v, self.prefix(), mask, self.base.causal, q.shape[-1] ** -0.5)
+
+    def _blockwise(self, q: Tensor, k: Tensor, v: Tensor, mask: Array | None) -> Tensor:
+        """The same without the (N, P + S) matrix: the prefix in front of the keys and values, as tensors."""
+        prefix = ops.transpose(self.prefix(), 0, 2, 1, 3)  # (2, Hk, P, D)
+        B, P = k.shape[0], prefix.shape[2]
+        k, v = (
+            ops.concatenate([ops.broadcast_to(prefix[i : i + 1], (B, *prefix.shape[1:])), x], axis=2)
+            for i, x in enumerate((k, v))
+        )
+        if mask is not None:
+            front = array_module(mask).ones((*mask.shape[:-1], P), dtype=bool)
+            mask = array_module(mask).concatenate([front, mask], axis=-1)
+        return ops.attention(q, k, v, mask=mask, causal=self.base.causal, block=self.base.block)
 
 
 def collapse(peft: PeftModel) -> None:
