@@ -8,6 +8,8 @@ BENCHES = {
     "step": "a training step, LoRA and full, beside PyTorch eager + PEFT (needs the extra [parity])",
     "memory": "peak memory of a training step, each side in its own process (needs [parity])",
     "forward": "SmolLM2's forward and cached generation beside transformers' (needs [parity])",
+    "scaling": "time for each counted FLOP over widths and lengths; the top K layers beside all",
+    "latency": "a forward pass with merged LoRA, AdapterL and AdapterH, batch by length",
     "swap": "switching, disabling, merging and loading adapters, beside a forward pass",
 }
 

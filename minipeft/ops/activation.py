@@ -49,17 +49,25 @@ def _gelu(x: Array) -> tuple[Array, Array]:
 
 
 def _gelu_tanh(x: Array) -> tuple[Array, Array]:
-    """z = x/2 (1 + tanh u), u = √(2/π) (x + 0.044715 x³), and its derivative."""
+    """z = x h with h = (1 + tanh u) / 2, u = x v, v = √(2/π) (1 + 0.044715 x²), and its derivative.
+
+    That is h + 2 h (1 - h) x du/dx with du/dx = 3 v - 2 √(2/π): v and h are worked over in place.
+    """
     c = math.sqrt(2.0 / math.pi)
-    x2 = x * x
-    t = array_module(x).tanh(c * x * (1.0 + 0.044715 * x2))
-    half = 0.5 + 0.5 * t
-    x2 *= 3 * 0.044715 * c
-    x2 += c
-    slope = (1.0 - t * t) * x2
-    slope *= 0.5 * x
-    slope += half
-    return x * half, slope
+    slope = x * x
+    slope *= 0.044715 * c
+    slope += c  # v
+    h = x * slope
+    array_module(x).tanh(h, out=h)
+    h *= 0.5
+    h += 0.5
+    z = x * h
+    slope *= 6.0
+    slope -= 4.0 * c
+    slope *= z
+    slope *= 1.0 - h
+    slope += h
+    return z, slope
 
 
 def _silu(x: Array) -> tuple[Array, Array]:

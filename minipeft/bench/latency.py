@@ -1,0 +1,65 @@
+"""What an adapter adds to a forward pass (Hu et al. 2022, Table 1): merged LoRA, AdapterL, AdapterH.
+
+A decoder of GPT-2's layout, batch × length, no gradient. Merged LoRA is a plain layer, so its ratio measures the noise.
+The claim: adapters add depth that cannot be computed beside the rest, and it weighs most where batch × length is small.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from minipeft.autograd import no_grad
+from minipeft.bench.step import quartiles
+from minipeft.models import DecoderConfig, DecoderLM
+from minipeft.peft import AdapterConfig, LoraConfig, get_peft_model
+
+GRID = ((8, 128), (4, 64), (1, 128), (1, 16), (1, 1))
+SIZES = {"vocab_size": 512, "d_model": 256, "n_layers": 8, "n_heads": 8, "context": 128}
+R = 32  # of the adapters: 2 r d is some 2 % of a layer's 12 d²
+
+
+def models() -> dict[str, Any]:
+    """The four models by name, the base first."""
+    made: dict[str, Any] = {"base": DecoderLM(DecoderConfig.gpt2(**SIZES))}
+    lora = get_peft_model(DecoderLM(DecoderConfig.gpt2(**SIZES)), LoraConfig(r=8, init_lora_weights=False))
+    made["LoRA, merged"] = lora.merge_and_unload()
+    for name, config in (
+        ("AdapterL", AdapterConfig(r=R, after=["feed_forward"], layer_norm=True)),
+        ("AdapterH", AdapterConfig(r=R)),
+    ):
+        made[name] = get_peft_model(DecoderLM(DecoderConfig.gpt2(**SIZES)), config)
+    return {name: model.eval() for name, model in made.items()}
+
+
+def run(repeats: int = 60) -> list[dict[str, Any]]:
+    """One row a batch × length and method: the median ratio to the base's forward pass taken beside it."""
+    made = models()
+    rows = []
+    for batch, length in GRID:
+        ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (batch, length))
+        times: dict[str, list[float]] = {name: [] for name in made}
+        with no_grad():
+            for i in range(repeats + 3):
+                for name, model in made.items():
+                    start = time.perf_counter()
+                    model(ids)
+                    if i >= 3:
+                        times[name].append(time.perf_counter() - start)
+        base = times.pop("base")
+        for name, seconds in times.items():
+            low, middle, high = quartiles([a / b for a, b in zip(seconds, base, strict=True)])
+            rows.append(
+                {
+                    "batch": batch,
+                    "length": length,
+                    "method": name,
+                    "ratio": middle,
+                    "lower quartile": low,
+                    "upper quartile": high,
+                    "base ms": 1e3 * quartiles(base)[1],
+                }
+            )
+    return rows
