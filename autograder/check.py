@@ -1,0 +1,145 @@
+"""Comparing what came with the reference: the pass rule, aspects, and the score of a problem.
+
+The rule for an array: the same shape and kind, every entry finite where the reference is, and
+max |a - ref| ≤ tol · max |ref|. Comparisons are written so that a NaN fails them. Everything else must be equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from autograder.cases import Case
+from autograder.homework import Problem
+
+Outputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One output of one case that is not right. reason: a sentence that shows no value of a hidden case."""
+
+    case: str
+    aspect: str
+    output: str
+    kind: str  # raised, missing, type, shape, dtype, finite, value, timeout, crash
+    reason: str
+    expected: Any = None
+    got: Any = None
+
+
+@dataclass
+class Verdict:
+    """A problem graded: which aspects passed, what failed, the share of its points."""
+
+    problem: str
+    passed: dict[str, bool] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Raised:
+    """In place of outputs: the call raised, ran out of time or crashed. line: in the student's file, 0 if unknown."""
+
+    kind: str  # raised, timeout, crash
+    error: str
+    message: str = ""
+    file: str = ""
+    line: int = 0
+
+
+def compare(case: Case, output: str, expected: Any, got: Any) -> tuple[str, str] | None:
+    """None where ``got`` is right, else (kind, reason)."""
+    if expected is None:
+        return None if got is None else ("value", f"expected None, got {described(got)}")
+    if isinstance(expected, np.ndarray):
+        return compare_arrays(expected, got, case.tol, output in case.exact)
+    if isinstance(expected, float):
+        number = isinstance(got, (int, float)) and not isinstance(got, bool)
+        if isinstance(got, np.ndarray) and got.size == 1 and got.dtype.kind in "fiu":
+            number, got = True, float(got.reshape(()))
+        if not number:
+            return "type", f"expected a number, got {described(got)}"
+        close = got == expected or abs(got - expected) <= case.tol * max(abs(expected), 1e-12)
+        return None if close else ("value", "the number is not right")
+    if isinstance(expected, (list, tuple)):
+        if not isinstance(got, (list, tuple)) or len(got) != len(expected):
+            return "type", f"expected {described(expected)}, got {described(got)}"
+        for i, (e, g) in enumerate(zip(expected, got, strict=True)):
+            wrong = compare(case, output, e, g)
+            if wrong is not None:
+                return wrong[0], f"entry {i}: {wrong[1]}"
+        return None
+    return None if type(got) is type(expected) and got == expected else ("value", f"expected {expected!r}, got {got!r}")
+
+
+def compare_arrays(expected: np.ndarray, got: Any, tol: float, exact: bool) -> tuple[str, str] | None:
+    """None where the arrays agree, else (kind, reason)."""
+    if isinstance(got, (int, float)) and not isinstance(got, bool) and expected.shape == ():
+        got = np.asarray(got)
+    if not isinstance(got, np.ndarray):
+        return "type", f"expected an array of shape {expected.shape}, got {described(got)}"
+    if got.shape != expected.shape:
+        return "shape", f"expected shape {expected.shape}, got {got.shape}"
+    floating = expected.dtype.kind == "f"
+    if (got.dtype.kind == "f") != floating or (not floating and got.dtype.kind not in "iub"):
+        return "dtype", f"expected {expected.dtype}, got {got.dtype}"
+    if not floating or exact:
+        return None if np.array_equal(got, expected) else ("value", "the entries must be equal exactly")
+    if expected.dtype.itemsize < got.dtype.itemsize:
+        return "dtype", f"expected {expected.dtype}: {got.dtype} came, something was promoted on the way"
+    if not bool(np.isfinite(got[np.isfinite(expected)]).all()):
+        return "finite", "some entries are NaN or infinite"
+    if not np.array_equal(np.isfinite(got), np.isfinite(expected)):
+        return "value", "entries are finite that should not be"
+    finite = np.isfinite(expected)
+    if not finite.any():
+        return None if np.array_equal(got, expected) else ("value", "the infinite entries differ")
+    e, g = expected[finite].astype(np.float64), got[finite].astype(np.float64)
+    scale = float(np.abs(e).max())
+    worst = float(np.abs(g - e).max())
+    return None if worst <= tol * scale or worst == 0.0 else ("value", "the entries are not right")
+
+
+def described(x: Any) -> str:
+    """What a thing is, in a few words, without its values."""
+    if isinstance(x, np.ndarray):
+        return f"an array of shape {x.shape}"
+    if isinstance(x, (list, tuple)):
+        return f"{len(x)} values"
+    return "None" if x is None else f"{type(x).__name__}"
+
+
+def judge(problem: Problem, results: Sequence[tuple[Case, Outputs, Outputs | Raised]]) -> Verdict:
+    """The verdict of a problem from (case, reference, what came) of every case.
+
+    An aspect passes if every output that counts for it is right in every case. A guard (see `Homework`) counts only as
+    far as the aspects that are none: doing nothing leaves the inputs untouched, too.
+    """
+    verdict = Verdict(problem.id)
+    for case, reference, got in results:
+        for output, aspect in case.checks.items():
+            verdict.passed.setdefault(aspect, True)
+            name = case.shown.get(output, output)
+            if isinstance(got, Raised):
+                text = f"{got.error}: {got.message}" if got.message else got.error
+                wrong: tuple[str, str] | None = (got.kind, text)
+            elif output not in got:
+                wrong = ("missing", "the call returned nothing of that name")
+            else:
+                wrong = compare(case, output, reference[output], got[output])
+            if wrong is not None:
+                verdict.passed[aspect] = False
+                came = None if isinstance(got, Raised) else got.get(output)
+                expected = reference.get(output)
+                verdict.failures.append(Failure(case.name, aspect, name, wrong[0], wrong[1], expected, came))
+    value = [ok for aspect, ok in verdict.passed.items() if aspect not in problem.guards]
+    guard = [ok for aspect, ok in verdict.passed.items() if aspect in problem.guards]
+    right = sum(value) / len(value) if value else 0.0
+    if verdict.passed:
+        verdict.share = (sum(value) + sum(guard) * right) / len(verdict.passed)
+    return verdict

@@ -1,0 +1,72 @@
+"""What drivers share: calling a Function by hand, and a tensor function through the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def function(mp: Any, F: Any, names: str, args: tuple[Any, ...], needs: Any, dz: Any) -> dict[str, Any]:
+    """Forward and backward of a Function, called by hand.
+
+    names: of the arguments, in order, separated by spaces; needs: the names that want a gradient. dz None: the forward
+    alone. Returned: "z"; "d" and the name of every argument (None where none is wanted); "saved", the bytes of arrays
+    that were kept besides the arguments, and "kept", the arguments that were kept; "changed", the arrays that were
+    written though they should not be.
+    """
+    labels = names.split()
+    wanted = [n in needs for n in labels]
+    arrays = {n: x for n, x in zip(labels, args, strict=True) if isinstance(x, np.ndarray)}
+    before = {n: x.copy() for n, x in arrays.items()}
+    ctx = mp.Context(*wanted)
+    z = F.forward(ctx, *args)
+    out: dict[str, Any] = {"z": z}
+    out.update(saved_by(ctx, arrays))
+    if any(wanted) and dz is not None:
+        dz_before = dz.copy()
+        grads = F.backward(ctx, dz)
+        if isinstance(grads, np.ndarray) or not isinstance(grads, (tuple, list)):
+            grads = (grads,)
+        if len(grads) != len(labels):
+            raise ValueError(f"backward returned {len(grads)} gradients for {len(labels)} arguments ({names})")
+        out.update({f"d{n}": g for n, g in zip(labels, grads, strict=True)})
+        arrays, before = {**arrays, "dz": dz}, {**before, "dz": dz_before}
+    out["changed"] = [n for n, x in arrays.items() if not np.array_equal(x, before[n], equal_nan=x.dtype.kind == "f")]
+    return out
+
+
+def saved_by(ctx: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """ "kept": names of arguments that the context keeps (a view counts); "saved": bytes of the other arrays in it."""
+    kept: list[str] = []
+    buffers: dict[int, int] = {}
+
+    def walk(value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            owners = [n for n, x in arrays.items() if np.may_share_memory(value, x)]
+            if owners:
+                kept.extend(n for n in owners if n not in kept)
+            else:
+                base = value
+                while isinstance(base.base, np.ndarray):
+                    base = base.base
+                buffers[id(base)] = base.nbytes
+        elif isinstance(value, (list, tuple)):
+            for v in value:
+                walk(v)
+        elif isinstance(value, dict):
+            walk(list(value.values()))
+
+    walk(ctx.saved)
+    return {"kept": sorted(kept), "saved": sum(buffers.values())}
+
+
+def through_engine(mp: Any, f: Any, arrays: dict[str, np.ndarray], needs: Any, dz: Any) -> dict[str, Any]:
+    """``f(tensors)`` recorded and walked back: "z", and "d" and the name of each array (None where none is wanted)."""
+    tensors = {n: mp.Tensor(x, requires_grad=n in needs) for n, x in arrays.items()}
+    z = f(tensors)
+    out: dict[str, Any] = {"z": z.data}
+    if needs:
+        z.backward(dz)
+    out.update({f"d{n}": t.grad for n, t in tensors.items()})
+    return out
