@@ -26,7 +26,7 @@ FLOORS = {  # halves: an order within one floor
     **dict.fromkeys(("nn", "files"), 3),
     "models": 4,
     "peft": 5,
-    **dict.fromkeys(("optim", "data", "generate", "accounting"), 6),
+    **dict.fromkeys(("optim", "data", "generate", "few_shot", "accounting"), 6),
     "train": 6.5,
     **dict.fromkeys(("lab", "bench"), 7),
     "cli": 8,
