@@ -83,7 +83,14 @@ class Function:
 
     @classmethod
     def apply(cls, *args: Any) -> Tensor:
-        """Run the forward on the arrays of ``args``; record a node if any of them requires a gradient."""
+        """Run the forward on the arrays of ``args``; record a node if any of them requires a gradient.
+
+        Tensors among ``args`` reach the forward as their arrays, everything else as it is. While recording
+        (``_recording``), ``ctx.needs_grad[i]`` is what tensor i requires; under `no_grad`, and for what is no tensor, it
+        is False. Where one entry is True, the output requires a gradient and its ``node`` is a new `Node`, whose parents
+        are, argument by argument: the node that computed the tensor, the tensor itself if it is a leaf, None where no
+        gradient is needed. Otherwise the output has no node and nothing is kept.
+        """
         recording = _recording.get()
         arrays, needs, parents = [], [], []
         for arg in args:
@@ -218,7 +225,15 @@ class Tensor:
 
 
 def _walk(root: Node, grad: Array, into: dict[Tensor, Array] | None) -> None:
-    """The whole backward pass: pop the youngest node, run its rule, add to its parents."""
+    """The whole backward pass: pop the youngest node, run its rule, add to its parents.
+
+    Each node's rule runs once, when all that used the node has been walked. A parent that is a leaf receives its gradient
+    through `_add_to_leaf`, a node collects its own in a sum: a gradient that came from a rule may be ``dz`` or a view of
+    it, so it is taken as it is but never written; only a sum made here is added to in place. What belongs to a parent
+    that is None is ignored. A walked node is emptied, ``ctx`` None and ``parents`` empty, before the walk goes on.
+    Raises RuntimeError for a node that was walked before, for another number of gradients than inputs, and for a
+    gradient that is no array of its parent's shape (None included).
+    """
     pending: dict[Node, tuple[Array, bool]] = {root: (grad, False)}  # gradient so far, and is it ours to write
     heap = [(-root.birth, root)]
     while heap:
@@ -265,7 +280,11 @@ def _described(x: Any) -> str:
 
 
 def _add_to_leaf(leaf: Tensor, g: Array, dz: Array, into: dict[Tensor, Array] | None) -> None:
-    """Add ``g`` to the leaf's gradient; what may alias ``dz`` is copied, so that no two ``.grad`` share memory."""
+    """Add ``g`` to the leaf's gradient; what may alias ``dz`` is copied, so that no two ``.grad`` share memory.
+
+    The gradient is ``into[leaf]`` where ``into`` is given (``leaf.grad`` stays as it is), else ``leaf.grad``. It is an
+    array, in the dtype of the leaf even where ``g`` has another, and 0-d where ``g`` is a NumPy scalar.
+    """
     if not is_array(g):  # NumPy turns 0-d results into scalars
         g = np.asarray(g)
     sofar = leaf.grad if into is None else into.get(leaf)

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
+
+
+def module(mp: Any, name: str) -> Any:
+    """The library's module of that name ("ops.activation"): some are hidden behind a function of the same name."""
+    return sys.modules[f"{mp.__name__}.{name}"]
+
+
+def constant(value: Any, a: dict[str, Any]) -> Any:
+    """An argument out of JSON: lists are tuples, {"slice": [a, b, c]} a slice, {"array": name} an input, "..." an
+    ellipsis."""
+    if isinstance(value, list):
+        return tuple(constant(v, a) for v in value)
+    if isinstance(value, dict):
+        return a[value["array"]] if "array" in value else slice(*value["slice"])
+    return Ellipsis if value == "..." else value
+
+
+def by_hand(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
+    """The Function p["function"] of p["module"], called as `function` says.
+
+    p["names"]: its arguments; those that are no inputs come from p["constants"]. Returned besides: "lean", whether none
+    of the arguments p["unneeded"] was kept and at most p["at_most"] bytes of other arrays.
+    """
+    F = getattr(module(mp, p["module"]), p["function"])
+    constants = p.get("constants", {})
+    args = tuple(a[n] if n in a else constant(constants.get(n), a) for n in p["names"].split())
+    out = function(mp, F, p["names"], args, p["needs"], a.get("dz"))
+    unneeded = set(p.get("unneeded", ()))
+    out["lean"] = not unneeded.intersection(out["kept"]) and out["saved"] <= p.get("at_most", 0)
+    return out
 
 
 def function(mp: Any, F: Any, names: str, args: tuple[Any, ...], needs: Any, dz: Any) -> dict[str, Any]:

@@ -5,7 +5,8 @@ One file a homework, with ``MUTANTS = [Mutant(…), …]``. A submission whose o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 
 from autograder.homework import Homework, HomeworkError
@@ -21,6 +22,8 @@ class Mutant:
     the docstring, without indentation. problem: the one that must lose points. hint: what to tell, one sentence, true
     of this mistake and not its solution. also: other problems that may lose points, with a reason in a comment beside it.
     equivalent: a reason why no test can tell it from the reference ("" for a real mutant).
+    along: with a ``body``, whole bodies of other functions of the same module by qualified name: a backward's body reads
+    what its forward saved, and so brings a plain forward along.
     """
 
     id: str
@@ -32,6 +35,7 @@ class Mutant:
     body: str = ""
     also: tuple[str, ...] = ()
     equivalent: str = ""
+    along: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def mutants(homework: str) -> list[Mutant]:
@@ -48,7 +52,7 @@ def mutated(mutant: Mutant) -> dict[str, str]:
     module, _, name = mutant.target.partition(":")
     source = source_path(module).read_text("utf-8")
     if mutant.body:
-        return {module: replace_bodies(source, {name: mutant.body})}
+        return {module: replace_bodies(source, {**mutant.along, name: mutant.body})}
     node = functions(source).get(name)
     if node is None:
         raise HomeworkError(f"mutant {mutant.id}: {module} has no function {name}")

@@ -15,7 +15,11 @@ Axes = int | tuple[int, ...] | None
 
 
 def unbroadcast(dz: Array, shape: tuple[int, ...]) -> Array:
-    """Sum ``dz`` over the axes along which an input of ``shape`` was broadcast: the transpose of broadcasting."""
+    """Sum ``dz`` over the axes along which an input of ``shape`` was broadcast: the transpose of broadcasting.
+
+    Those are the axes that the input lacks in front, and those where it has size 1 and ``dz`` another size. The result
+    has ``shape``; where nothing was stretched it is ``dz`` itself.
+    """
     if dz.shape == shape:
         return dz
     extra = dz.ndim - len(shape)
@@ -55,7 +59,7 @@ class Subtract(Function):
 
 
 class Multiply(Function):
-    """z = x y;  dx = dz y,  dy = dz x."""
+    """z = x y;  dx = dz y,  dy = dz x, each summed to its input's shape. x is saved for dy alone, y for dx alone."""
 
     @staticmethod
     def forward(ctx: Context, x: Array, y: Array) -> Array:
@@ -71,7 +75,7 @@ class Multiply(Function):
 
 
 class Divide(Function):
-    """z = x / y;  dx = dz / y,  dy = -dz x / y²."""
+    """z = x / y;  dx = dz / y,  dy = -dz x / y², each summed to its input's shape. x is saved for dy alone."""
 
     @staticmethod
     def forward(ctx: Context, x: Array, y: Array) -> Array:
@@ -229,7 +233,11 @@ class Max(Function):
 
 
 class MatMul(Function):
-    """Z = X Y for (..., m, k) and (..., k, n), batch axes broadcast;  dX = dZ Yᵀ,  dY = Xᵀ dZ."""
+    """Z = X Y for (..., m, k) and (..., k, n), batch axes broadcast;  dX = dZ Yᵀ,  dY = Xᵀ dZ.
+
+    ᵀ exchanges the last two axes. Each gradient is summed over the batch axes along which its input was broadcast; X is
+    saved for dY alone, Y for dX alone.
+    """
 
     @staticmethod
     def forward(ctx: Context, x: Array, y: Array) -> Array:
