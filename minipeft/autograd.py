@@ -86,10 +86,10 @@ class Function:
         """Run the forward on the arrays of ``args``; record a node if any of them requires a gradient.
 
         Tensors among ``args`` reach the forward as their arrays, everything else as it is. While recording
-        (``_recording``), ``ctx.needs_grad[i]`` is what tensor i requires; under `no_grad`, and for what is no tensor, it
-        is False. Where one entry is True, the output requires a gradient and its ``node`` is a new `Node`, whose parents
-        are, argument by argument: the node that computed the tensor, the tensor itself if it is a leaf, None where no
-        gradient is needed. Otherwise the output has no node and nothing is kept.
+        (``_recording``), ``ctx.needs_grad[i]`` is what tensor i requires; under `no_grad`, and for what is no tensor,
+        it is False. Where one entry is True, the output requires a gradient and its ``node`` is a new `Node`, whose
+        parents are, argument by argument: the node that computed the tensor, the tensor itself if it is a leaf, None
+        where no gradient is needed. Otherwise the output has no node and nothing is kept.
         """
         recording = _recording.get()
         arrays, needs, parents = [], [], []
@@ -227,10 +227,11 @@ class Tensor:
 def _walk(root: Node, grad: Array, into: dict[Tensor, Array] | None) -> None:
     """The whole backward pass: pop the youngest node, run its rule, add to its parents.
 
-    Each node's rule runs once, when all that used the node has been walked. A parent that is a leaf receives its gradient
-    through `_add_to_leaf`, a node collects its own in a sum: a gradient that came from a rule may be ``dz`` or a view of
-    it, so it is taken as it is but never written; only a sum made here is added to in place. What belongs to a parent
-    that is None is ignored. A walked node is emptied, ``ctx`` None and ``parents`` empty, before the walk goes on.
+    Each node's rule runs once, when all that used the node has been walked. A parent that is a leaf receives its
+    gradient through `_add_to_leaf`, a node collects its own in a sum: a gradient that came from a rule may be ``dz`` or
+    a view of it, so it is taken as it is but never written; only a sum made here is added to in place. What belongs to
+    a parent that is None is ignored. A walked node is emptied, ``ctx`` None and ``parents`` empty, before the walk goes
+    on.
     Raises RuntimeError for a node that was walked before, for another number of gradients than inputs, and for a
     gradient that is no array of its parent's shape (None included).
     """

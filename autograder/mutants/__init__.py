@@ -20,10 +20,11 @@ class Mutant:
     id: short and unique in its homework. target: ``module:function``. Either ``old`` and ``new``: a piece of text of
     that function, which occurs there exactly once, and what stands there instead; or ``body``: the whole body behind
     the docstring, without indentation. problem: the one that must lose points. hint: what to tell, one sentence, true
-    of this mistake and not its solution. also: other problems that may lose points, with a reason in a comment beside it.
+    of this mistake and not its solution. also: other problems that may lose points, with a reason in a comment beside
+    it.
     equivalent: a reason why no test can tell it from the reference ("" for a real mutant).
-    along: with a ``body``, whole bodies of other functions of the same module by qualified name: a backward's body reads
-    what its forward saved, and so brings a plain forward along.
+    along: with a ``body``, whole bodies of other functions of the same module by qualified name: a backward's body
+    reads what its forward saved, and so brings a plain forward along.
     """
 
     id: str
