@@ -29,16 +29,7 @@ class Failure:
     reason: str
     expected: Any = None
     got: Any = None
-
-
-@dataclass
-class Verdict:
-    """A problem graded: which aspects passed, what failed, the share of its points."""
-
-    problem: str
-    passed: dict[str, bool] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    share: float = 0.0
+    key: str = ""  # the output's own name, where ``output`` is what it is called in feedback
 
 
 @dataclass(frozen=True)
@@ -50,6 +41,20 @@ class Raised:
     message: str = ""
     file: str = ""
     line: int = 0
+
+
+Result = tuple[Case, Outputs, Outputs | Raised]  # a case, the reference, what came
+
+
+@dataclass
+class Verdict:
+    """A problem graded: which aspects passed, what failed, the share of its points, and what that was judged from."""
+
+    problem: str
+    passed: dict[str, bool] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    share: float = 0.0
+    results: list[Result] = field(default_factory=list)
 
 
 def compare(case: Case, output: str, expected: Any, got: Any) -> tuple[str, str] | None:
@@ -114,13 +119,13 @@ def described(x: Any) -> str:
     return "None" if x is None else f"{type(x).__name__}"
 
 
-def judge(problem: Problem, results: Sequence[tuple[Case, Outputs, Outputs | Raised]]) -> Verdict:
+def judge(problem: Problem, results: Sequence[Result]) -> Verdict:
     """The verdict of a problem from (case, reference, what came) of every case.
 
     An aspect passes if every output that counts for it is right in every case. A guard (see `Homework`) counts only as
     far as the aspects that are none: doing nothing leaves the inputs untouched, too.
     """
-    verdict = Verdict(problem.id)
+    verdict = Verdict(problem.id, results=list(results))
     for case, reference, got in results:
         for output, aspect in case.checks.items():
             verdict.passed.setdefault(aspect, True)
@@ -136,7 +141,7 @@ def judge(problem: Problem, results: Sequence[tuple[Case, Outputs, Outputs | Rai
                 verdict.passed[aspect] = False
                 came = None if isinstance(got, Raised) else got.get(output)
                 expected = reference.get(output)
-                verdict.failures.append(Failure(case.name, aspect, name, wrong[0], wrong[1], expected, came))
+                verdict.failures.append(Failure(case.name, aspect, name, *wrong, expected, came, output))
     value = [ok for aspect, ok in verdict.passed.items() if aspect not in problem.guards]
     guard = [ok for aspect, ok in verdict.passed.items() if aspect in problem.guards]
     right = sum(value) / len(value) if value else 0.0

@@ -5,10 +5,14 @@ grade_sources(homework, mutated(mutant), seed)   {problem: Verdict}
 
 from __future__ import annotations
 
+import signal
+import threading
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -26,13 +30,50 @@ def reference_library() -> Library:
     return Library()
 
 
+@lru_cache(maxsize=64)
+def _copy(sources: tuple[tuple[str, str], ...]) -> Library:
+    return Library(dict(sources))
+
+
+def library_with(sources: Mapping[str, str]) -> Library:
+    """A copy of the library with these modules (kept for the next call); the library itself where none differs."""
+    own = {module: text for module, text in sources.items() if text != source_path(module).read_text("utf-8")}
+    return _copy(tuple(sorted(own.items()))) if own else reference_library()
+
+
+class OutOfTime(BaseException):
+    """A case took more processor time than it may. No Exception, so that what is graded does not catch it by chance."""
+
+
+@contextmanager
+def processor_time(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime inside after that many seconds of this process (in the main thread, where the platform can)."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
+
+
 def run_case(library: Library, homework: str, case: Case) -> Outputs | Raised:
     """What the case's driver returns with this copy of the library, or what it raised."""
     driver = getattr(import_module(f"autograder.drivers.{homework}"), case.driver)
     arrays = {name: laid_out(x, case.layouts.get(name, "plain")) for name, x in case.arrays.items()}
     with library.active() as mp, np.errstate(all="ignore"):
         try:
-            return normalized(driver(mp, arrays, dict(case.params)))
+            with processor_time(case.seconds):
+                return normalized(driver(mp, arrays, dict(case.params)))
+        except OutOfTime:
+            return Raised("timeout", f"took more than {case.seconds:g} s of processor time")
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             return Raised("raised", type(error).__name__, str(error), last.filename, last.lineno or 0)
@@ -66,6 +107,12 @@ def reference(homework: str, case: Case) -> Outputs:
     return got
 
 
+@lru_cache(maxsize=512)
+def drawn(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, Outputs], ...]:
+    """The cases of a problem for a seed, each with the library's answer (kept for the next call)."""
+    return tuple((case, reference(homework, case)) for case in cases(homework, problem, seed))
+
+
 def with_prerequisites(homework: Homework, problem: str, sources: Mapping[str, str]) -> dict[str, str]:
     """``sources`` with the bodies of the problem's prerequisites out of the library."""
     names = homework.supplied(homework.problem(problem))
@@ -85,28 +132,15 @@ def grade_sources(
     A problem is graded with the sources as they are and, where that falls short, once more with its prerequisites out
     of the library: the better counts, so that one mistake is not punished twice.
     """
-    copies: dict[tuple[tuple[str, str], ...], Library] = {}
-
-    def library(own: Mapping[str, str]) -> Library:
-        key = tuple(sorted(own.items()))
-        if key not in copies:
-            copies[key] = Library(own)
-        return copies[key]
-
     verdicts = {}
     for problem in homework.problems:
         if problems is not None and problem.id not in problems:
             continue
-        drawn = cases(homework.name, problem.id, seed)
-        references = [reference(homework.name, case) for case in drawn]
 
-        def attempt(
-            own: Mapping[str, str], problem: Problem = problem, drawn: Any = drawn, references: Any = references
-        ) -> Verdict:
-            copy = library(own)
-            return judge(
-                problem, [(c, r, run_case(copy, homework.name, c)) for c, r in zip(drawn, references, strict=True)]
-            )
+        def attempt(own: Mapping[str, str], problem: Problem = problem) -> Verdict:
+            copy = library_with(own)
+            given = drawn(homework.name, problem.id, seed)
+            return judge(problem, [(case, right, run_case(copy, homework.name, case)) for case, right in given])
 
         verdict = attempt(sources)
         if verdict.share < 1.0 and problem.prerequisites:
