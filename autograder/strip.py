@@ -7,10 +7,10 @@ is the other way: it gives named functions of a student's file the library's bod
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from autograder.homework import ROOT, Homework, HomeworkError, Target
+from autograder.homework import ROOT, Homework, HomeworkError, Target, homeworks, load_homework
 
 Span = tuple[int, int]  # lines [start, end) of a body without its docstring, counted from 0
 
@@ -122,6 +122,33 @@ def drift(homework: Homework) -> list[str]:
         for name, text in stubs(homework).items()
         if not (homework.folder / name).is_file() or (homework.folder / name).read_text("utf-8") != text
     ]
+
+
+def write_stubs(homework: Homework) -> list[str]:
+    """Write the stub files that are missing or have drifted into the homework's folder; their names."""
+    texts = stubs(homework)
+    changed = drift(homework)
+    for name in changed:
+        (homework.folder / name).write_text(texts[name], "utf-8")
+    return changed
+
+
+def main(names: list[str], check: bool = False, say: Callable[[str], None] = print) -> int:
+    """``python -m autograder strip [--check] [NAMES]``: write the stubs of these homeworks, or of all.
+
+    check: only say which have drifted. Returns 1 where some have and ``check`` is given, else 0.
+    """
+    found = False
+    for name in names or homeworks():
+        homework = load_homework(name)
+        for file in drift(homework) if check else write_stubs(homework):
+            found = True
+            say(
+                f"{homework.name}/{file} {'is not what the library gives; run without --check' if check else 'written'}"
+            )
+    if not found:
+        say("every stub is what the library gives")
+    return 1 if found and check else 0
 
 
 def handout(homework: Homework) -> dict[str, str]:

@@ -1,0 +1,284 @@
+"""LoRA: learn the change of a weight as a product of two thin matrices (Hu et al. 2021, arXiv:2106.09685).
+
+    z = W₀ x + s B A x + b,      W₀ (d, k) frozen,  A (r, k),  B (d, r),  s = α / r
+
+B starts at zero, so training starts from the pretrained layer exactly; A starts random, or no gradient would ever
+reach B. W₀ + s B A is never formed in training: the change costs r (d + k) numbers in place of d k.
+
+With X and dZ as matrices of rows, and H = X Aᵀ, dH = s dZ B:
+
+    dB = s dZᵀ H          dA = dHᵀ X = s Bᵀ dZᵀ X          dX = dZ W₀ + dH A
+
+No gradient of W₀ is computed, but dX still flows through W₀, to whatever is trained below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minipeft import ops
+from minipeft.array import Array, array_module, column_sum, device_of, matmul, rows, scatter_add, to_device, to_numpy
+from minipeft.autograd import Context, Function, Tensor
+from minipeft.nn.layers import Dropout, Embedding, Linear
+from minipeft.nn.module import find
+from minipeft.ops.embedding import checked_ids
+from minipeft.peft.base import Mergeable, PeftModel
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
+from minipeft.peft.select import match_modules
+
+
+class LoRALinear(Function):
+    """z = x W₀ᵀ + b + s (x Aᵀ) Bᵀ: x (..., k), W₀ (d, k), b (d,) or None, A (r, k), B (d, r) -> (..., d)."""
+
+    @staticmethod
+    def forward(
+        ctx: Context, x: Array, weight: Array, bias: Array | None, lora_A: Array, lora_B: Array, scale: float
+    ) -> Array:
+        raise NotImplementedError("hw6.1: LoRALinear.forward")
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        raise NotImplementedError("hw6.2: LoRALinear.backward")
+
+
+class LoRAEmbedding(Function):
+    """z = E₀[ids] + s A[:, ids]ᵀ Bᵀ: E₀ (V, d), ids (...), A (r, V), B (d, r) -> (..., d).
+
+    With H = A[:, ids]ᵀ and dH = s dZ B:  dB = s dZᵀ H,  dA[:, v] = Σ of dH where ids = v,  dE₀[v] = Σ of dZ there.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, table: Array, ids: Array, lora_A: Array, lora_B: Array, scale: float) -> Array:
+        needs_E, _, needs_A, needs_B, _ = ctx.needs_grad
+        H = lora_A.T[ids]  # (..., r)
+        z = table[ids]
+        z += (matmul(rows(H), lora_B.T) * scale).reshape(z.shape)
+        ctx.save(
+            ids if needs_E or needs_A else None, H if needs_B else None, lora_B if needs_A else None, scale,
+            (table.shape, lora_A.shape),
+        )  # fmt: skip
+        return z
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        ids, H, lora_B, scale, (table_shape, A_shape) = ctx.saved
+        needs_E, _, needs_A, needs_B, _ = ctx.needs_grad
+        xp, dZ = array_module(dz), rows(dz)
+        dE = dA = dB = None
+        if needs_E:
+            dE = xp.zeros(table_shape, dtype=dz.dtype)
+            scatter_add(dE, ids.reshape(-1), dZ)
+        if needs_A:
+            by_token = xp.zeros((A_shape[1], A_shape[0]), dtype=dz.dtype)
+            scatter_add(by_token, ids.reshape(-1), matmul(dZ, lora_B) * scale)
+            dA = by_token.T.copy()
+        if needs_B:
+            dB = matmul(dZ.T, rows(H)) * scale
+        return dE, None, dA, dB, None
+
+
+class AddToRows(Function):
+    """z = x with y added to the examples ``index``: x (B, ...), y (n, ...), index (n,);  dx = dz,  dy = dz[index]."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, y: Array, index: Array) -> Array:
+        ctx.save(index if ctx.needs_grad[1] else None)
+        z = x.copy()
+        z[index] += y
+        return z
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        (index,) = ctx.saved
+        return dz if ctx.needs_grad[0] else None, None if index is None else dz[index], None
+
+
+class LoraLayer(Mergeable):
+    """A frozen linear layer with its low-rank change beside it."""
+
+    def __init__(self, base: Linear, r: int, scale: float, dropout: float = 0.0):
+        self.base = base
+        self.scale = scale
+        self.dropout = Dropout(dropout)
+        self.lora_A = trainable(np.zeros((r, base.in_features)), base.weight)
+        self.lora_B = trainable(np.zeros((base.out_features, r)), base.weight)
+
+    def draw(self, rng: np.random.Generator, init: bool | str) -> None:
+        """A at random (see `LoraConfig.init_lora_weights`); B stays 0, unless ``init`` is False."""
+        r, k = self.lora_A.shape
+        bound = k**-0.5
+        A = rng.standard_normal((r, k)) / r if init == "gaussian" else rng.uniform(-bound, bound, (r, k))
+        self.lora_A = trainable(A, self.lora_A)
+        if init is False:
+            self.lora_B = trainable(rng.uniform(-(r**-0.5), r**-0.5, self.lora_B.shape), self.lora_B)
+
+    def forward(self, x: Tensor) -> Tensor:
+        base = self.base
+        if (self.training and self.dropout.p) or type(base) is not Linear:
+            return base(x) + self.change(x)
+        return LoRALinear.apply(x, base.weight, base.bias, self.lora_A, self.lora_B, self.scale)
+
+    def change(self, x: Tensor) -> Tensor:
+        """s B A x alone, with dropout on x."""
+        return ops.linear(ops.linear(self.dropout(x), self.lora_A), self.lora_B) * self.scale
+
+    def delta(self) -> Array:
+        """ΔW = s B A, (d, k)."""
+        return matmul(self.lora_B.data, self.lora_A.data) * self.scale
+
+    def merged(self) -> Linear:
+        layer = Linear(1, 1, bias=False, rng=0)
+        layer.in_features, layer.out_features = self.base.in_features, self.base.out_features
+        layer.weight = Tensor(self.base.weight.data + self.delta(), requires_grad=True)
+        layer.bias = self.base.bias
+        return layer
+
+    def merge_error(self) -> tuple[float, float]:
+        return _merge_error(self.base.weight, self.delta(), self.lora_B, self.lora_A, self.scale)
+
+
+class LoraEmbedding(Mergeable):
+    """A frozen embedding with a low-rank change: A (r, V) starts at 0 and B (d, r) random, roles as at Hugging Face."""
+
+    def __init__(self, base: Embedding, r: int, scale: float, dropout: float = 0.0):
+        self.base = base
+        self.scale = scale
+        V, d = base.weight.shape
+        self.lora_embedding_A = trainable(np.zeros((r, V)), base.weight)
+        self.lora_embedding_B = trainable(np.zeros((d, r)), base.weight)
+
+    def draw(self, rng: np.random.Generator, init: bool | str) -> None:
+        """B ~ N(0, 1); A stays 0, unless ``init`` is False."""
+        self.lora_embedding_B = trainable(rng.standard_normal(self.lora_embedding_B.shape), self.lora_embedding_B)
+        if init is False:
+            self.lora_embedding_A = trainable(rng.standard_normal(self.lora_embedding_A.shape), self.lora_embedding_A)
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen table."""
+        return self.base.weight
+
+    def forward(self, ids: Array) -> Tensor:
+        ids = checked_ids(self.weight, ids)
+        return LoRAEmbedding.apply(self.weight, ids, self.lora_embedding_A, self.lora_embedding_B, self.scale)
+
+    def delta(self) -> Array:
+        """ΔE = s (B A)ᵀ, (V, d)."""
+        return matmul(self.lora_embedding_A.data.T, self.lora_embedding_B.data.T) * self.scale
+
+    def merged(self) -> Embedding:
+        layer = Embedding(1, 1, rng=0)
+        layer.weight = Tensor(self.weight.data + self.delta(), requires_grad=True)
+        return layer
+
+    def merge_error(self) -> tuple[float, float]:
+        A, B = self.lora_embedding_A, self.lora_embedding_B
+        exact_A, exact_B = Tensor(A.data.T), Tensor(B.data.T)
+        return _merge_error(self.weight, self.delta(), exact_A, exact_B, self.scale)
+
+
+def _merge_error(weight: Tensor, delta: Array, left: Tensor, right: Tensor, scale: float) -> tuple[float, float]:
+    """The largest error of weight + delta against the same in float64, absolute, and relative to the largest change."""
+    W, L, R = (to_numpy(t.data).astype(np.float64) for t in (weight, left, right))
+    exact = scale * (L @ R)
+    error = float(np.abs(to_numpy(weight.data + delta).astype(np.float64) - (W + exact)).max())
+    largest = float(np.abs(exact).max())
+    return error, error / largest if largest else 0.0
+
+
+class MixedLora(Mergeable):
+    """One linear layer for a batch whose examples have different adapters: the base's product is made once for all."""
+
+    def __init__(self, base: Linear, layers: dict[str, LoraLayer], names: Sequence[str]):
+        self.base = base
+        self.layers = layers
+        self.rows = {name: np.flatnonzero(np.asarray(names) == name) for name in layers}
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.base(x)
+        for name, layer in self.layers.items():
+            if len(self.rows[name]):
+                index = to_device(self.rows[name], device_of(x.data))
+                z = AddToRows.apply(z, layer.change(x[index]), index)
+        return z
+
+
+@method
+@dataclass
+class LoraConfig(PeftConfig):
+    """Options, with the names and meanings of Hugging Face PEFT.
+
+    r: the rank. lora_alpha: α; the change is scaled by α / r, with use_rslora by α / √r. lora_dropout: on the
+    input of A alone. target_modules: ends of paths, a regular expression, or "all-linear"; embeddings by their name
+    ("tokens"). exclude_modules: the same, left out. layers_to_transform: only these layers. init_lora_weights: True for
+    A uniform in ±1/√k (of an embedding: B ~ N(0, 1)), "gaussian" for A ~ N(0, 1/r²), False for a random B as well.
+    bias: "none", "lora_only" (of the wrapped layers) or "all"; trained as copies, so that the base keeps its own.
+    rank_pattern and alpha_pattern: other r and α for modules whose path ends in a regular expression.
+    """
+
+    peft_type: ClassVar[str] = "LORA"
+    r: int = 8
+    lora_alpha: float = 8
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    lora_dropout: float = 0.0
+    layers_to_transform: list[int] | None = None
+    init_lora_weights: bool | str = True
+    use_rslora: bool = False
+    bias: str = "none"
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+
+    def rank_and_scale(self, path: str) -> tuple[int, float]:
+        """r and s = α / r (α / √r with use_rslora) of the module at ``path``."""
+        r = next((v for p, v in self.rank_pattern.items() if _ends_in(p, path)), self.r)
+        alpha = next((v for p, v in self.alpha_pattern.items() if _ends_in(p, path)), self.lora_alpha)
+        return r, alpha / (r**0.5 if self.use_rslora else r)
+
+    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+        check_fields(self, r=1)
+        if self.init_lora_weights not in (True, False, "gaussian"):
+            raise PeftError(f"LoRA: init_lora_weights is True, False or 'gaussian', got {self.init_lora_weights!r}")
+        if self.bias not in ("none", "all", "lora_only"):
+            raise PeftError(f"LoRA: bias is 'none', 'all' or 'lora_only', got {self.bias!r}")
+        targets = ["q_proj", "v_proj"] if self.target_modules is None else self.target_modules
+        model = peft.base_model
+        kinds = Linear if targets == "all-linear" else (Linear, Embedding)
+        paths = match_modules(model, targets, kinds, layers=self.layers_to_transform, exclude=self.exclude_modules)
+        for pattern in (*self.rank_pattern, *self.alpha_pattern):
+            if not any(_ends_in(pattern, path) for path in paths):
+                raise PeftError(f"LoRA: the pattern {pattern!r} matches none of the target modules")
+        for path in paths:
+            base = find(model, path)
+            r, scale = self.rank_and_scale(path)
+            d, k = base.weight.shape
+            if not 1 <= r <= min(d, k):
+                raise PeftError(
+                    f"LoRA: rank r={r} of {path} must lie between 1 and min(d, k) = {min(d, k)}, it is {d} x {k}"
+                )
+            kind = LoraEmbedding if isinstance(base, Embedding) else LoraLayer
+            layer = kind(base, r, scale, self.lora_dropout)
+            layer.draw(rng, self.init_lora_weights)
+            peft.swap(path, layer)
+        self.train_biases(peft, paths)
+
+    def train_biases(self, peft: PeftModel, paths: Sequence[str]) -> None:
+        """Copies to train of the biases that the option names; ``paths``: of the wrapped layers."""
+        taken = peft.trained()
+        wrapped = tuple(f"{path}.base." for path in paths)
+        for name in [n for n, _ in peft.base_model.named_parameters() if n.endswith(".bias") and n not in taken]:
+            if self.bias == "all" or (self.bias == "lora_only" and name.startswith(wrapped)):
+                peft.train_copy(name)
+
+
+def _ends_in(pattern: str, path: str) -> bool:
+    """Whether the path, or what follows one of its dots, is the regular expression ``pattern``."""
+    try:
+        return re.fullmatch(rf"(.*\.)?({pattern})", path) is not None
+    except re.error as error:
+        raise PeftError(f"LoRA: the pattern {pattern!r} is no regular expression: {error}") from None
