@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from autograder.cases import Case
+from autograder.frames import Opaque
 from autograder.homework import Problem
 
 Outputs = Mapping[str, Any]
@@ -116,6 +117,8 @@ def described(x: Any) -> str:
         return f"an array of shape {x.shape}"
     if isinstance(x, (list, tuple)):
         return f"{len(x)} values"
+    if isinstance(x, Opaque):
+        return x.type
     return "None" if x is None else f"{type(x).__name__}"
 
 

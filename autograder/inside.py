@@ -8,20 +8,22 @@ from __future__ import annotations
 import signal
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from types import FrameType
-from typing import Any
 
 import numpy as np
 
 from autograder.cases import Case, cases, laid_out
 from autograder.check import Outputs, Raised, Verdict, judge
-from autograder.homework import Homework, Problem
+from autograder.frames import normalized
+from autograder.homework import Homework, HomeworkError, Problem
 from autograder.library import Library
 from autograder.strip import put_back, source_path
+
+Run = Callable[[Mapping[str, str], Sequence[Case]], list[Outputs | Raised]]
 
 
 @lru_cache(maxsize=1)
@@ -79,23 +81,6 @@ def run_case(library: Library, homework: str, case: Case) -> Outputs | Raised:
             return Raised("raised", type(error).__name__, str(error), last.filename, last.lineno or 0)
 
 
-def normalized(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Outputs as they come out of the worker: arrays copied, NumPy scalars as 0-d arrays, tuples as lists."""
-
-    def plain(x: Any) -> Any:
-        if isinstance(x, np.ndarray):
-            return np.array(x, order="C", subok=False)
-        if isinstance(x, np.floating):
-            return np.asarray(x)
-        if isinstance(x, np.generic):
-            return x.item()
-        if isinstance(x, (list, tuple)):
-            return [plain(v) for v in x]
-        return x
-
-    return {name: plain(x) for name, x in outputs.items()}
-
-
 def reference(homework: str, case: Case) -> Outputs:
     """The library's answer. RuntimeError where it has none: then the case is wrong, not the submission."""
     got = run_case(reference_library(), homework, case)
@@ -124,27 +109,41 @@ def with_prerequisites(homework: Homework, problem: str, sources: Mapping[str, s
     return done
 
 
+def graded(
+    homework: Homework, problem: Problem, sources: Mapping[str, str], given: Sequence[tuple[Case, Outputs]], run: Run
+) -> Verdict:
+    """The verdict on one problem from its cases and the references. ``run``: what each case returns with some modules.
+
+    The problem is graded with the sources as they are and, where that falls short, once more with its prerequisites out
+    of the library: the better counts, so that one mistake is not punished twice.
+    """
+
+    def attempt(own: Mapping[str, str]) -> Verdict:
+        came = run(own, [case for case, _ in given])
+        return judge(problem, [(case, right, got) for (case, right), got in zip(given, came, strict=True)])
+
+    verdict = attempt(sources)
+    if verdict.share < 1.0 and problem.prerequisites:
+        try:
+            helped = with_prerequisites(homework, problem.id, sources)
+        except HomeworkError:  # a function that should be supplied is gone from the file
+            return verdict
+        other = attempt(helped)
+        verdict = other if other.share > verdict.share else verdict
+    return verdict
+
+
 def grade_sources(
     homework: Homework, sources: Mapping[str, str], seed: str | int, problems: Iterable[str] | None = None
 ) -> dict[str, Verdict]:
-    """The verdict on each problem for modules of ours (a mutant's, a variant's, the stubs).
+    """The verdict on each problem for modules of ours (a mutant's, a variant's, the stubs)."""
 
-    A problem is graded with the sources as they are and, where that falls short, once more with its prerequisites out
-    of the library: the better counts, so that one mistake is not punished twice.
-    """
-    verdicts = {}
-    for problem in homework.problems:
-        if problems is not None and problem.id not in problems:
-            continue
+    def run(own: Mapping[str, str], chosen: Sequence[Case]) -> list[Outputs | Raised]:
+        copy = library_with(own)
+        return [run_case(copy, homework.name, case) for case in chosen]
 
-        def attempt(own: Mapping[str, str], problem: Problem = problem) -> Verdict:
-            copy = library_with(own)
-            given = drawn(homework.name, problem.id, seed)
-            return judge(problem, [(case, right, run_case(copy, homework.name, case)) for case, right in given])
-
-        verdict = attempt(sources)
-        if verdict.share < 1.0 and problem.prerequisites:
-            other = attempt(with_prerequisites(homework, problem.id, sources))
-            verdict = other if other.share > verdict.share else verdict
-        verdicts[problem.id] = verdict
-    return verdicts
+    return {
+        problem.id: graded(homework, problem, sources, drawn(homework.name, problem.id, seed), run)
+        for problem in homework.problems
+        if problems is None or problem.id in problems
+    }

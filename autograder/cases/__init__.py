@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-LAYOUTS = ("plain", "strided", "fortran", "negative", "readonly", "broadcast")
+from autograder.layouts import LAYOUTS, laid_out
+
+__all__ = ["LAYOUTS", "Case", "CaseSource", "Draw", "cases", "laid_out"]
 
 
 @dataclass(frozen=True)
@@ -89,21 +91,3 @@ def cases(homework: str, problem: str, seed: str | int) -> list[Case]:
     names = [c.name for c in drawn]
     assert len(set(names)) == len(names), f"{homework} {problem}: two cases have one name: {names}"
     return drawn
-
-
-def laid_out(x: np.ndarray, layout: str) -> np.ndarray:
-    """A copy of x with the same values and another place in memory (see `Case`)."""
-    if layout == "strided":
-        wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype=x.dtype)
-        wide[..., ::2] = x
-        return wide[..., ::2]
-    if layout == "fortran":
-        return np.array(x, order="F")
-    if layout == "negative":
-        return np.array(x[::-1], order="C")[::-1]
-    if layout == "broadcast":  # all rows are the first; the values must be so already
-        return np.broadcast_to(x[:1].copy(), x.shape)
-    x = np.array(x, order="C")
-    if layout == "readonly":
-        x.flags.writeable = False
-    return x

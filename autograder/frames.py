@@ -1,0 +1,280 @@
+"""What goes between the trusted side and the worker: frames of JSON and plain arrays.
+
+    magic "MPG1" | u32 length of the header | header: JSON | the arrays' bytes, C order, little-endian, in a row
+
+The header is ``{"arrays": [{"dtype": "f8", "shape": [2, 3]}, …], "value": tree}``. In the tree, null, booleans,
+numbers, strings and lists stand for themselves, and an object is one of
+
+    {"a": 0}        array 0
+    {"d": {…}}      a dict
+    {"f": "nan"}    a float that JSON lacks: nan, inf, -inf
+    {"o": "set"}    something else, by the name of its type alone
+
+Nothing is unpickled and nothing evaluated. Whoever reads a frame checks all of its header before the first array is
+made. The file imports NumPy alone: the worker has it, too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MAGIC = b"MPG1"
+PREFIX = struct.Struct("<4sI")
+MAX_HEADER = 256 * 1024  # bytes
+MAX_ARRAYS = 1024
+MAX_NDIM = 8
+MAX_BYTES = 64 * 1024 * 1024  # of all arrays of a frame
+MAX_DEPTH = 12  # of lists and dicts inside each other
+DTYPES = {name: np.dtype("<" + name) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
+DTYPES["b1"] = np.dtype("bool")
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class FrameError(ValueError):
+    """A frame is not what it must be, or a message does not fit into one; the message says what was expected."""
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """In place of a value that no frame carries: the name of its type."""
+
+    type: str
+
+
+def normalized(x: Any) -> Any:
+    """x as a frame carries it: arrays copied to plain ones, NumPy scalars as 0-d arrays or numbers, tuples as lists.
+
+    What is none of these comes back as it is (`encode` makes an `Opaque` of it).
+    """
+    if isinstance(x, np.ndarray):
+        if x.nbytes > MAX_BYTES:
+            raise FrameError(f"an array of {x.nbytes} bytes: at most {MAX_BYTES} can be returned")
+        return np.array(x, order="C", subok=False)
+    if isinstance(x, np.floating):
+        return np.asarray(x)
+    if isinstance(x, np.generic):
+        return x.item()
+    if isinstance(x, (list, tuple)):
+        return [normalized(v) for v in x]
+    if isinstance(x, Mapping):
+        return {str(k): normalized(v) for k, v in x.items()}
+    return x
+
+
+def encode(message: Any) -> bytes:
+    """The frame of a message: None, booleans, numbers, strings, arrays, lists and dicts of these.
+
+    Arrays come out on the other side as plain ones of the same dtype (one of `DTYPES`), tuples as lists, anything else
+    as `Opaque`. FrameError where the message is larger than a frame may be.
+    """
+    arrays: list[np.ndarray] = []
+
+    def tree(x: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise FrameError(f"lists inside lists {depth} deep: at most {MAX_DEPTH}")
+        if x is None or isinstance(x, bool):
+            return x
+        if isinstance(x, str):
+            return x.encode("utf-8", "replace").decode()
+        if isinstance(x, int) and -(2**63) <= x < 2**64:
+            return int(x)
+        if isinstance(x, float):
+            return float(x) if math.isfinite(x) else {"f": str(float(x))}
+        if isinstance(x, np.ndarray) and x.dtype.newbyteorder("<") in NAMES:
+            arrays.append(x)
+            return {"a": len(arrays) - 1}
+        if isinstance(x, (list, tuple)):
+            return [tree(v, depth + 1) for v in x]
+        if isinstance(x, dict):
+            return {"d": {str(k): tree(v, depth + 1) for k, v in x.items()}}
+        kind = f"array of {x.dtype}" if isinstance(x, np.ndarray) else getattr(x, "type", type(x).__name__)
+        return {"o": str(kind)[:80].encode("utf-8", "replace").decode()}
+
+    value = tree(message, 0)
+    listed = [{"dtype": NAMES[x.dtype.newbyteorder("<")], "shape": list(x.shape)} for x in arrays]
+    header = json.dumps({"arrays": listed, "value": value}, allow_nan=False, separators=(",", ":")).encode()
+    total = sum(x.nbytes for x in arrays)
+    for what, size, most in (
+        ("arrays", len(arrays), MAX_ARRAYS),
+        ("bytes of header", len(header), MAX_HEADER),
+        ("bytes of arrays", total, MAX_BYTES),
+        ("axes", max((x.ndim for x in arrays), default=0), MAX_NDIM),
+    ):
+        if size > most:
+            raise FrameError(f"{size} {what}: a frame has at most {most}")
+    plain = (np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("<")).tobytes() for x in arrays)
+    return b"".join([PREFIX.pack(MAGIC, len(header)), header, *plain])
+
+
+@dataclass(frozen=True)
+class Header:
+    """A header that has passed every check: what each array is, the tree, the bytes of all arrays."""
+
+    arrays: tuple[tuple[np.dtype, tuple[int, ...], int], ...]  # dtype, shape, bytes
+    value: Any
+    payload: int
+
+
+def parse_prefix(data: bytes) -> int:
+    """The length of the header; FrameError where these are not the first bytes of a frame."""
+    magic, length = PREFIX.unpack(data)
+    if magic != MAGIC:
+        raise FrameError(f"a frame begins with {MAGIC!r}, got {magic!r}")
+    if not 0 < length <= MAX_HEADER:
+        raise FrameError(f"a header of {length} bytes: expected 1 to {MAX_HEADER}")
+    return int(length)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise FrameError("a key comes twice")
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise FrameError(f"{text} is no JSON")
+
+
+def parse_header(data: bytes) -> Header:
+    """The header, checked to the last entry: FrameError for anything that `encode` would not write."""
+    try:
+        raw = json.loads(data.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_no_constant)
+    except FrameError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FrameError(f"the header is no JSON: {str(error)[:80]}") from None
+    if not isinstance(raw, dict) or set(raw) != {"arrays", "value"} or not isinstance(raw["arrays"], list):
+        raise FrameError('the header must be {"arrays": [...], "value": ...}')
+    if len(raw["arrays"]) > MAX_ARRAYS:
+        raise FrameError(f"{len(raw['arrays'])} arrays: at most {MAX_ARRAYS}")
+    arrays = tuple(_array(entry) for entry in raw["arrays"])
+    payload = sum(nbytes for *_, nbytes in arrays)
+    if payload > MAX_BYTES:
+        raise FrameError(f"{payload} bytes of arrays: at most {MAX_BYTES}")
+    _check_tree(raw["value"], len(arrays), 0)
+    return Header(arrays, raw["value"], payload)
+
+
+def _array(entry: Any) -> tuple[np.dtype, tuple[int, ...], int]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape"}:
+        raise FrameError('an array must be {"dtype": ..., "shape": [...]}')
+    name, shape = entry["dtype"], entry["shape"]
+    if not isinstance(name, str) or name not in DTYPES:
+        raise FrameError(f"a dtype must be one of {', '.join(DTYPES)}, got {str(name)[:20]!r}")
+    if not isinstance(shape, list) or len(shape) > MAX_NDIM:
+        raise FrameError(f"a shape must be a list of at most {MAX_NDIM} sizes")
+    if not all(type(n) is int and n >= 0 for n in shape) or math.prod(n or 1 for n in shape) > MAX_BYTES:
+        raise FrameError(f"sizes must be integers from 0 on, with a product of at most {MAX_BYTES}")
+    return DTYPES[name], tuple(shape), math.prod(shape) * DTYPES[name].itemsize
+
+
+def _check_tree(x: Any, n_arrays: int, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise FrameError(f"lists inside lists: at most {MAX_DEPTH} deep")
+    if isinstance(x, str):
+        if any(0xD800 <= ord(c) < 0xE000 for c in x):
+            raise FrameError("a string with half a surrogate pair")
+    elif isinstance(x, list):
+        for v in x:
+            _check_tree(v, n_arrays, depth + 1)
+    elif isinstance(x, dict):
+        _check_tagged(x, n_arrays, depth)
+    elif isinstance(x, int) and not -(2**63) <= x < 2**64:
+        raise FrameError("an integer of more than 64 bits")
+    elif isinstance(x, float) and not math.isfinite(x):
+        raise FrameError("a number too large for a float")
+
+
+def _check_tagged(x: dict[str, Any], n_arrays: int, depth: int) -> None:
+    tag, v = next(iter(x.items())) if len(x) == 1 else ("", None)
+    if tag == "d" and isinstance(v, dict):
+        for key, value in v.items():
+            _check_tree(key, n_arrays, depth)
+            _check_tree(value, n_arrays, depth + 1)
+    elif tag == "o" and isinstance(v, str) and len(v) <= 80:
+        _check_tree(v, n_arrays, depth)
+    elif not (tag == "a" and type(v) is int and 0 <= v < n_arrays) and not (
+        tag == "f" and isinstance(v, str) and v in FLOATS
+    ):
+        raise FrameError(f"an object of the tree that means nothing: {str(tag)[:20]!r}")
+
+
+def build(header: Header, payload: bytes | bytearray | memoryview) -> Any:
+    """The message of a checked header and its payload. The arrays are new, writeable and owned."""
+    if len(payload) != header.payload:
+        raise FrameError(f"expected {header.payload} bytes of arrays, got {len(payload)}")
+    arrays, start = [], 0
+    for dtype, shape, nbytes in header.arrays:
+        chunk = bytes(payload[start : start + nbytes])
+        if dtype == DTYPES["b1"]:  # any byte but 0 is True; NumPy expects 1
+            arrays.append((np.frombuffer(chunk, dtype="u1") != 0).reshape(shape))
+        else:
+            arrays.append(np.frombuffer(chunk, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("=")))
+        start += nbytes
+
+    def value(x: Any) -> Any:
+        if isinstance(x, list):
+            return [value(v) for v in x]
+        if not isinstance(x, dict):
+            return x
+        ((tag, v),) = x.items()
+        if tag == "a":
+            return arrays[v]
+        if tag == "f":
+            return FLOATS[v]
+        if tag == "o":
+            return Opaque(v)
+        return {key: value(entry) for key, entry in v.items()}
+
+    return value(header.value)
+
+
+def decode(data: bytes) -> Any:
+    """The message of one whole frame; FrameError for anything else, also for bytes behind it."""
+    reader = Reader()
+    done = reader.feed(data)
+    if not done:
+        raise FrameError(f"the frame ends too early: {len(data)} bytes came")
+    return reader.message
+
+
+class Reader:
+    """A frame read as it comes, chunk by chunk. A chunk that ends behind the frame is a FrameError."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._header: Header | None = None
+        self._need = PREFIX.size
+        self._length = 0
+        self.message: Any = None
+
+    @property
+    def started(self) -> bool:
+        """Whether anything came."""
+        return self._header is not None or bool(self._data)
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take a chunk; True once the frame is whole and its ``message`` is there."""
+        self._data += chunk
+        while len(self._data) >= self._need:
+            piece, self._data = self._data[: self._need], self._data[self._need :]
+            if not self._length:
+                self._need = self._length = parse_prefix(bytes(piece))
+            elif self._header is None:
+                self._header = parse_header(bytes(piece))
+                self._need = self._header.payload
+            else:
+                if self._data:
+                    raise FrameError("bytes behind the frame")
+                self.message = build(self._header, piece)
+                return True
+        return False

@@ -1,0 +1,133 @@
+"""The worker: the process that runs a submission. It holds no case, no expected value and no seed.
+
+    python -I -S -B worker.py REQUESTS REPLIES PATH...
+
+REQUESTS and REPLIES are descriptors, PATH folders for ``sys.path``. The first frame says which modules of the library
+are the student's and how to be confined; every further one is a call of a driver. Each gets exactly one reply: the
+outputs, copied at once to plain arrays, or the exception with the line in the student's file. What the submission prints
+goes elsewhere and is never read as an answer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":
+    sys.path[:0] = sys.argv[3:]
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from autograder.frames import FrameError, Reader, encode, normalized
+from autograder.layouts import laid_out
+
+PACKAGE = "minipeft"
+CHUNK = 1 << 20  # bytes
+LONGEST_MESSAGE = 2000  # characters of an exception's text
+
+
+class StudentModules(importlib.abc.MetaPathFinder):
+    """Finds the named modules in the student's files, before the library's own."""
+
+    def __init__(self, files: Mapping[str, str]):
+        self.files = files
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in self.files:
+            return None
+        file = self.files[fullname]
+        package = file.endswith("__init__.py")
+        places = list(path or [])
+        where = [os.path.join(p, fullname.rpartition(".")[2]) for p in places] if package else None
+        return importlib.util.spec_from_file_location(fullname, file, submodule_search_locations=where)
+
+
+def raised(error: BaseException, files: Mapping[str, str]) -> dict[str, Any]:
+    """An exception as plain values: its type, its text, the module and line of the student's that it went through."""
+    module, line = "", 0
+    names = {file: name for name, file in files.items()}
+    if isinstance(error, SyntaxError) and error.filename in names:
+        module, line = names[error.filename], error.lineno or 0
+    else:
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename in names:
+                module, line = names[frame.filename], frame.lineno or 0
+    if not module and isinstance(error, ImportError) and error.name in files:
+        module = error.name
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return {"type": type(error).__name__, "message": text[:LONGEST_MESSAGE], "module": module, "line": line}
+
+
+def read_frame(fd: int) -> Any:
+    """The next message; None where there are no more."""
+    reader = Reader()
+    while True:
+        chunk = os.read(fd, CHUNK)
+        if not chunk:
+            return None
+        if reader.feed(chunk):
+            return reader.message
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def call(mp: Any, drivers: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the driver of a request returns, as plain values."""
+    layouts = request["layouts"]
+    arrays = {name: laid_out(x, layouts.get(name, "plain")) for name, x in request["arrays"].items()}
+    with np.errstate(all="ignore"):
+        outputs: dict[str, Any] = normalized(getattr(drivers, request["driver"])(mp, arrays, request["params"]))
+    return outputs
+
+
+def serve(requests: int, replies: int) -> None:
+    """Answer until there are no more requests."""
+    start = read_frame(requests)
+    files: dict[str, str] = start["files"]
+    layers: dict[str, Any] = {}
+    if start["confine"] is not None:
+        confine = importlib.import_module("autograder.confine")
+        layers = confine.enter(start["confine"], keep=(requests, replies))
+    sys.meta_path.insert(0, StudentModules(files))
+    try:
+        mp = importlib.import_module(PACKAGE)
+        for name in files:
+            importlib.import_module(name)
+        drivers = importlib.import_module(f"autograder.drivers.{start['homework']}")
+    except BaseException as error:
+        write_all(replies, encode({"id": 0, "layers": layers, "raised": raised(error, files)}))
+        return
+    write_all(replies, encode({"id": 0, "layers": layers}))
+    while (request := read_frame(requests)) is not None:
+        try:
+            reply = encode({"id": request["id"], "outputs": call(mp, drivers, request)})
+        except FrameError as error:
+            reply = encode({"id": request["id"], "raised": {**raised(error, {}), "type": "TooLarge"}})
+        except BaseException as error:
+            reply = encode({"id": request["id"], "raised": raised(error, files)})
+        write_all(replies, reply)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    serve(int(sys.argv[1]), int(sys.argv[2]))
