@@ -4,8 +4,8 @@
 
 REQUESTS and REPLIES are descriptors, PATH folders for ``sys.path``. The first frame says which modules of the library
 are the student's and how to be confined; every further one is a call of a driver. Each gets exactly one reply: the
-outputs, copied at once to plain arrays, or the exception with the line in the student's file. What the submission prints
-goes elsewhere and is never read as an answer.
+outputs, copied at once to plain arrays, or the exception with the line in the student's file. What the submission
+prints goes elsewhere and is never read as an answer.
 """
 
 from __future__ import annotations
