@@ -35,7 +35,8 @@ from minipeft.peft.select import match_modules
 class FactorizedLinear(Function):
     """z = x W₀ᵀ + b + s × the blocks' V Σ_b U x: x (..., k), W₀ (D, k), U (r, d), V (d, r), Σ (m, r, r) -> (..., D).
 
-    D = m d and k = d (blocks in the output), or D = d and k = m d (blocks of the input).
+    D = m d and k = d (blocks in the output: y_b = V Σ_b U x beside each other), or D = d and k = m d (blocks of the
+    input: y = Σ_b V Σ_b U x_b). For a square matrix m = 1 and both are the same.
     """
 
     @staticmethod
@@ -114,7 +115,7 @@ class Core(Module):
         self.m = m
 
     def forward(self) -> Tensor:
-        """Σ (m, r, r)."""
+        """Σ (m, r, r), as a tensor through which gradients flow: ``sigma`` itself, or Σ_b = Σ_p P[p, first + b] C[p]."""
         if self.sigma is not None:
             return self.sigma
         assert self.C is not None
@@ -139,7 +140,7 @@ class FacTLayer(Mergeable):
         return FactorizedLinear.apply(x, base.weight, base.bias, self.fact_U, self.fact_V, self.core(), self.scale)
 
     def delta(self) -> Array:
-        """ΔW, (D, k): the blocks s V Σ_b U beside or below each other."""
+        """ΔW, (D, k): the blocks s V Σ_b U, (d, d) each, below each other for D > k, else beside each other."""
         with no_grad():
             sigma = self.core().data
         blocks = matmul(matmul(self.fact_V.data, sigma), self.fact_U.data) * self.scale  # (m, d, d)
@@ -175,6 +176,12 @@ class FacTConfig(PeftConfig):
     target_modules: list[str] | str = "all-linear"
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+        """Swap each target for a `FacTLayer`: U and V, one of each for all; V zero, so that nothing changes yet.
+
+        d is the smallest side of all targets; a matrix (D, k) takes D k / d² consecutive blocks, in the order of
+        `match_modules`. "tt": a Σ (m, r, r) of its own for each; "tk": one C (r, r, r) and one P (r, number of all
+        blocks) for all. Raises PeftError for another factorization, a matrix that does not divide, or r > d.
+        """
         check_fields(self, r=1)
         if self.factorization not in ("tt", "tk"):
             raise PeftError(f"FacT: factorization is 'tt' or 'tk', got {self.factorization!r}")

@@ -93,6 +93,11 @@ class LNLoraLayer(Module):
     """A frozen linear layer, and beside it a normalization and a low-rank change."""
 
     def __init__(self, base: Linear, config: LNLoraConfig, rng: np.random.Generator):
+        """base (its weight (d, k)), scale = lora_alpha / r, and four trainable tensors of the base's dtype.
+
+        norm_weight (k,) of ones, norm_bias (k,) of zeros, lora_A (r, k) uniform in ±1/√k drawn from rng, lora_B (d, r)
+        of zeros. Raises PeftError where r exceeds min(d, k).
+        """
         r, k, d = config.r, base.in_features, base.out_features
         if r > min(d, k):
             raise PeftError(
