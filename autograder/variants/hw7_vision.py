@@ -52,7 +52,7 @@ m, r = sigma.shape[:2]
 blocks = [V @ sigma[b] @ U for b in range(m)]
 tall = weight.shape[0] > weight.shape[1]
 change = np.concatenate(blocks, axis=0 if tall else 1)
-ctx.save(x, weight, U, V, sigma, scale, tall)
+ctx.save(x, weight if ctx.needs_grad[0] else None, U, V, sigma, scale, tall)
 z = x @ weight.T + scale * (x @ change.T)
 return z if bias is None else z + bias
 """
