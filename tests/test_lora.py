@@ -251,6 +251,25 @@ def test_a_mixed_batch_trains_each_adapter_with_its_own_examples(rng):
         mp.gradcheck_parameters(lambda: peft.base_model.loss(**batch), dict(peft.named_parameters()))
 
 
+def test_a_mixed_batch_generates_for_each_example_what_its_adapter_does_alone(rng):
+    peft, batch = two(rng)
+    names = ["two", "__base__", "one"]
+    with mixed_adapters(peft, names):
+        together = mp.generate(peft, batch["ids"], max_new_tokens=6)
+    with peft.disable_adapter():
+        assert np.array_equal(mp.generate(peft, batch["ids"][1:2], max_new_tokens=6), together[1:2])
+    for name in ("two", "one"):
+        peft.set_adapter(name)
+        i = names.index(name)
+        assert np.array_equal(mp.generate(peft, batch["ids"][i : i + 1], max_new_tokens=6), together[i : i + 1])
+
+
+def test_a_mixed_batch_needs_an_adapter_for_each_example(rng):
+    peft, batch = two(rng)
+    with mixed_adapters(peft, ["one", "two"]), pytest.raises(PeftError, match="mixed batch of 2 adapters got 3 exampl"):
+        peft(batch["ids"])
+
+
 def test_a_mixed_batch_refuses_what_belongs_to_no_single_example(rng):
     model, batch = encoder(rng)
     peft = get_peft_model(model, LoraConfig(r=2))
@@ -303,6 +322,15 @@ def test_the_truncated_sum_is_the_nearest_of_its_rank_and_the_factors_average_is
         assert np.linalg.norm(change - exact[path]) > 0.1 * np.linalg.norm(exact[path])
 
 
+def test_the_weighted_sum_is_a_method_of_the_model_too(rng):
+    peft, batch = two(rng)
+    add_weighted_adapter(peft, ["one", "two"], [0.3, -1.7], "function")
+    expected = outputs(peft, batch)
+    peft.add_weighted_adapter(adapters=["one", "two"], weights=[0.3, -1.7], adapter_name="method")
+    assert peft.active_adapter == "method"
+    assert np.array_equal(outputs(peft, batch), expected)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -311,7 +339,7 @@ def test_the_truncated_sum_is_the_nearest_of_its_rank_and_the_factors_average_is
         ((["one", "one"], [1.0, 2.0], "s"), "different adapters"),
         ((["one", "three"], [1.0, 2.0], "s"), "no adapter 'three'"),
         ((["one", "two"], [1.0, 2.0], "one"), "already"),
-        ((["one", "two"], [1.0, 2.0], "s", "linear"), "combination_type"),
+        ((["one", "two"], [1.0, 2.0], "s", "linear"), "combination_type .* average_factors"),
         ((["one", "two"], [1.0, 2.0], "s", "svd"), "svd_rank"),
         ((["one", "two"], [1.0, 2.0], "s", "svd", 99), "svd_rank must lie between"),
         ((["one", "two"], [1.0, 2.0], "s", "average_factors"), "equal ranks"),

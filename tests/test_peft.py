@@ -13,7 +13,7 @@ from minipeft import nn
 from minipeft.accounting import memory, recorded_nodes, saved_buffers
 from minipeft.array import to_numpy
 from minipeft.files import FileError, read_safetensors, write_safetensors
-from minipeft.optim import AdamW
+from minipeft.optim import SGD, AdamW
 from minipeft.peft import (
     AdapterConfig,
     BitFitConfig,
@@ -337,9 +337,39 @@ def test_collapsing_the_reparametrization_changes_nothing(family, rng, tmp_path)
     np.testing.assert_allclose(outputs(again, batch), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "encoder_decoder"])
+def test_a_reparametrized_prefix_goes_on_training_from_its_file_and_then_collapses(family, rng, tmp_path):
+    """What is saved is Q_θ and the network, not only the prefix that they compute."""
+    model, batch = FAMILIES[family](rng)
+
+    def steps(peft, n):
+        optimizer = SGD(peft, lr=0.5)
+        for _ in range(n):
+            train_step(peft, batch, optimizer)
+
+    peft = get_peft_model(model, METHODS["projected prefix"]())
+    hidden = {n.rpartition("shared.")[0] for n in peft.trained() if "shared.embedding" in n}
+    assert len(hidden) == (3 if family == "encoder_decoder" else 1), "one network a side"
+    steps(peft, 2)
+    peft.save_pretrained(tmp_path / "half")
+    steps(peft, 2)
+    expected = {n: p.data.copy() for n, p in peft.trained().items()}
+    again = PeftModel.from_pretrained(peft.unload(), tmp_path / "half")
+    steps(again, 2)
+    assert {n: p.data.tobytes() for n, p in again.trained().items()} == {n: x.tobytes() for n, x in expected.items()}
+    before = outputs(again, batch)
+    collapse(again)
+    assert outputs(again, batch) == pytest.approx(before, rel=1e-6)
+    assert again.trainable_counts()[0] < sum(x.size for x in expected.values())
+
+
 def test_prompt_initializations(rng):
     model, _ = gpt2(rng)
     table = model.input.tokens.weight.data
+    for std, expected in ((None, table.std()), (1.0, 1.0)):
+        drawn = get_peft_model(model, PromptTuningConfig(19, prompt_tuning_init="RANDOM", init_std=std), rng=5)
+        assert drawn.input.prompt.rows.data.std() == pytest.approx(expected, rel=0.15)
+        drawn.unload()
     text = get_peft_model(model, PromptTuningConfig(4, prompt_tuning_init="TEXT", prompt_tuning_init_ids=[3, 5]))
     assert np.array_equal(text.input.prompt.rows.data, table[[3, 5, 3, 5]])
     text.unload()
@@ -372,9 +402,30 @@ def test_tied_weights_are_copied_together(rng):
         (LoraConfig(target_modules="("), "no regular expression"),
         (LoraConfig(target_modules=[]), "empty"),
         (LoraConfig(layers_to_transform=[1, 7]), r"\[7\] chooses no layer; the targets are in \[0, 1, 2\]"),
-        (LoraConfig(r=0), "r must be an integer of at least 1, got 0"),
+        (LoraConfig(r=0), "r must be at least 1, got 0"),
         (LoraConfig(r=13), r"rank r=13 of .* between 1 and min\(d, k\) = 12"),
+        (LoraConfig(r=2.0), "r must be int, got 2.0"),
+        (LoraConfig(r=True), "r must be int, got True"),
+        (LoraConfig(rank_pattern={"q_proj": 0}), "rank r=0 of"),
+        (LoraConfig(rank_pattern={"q_proj": 1.5}), "rank_pattern must be dict"),
+        (LoraConfig(lora_alpha="8"), "lora_alpha must be float, got '8'"),
+        (LoraConfig(lora_alpha=0), "lora_alpha is 0, so that nothing would be changed"),
+        (LoraConfig(alpha_pattern={"q_proj": math.nan}), "alpha_pattern must be finite"),
+        (LoraConfig(lora_dropout=1.0), "dropout: p must lie in"),
+        (LoraConfig(target_modules=["q_proj", 3]), "target_modules must be list"),
+        (LoraConfig(layers_to_transform=[True]), "layers_to_transform must be list"),
+        (LoraConfig(modules_to_save="lm_head"), "modules_to_save must be list"),
         (LoraConfig(init_lora_weights="zeros"), "True, False or 'gaussian'"),
+        (LNLoraConfig(lora_alpha=0), "lora_alpha is 0"),
+        (FacTConfig(scale=0.0), "scale is 0"),
+        (AdapterConfig(scale=math.inf), "scale must be finite"),
+        (AdapterConfig(init_std=-1.0), "init_std must be at least 0"),
+        (AdapterConfig(after="attention"), "after must be list"),
+        (PromptTuningConfig(4, init_std=-1.0), "init_std must be at least 0"),
+        (PromptTuningConfig(4, prompt_tuning_init="TEXT", prompt_tuning_init_ids=[17]), r"in 0 … 16, got \[17\]"),
+        (PrefixTuningConfig(4, init_std=math.nan), "init_std must be finite"),
+        (BitFitConfig(norms="no"), "norms must be bool"),
+        (TopLayersConfig(n_layers=1.5), "n_layers must be int"),
         (AdapterConfig(r=13), "no bottleneck"),
         (AdapterConfig(activation="gelo"), "unknown activation"),
         (AdapterConfig(after=["output"]), "sublayers"),
@@ -412,6 +463,7 @@ def test_targets_by_suffix_path_and_regular_expression(rng):
         *(f"stack.layers.2.feed_forward.{p}_proj" for p in ("up", "down")),
     ]
     assert len(targets("all-linear")) == 18
+    assert targets(["q_proj"], layers_to_transform=1) == targets(["q_proj"], layers_to_transform=range(1, 2))
 
 
 def test_two_methods_at_once_and_a_wrong_type_are_refused(rng):
@@ -590,6 +642,9 @@ def test_ia3_rescales_keys_values_and_the_feed_forwards_input(rng):
     ]
     assert layer.feed_forward.down_proj.ia3_l.shape == (48,)
     peft.unload()
+    outside = get_peft_model(model, IA3Config(feedforward_modules=[]))
+    assert outside.stack.layers[0].feed_forward.down_proj.ia3_l.shape == (12,)
+    outside.unload()
     with pytest.raises(PeftError, match="not among the target modules"):
         get_peft_model(model, IA3Config(target_modules=["k_proj"], feedforward_modules=["down_proj"]))
 

@@ -79,6 +79,17 @@ def dataclass_from_json(cls: type[T], mapping: Mapping[str, Any], path: str | Pa
     return cls(**values)
 
 
+def check_types(instance: Any) -> None:
+    """Raise TypeError naming the first field of a dataclass whose value is not of the type that it declares."""
+    hints = typing.get_type_hints(type(instance))
+    for f in dataclasses.fields(instance):
+        value = getattr(instance, f.name)
+        try:
+            _typed(value, hints[f.name])
+        except TypeError:
+            raise TypeError(f"{f.name} must be {_spelled(hints[f.name])}, got {value!r}") from None
+
+
 def _typed(value: Any, hint: Any) -> Any:
     """``value`` as the type that ``hint`` says, a JSON list as a tuple where it says so; TypeError if it is another."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -91,7 +102,7 @@ def _typed(value: Any, hint: Any) -> Any:
     elif origin is typing.Literal:
         if any(value == a and type(value) is type(a) for a in args):
             return value
-    elif origin in (list, tuple) and isinstance(value, (list, tuple)):
+    elif origin in (list, tuple) and isinstance(value, (list, tuple, range)):
         inner = list(args) if origin is tuple and Ellipsis not in args else [args[0]] * len(value)
         if len(inner) == len(value):
             return origin(_typed(v, i) for v, i in zip(value, inner))

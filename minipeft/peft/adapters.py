@@ -27,7 +27,7 @@ from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import TransformerLayer
 from minipeft.ops.activation import CURVES, curve
 from minipeft.peft.base import PeftModel
-from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.select import match_modules
 
 SUBLAYERS = ("attention", "feed_forward")
@@ -159,14 +159,15 @@ class AdapterConfig(PeftConfig):
     activation: str = "gelu"
     init_std: float = 0.01
     after: list[str] = field(default_factory=lambda: list(SUBLAYERS))
-    layers_to_transform: list[int] | None = None
+    layers_to_transform: list[int] | int | None = None
     layer_norm: bool = False
     parallel: bool = False
     scale: float = 1.0
     zero_up: bool = False
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
-        check_fields(self, r=1)
+        check_fields(self, r=1, init_std=0)
+        check_not_zero(self, "scale")
         if self.activation not in CURVES:
             raise PeftError(f"adapters: unknown activation {self.activation!r}; expected one of {sorted(CURVES)}")
         if not self.after or set(self.after) - set(SUBLAYERS):

@@ -7,7 +7,7 @@ to another is putting in the other's, and the base model is always what it was, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,17 @@ import numpy as np
 from minipeft.array import generator, to_numpy
 from minipeft.autograd import Tensor, no_grad
 from minipeft.nn.module import Module, find, replace
-from minipeft.peft.config import PeftConfig, PeftError
+from minipeft.peft.config import PeftConfig, PeftError, check_values
 from minipeft.peft.saving import base_checksum, fill, read_adapter, write_adapter
 from minipeft.peft.select import heads
 
 DEFAULT = "default"
+_combine: list[Callable[..., None]] = []
+
+
+def register_combination(add_weighted: Callable[..., None]) -> None:
+    """Make known how adapters are summed (the method's own file knows)."""
+    _combine[:] = [add_weighted]
 
 
 class Mergeable(Module):
@@ -163,17 +169,18 @@ class PeftModel(Module):
         self._active.swaps += found
         return new
 
-    def add_adapter(self, name: str, config: PeftConfig, rng: int | np.random.Generator = 0) -> None:
-        """Apply another method (or the same again) to the base under ``name``, and make it the active one.
+    def add_adapter(self, adapter_name: str, config: PeftConfig, rng: int | np.random.Generator = 0) -> None:
+        """Apply another method (or the same again) to the base under ``adapter_name``, and make it the active one.
 
         Raises PeftError where the name is taken or the configuration does not fit; nothing is changed then.
         """
         self._ready()
-        if name in self._record.adapters:
-            raise PeftError(f"there is an adapter {name!r} already; delete it first, or choose another name")
+        if adapter_name in self._record.adapters:
+            raise PeftError(f"there is an adapter {adapter_name!r} already; delete it first, or choose another name")
         if not isinstance(config, PeftConfig):
             raise TypeError(f"expected a configuration such as LoraConfig(r=8), got {type(config).__name__}")
-        with self._new_adapter(name, config):
+        check_values(config)
+        with self._new_adapter(adapter_name, config):
             self.train_modules_to_save(config)
             try:
                 config.apply(self, generator(rng))
@@ -208,20 +215,31 @@ class PeftModel(Module):
                 self._active.put_in()
             raise
 
-    def set_adapter(self, name: str) -> None:
+    def add_weighted_adapter(
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float],
+        adapter_name: str,
+        combination_type: str = "cat",
+        svd_rank: int | None = None,
+    ) -> None:
+        """Add the LoRA adapter with ΔW = Σ wᵢ ΔWᵢ, exactly, and make it the active one; see `combine`."""
+        _combine[0](self, adapters, weights, adapter_name, combination_type, svd_rank)
+
+    def set_adapter(self, adapter_name: str) -> None:
         """Make another adapter the active one: its modules are swapped in, nothing is computed or copied."""
         self._ready()
-        self._known(name)
+        self._known(adapter_name)
         self._active.take_out()
-        self._record.active = name
+        self._record.active = adapter_name
         self._active.put_in()
 
-    def delete_adapter(self, name: str) -> None:
+    def delete_adapter(self, adapter_name: str) -> None:
         """Forget an adapter that is not active."""
-        self._known(name)
-        if name == self._record.active:
-            raise PeftError(f"{name!r} is the active adapter; set another one first, or call unload()")
-        del self._record.adapters[name]
+        self._known(adapter_name)
+        if adapter_name == self._record.active:
+            raise PeftError(f"{adapter_name!r} is the active adapter; set another one first, or call unload()")
+        del self._record.adapters[adapter_name]
 
     def _known(self, name: str) -> Applied:
         if name not in self._record.adapters:
@@ -348,8 +366,8 @@ class PeftModel(Module):
         self._ready()
         write_adapter(self, folder)
 
-    def load_adapter(self, folder: str | Path, name: str, allow_zero: bool = False) -> None:
-        """Add the adapter saved in ``folder``, ours or Hugging Face PEFT's, under ``name``, and make it the active one.
+    def load_adapter(self, folder: str | Path, adapter_name: str, allow_zero: bool = False) -> None:
+        """Add the adapter saved in ``folder``, ours or Hugging Face PEFT's, as ``adapter_name``, and make it active.
 
         Raises PeftError for an adapter that was made for another base model, does not fit, or changes nothing since all
         of it is zero (allow_zero takes it), FileError for a broken file; nothing is changed then.
@@ -361,23 +379,25 @@ class PeftModel(Module):
         else:
             config, tensors, checksum = read_adapter(self.base_model, folder)
         before = self._record.active
-        self.add_adapter(name, config)
+        self.add_adapter(adapter_name, config)
         try:
             fill(self.base_model, self.trained(), tensors, checksum, folder, allow_zero)
         except BaseException:
             self._active.take_out()
-            del self._record.adapters[name]
+            del self._record.adapters[adapter_name]
             self._record.active = before
             if self._record.adapters:
                 self._active.put_in()
             raise
 
     @classmethod
-    def from_pretrained(cls, model: Module, folder: str | Path, allow_zero: bool = False) -> PeftModel:
+    def from_pretrained(
+        cls, model: Module, folder: str | Path, adapter_name: str = DEFAULT, allow_zero: bool = False
+    ) -> PeftModel:
         """Apply the adapter in ``folder`` to ``model``; raises as `load_adapter` does, with ``model`` as it was."""
         peft = _wrapped(model)
         try:
-            peft.load_adapter(folder, DEFAULT, allow_zero)
+            peft.load_adapter(folder, adapter_name, allow_zero)
         except BaseException:
             peft.unload()
             raise

@@ -15,7 +15,7 @@ import numpy as np
 
 from minipeft.array import to_numpy
 from minipeft.autograd import Tensor
-from minipeft.peft.base import PeftModel, Swap
+from minipeft.peft.base import PeftModel, Swap, register_combination
 from minipeft.peft.config import PeftError, trainable
 from minipeft.peft.lora import LoraConfig, LoraEmbedding, LoraLayer, MixedLora
 
@@ -64,24 +64,25 @@ def add_weighted_adapter(
     peft: PeftModel,
     adapters: Sequence[str],
     weights: Sequence[float],
-    name: str,
+    adapter_name: str,
     combination_type: str = "cat",
     svd_rank: int | None = None,
 ) -> None:
-    """Add the adapter ``name`` with ΔW = Σ wᵢ ΔWᵢ, and make it the active one; trained copies become W + Σ wᵢ (Wᵢ - W).
+    """Add the adapter with ΔW = Σ wᵢ ΔWᵢ and make it the active one; trained copies become W + Σ wᵢ (Wᵢ - W).
 
     combination_type: "cat" is exact, of rank Σ rᵢ; "svd" is its best approximation of rank ``svd_rank``;
     "average_factors" sums √(wᵢ sᵢ) Aᵢ and √(wᵢ sᵢ) Bᵢ, which is not the sum (equal ranks, positive weights).
     Raises PeftError for adapters that are not LoRA, or arguments that do not fit; nothing is changed then.
     """
     if combination_type not in COMBINATIONS:
-        raise PeftError(f"combination_type is one of {COMBINATIONS}, got {combination_type!r}")
+        hint = " (theirs sums factors, not changes: that is average_factors)" if combination_type == "linear" else ""
+        raise PeftError(f"combination_type is one of {COMBINATIONS}, got {combination_type!r}{hint}")
     if not adapters or len(adapters) != len(weights) or len(set(adapters)) != len(adapters):
         raise PeftError(f"give different adapters and a weight for each, got {list(adapters)} and {list(weights)}")
     if (svd_rank is None) == (combination_type == "svd"):
         raise PeftError("svd_rank belongs to combination_type 'svd', and to it alone")
-    if name in peft.adapters:
-        raise PeftError(f"there is an adapter {name!r} already; delete it first, or choose another name")
+    if adapter_name in peft.adapters:
+        raise PeftError(f"there is an adapter {adapter_name!r} already; delete it first, or choose another name")
     peft._ready()
     swaps = [_lora_swaps(peft, a, "a weighted sum") for a in adapters]
     layers: dict[str, Layer] = {}
@@ -105,7 +106,7 @@ def add_weighted_adapter(
         bias="none" if all(getattr(c, "bias", "none") == "none" for c in configs) else "all",
     )
     copies = _combined_copies(peft, adapters, weights)
-    with peft._new_adapter(name, config):
+    with peft._new_adapter(adapter_name, config):
         peft.train_modules_to_save(config)
         for path, layer in layers.items():
             peft.swap(path, layer)
@@ -164,5 +165,7 @@ def _combined_copies(peft: PeftModel, adapters: Sequence[str], weights: Sequence
                 values[path] = values.get(path, s.old.data) + w * (s.new.data - s.old.data)
     return values
 
+
+register_combination(add_weighted_adapter)
 
 __all__ = ["add_weighted_adapter", "mixed_adapters"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from minipeft.array import Array, device_of, to_device
 from minipeft.autograd import Tensor
+from minipeft.files.config import check_types
 
 
 class PeftError(ValueError):
@@ -45,9 +47,27 @@ def trainable(values: Array, like: Tensor) -> Tensor:
     return Tensor(to_device(values.astype(like.dtype), device_of(like.data)), requires_grad=True)
 
 
-def check_fields(config: Any, **at_least: int) -> None:
-    """Raise PeftError for a field below its least value."""
+def check_values(config: PeftConfig) -> None:
+    """Raise PeftError for a field of another type than it declares, or a number that is not finite."""
+    try:
+        check_types(config)
+    except TypeError as error:
+        raise PeftError(f"{type(config).__name__}: {error}") from None
+    for name, value in vars(config).items():
+        for number in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise PeftError(f"{type(config).__name__}: {name} must be finite, got {value!r}")
+
+
+def check_not_zero(config: PeftConfig, name: str) -> None:
+    """Raise PeftError for a factor of the whole change that is zero: nothing would ever be learnt."""
+    if getattr(config, name) == 0:
+        raise PeftError(f"{type(config).__name__}: {name} is 0, so that nothing would be changed or learnt")
+
+
+def check_fields(config: PeftConfig, **at_least: int) -> None:
+    """Raise PeftError for a field below its least value; None is no value."""
     for name, least in at_least.items():
         value = getattr(config, name)
-        if not isinstance(value, int) or value < least:
-            raise PeftError(f"{type(config).__name__}: {name} must be an integer of at least {least}, got {value!r}")
+        if value is not None and value < least:
+            raise PeftError(f"{type(config).__name__}: {name} must be at least {least}, got {value!r}")

@@ -421,9 +421,7 @@ def _ia3_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
             scales_input = x.shape[0] == 1
             values[f"{path}.ia3_l"] = x[0] if scales_input else np.split(x[:, 0], place.count)[place.part]
             inside += [path] if scales_input else []
-    return IA3Config(
-        target_modules=[n.removesuffix(".ia3_l") for n in values], feedforward_modules=inside or None
-    ), values
+    return IA3Config(target_modules=[n.removesuffix(".ia3_l") for n in values], feedforward_modules=inside), values
 
 
 def sequences(peft_type: str) -> tuple[type[Module], ...]:

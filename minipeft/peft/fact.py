@@ -28,7 +28,7 @@ from minipeft.autograd import Context, Function, Tensor, no_grad
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module, find
 from minipeft.peft.base import Mergeable, PeftModel
-from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.select import match_modules
 
 
@@ -183,6 +183,7 @@ class FacTConfig(PeftConfig):
         blocks) for all. Raises PeftError for another factorization, a matrix that does not divide, or r > d.
         """
         check_fields(self, r=1)
+        check_not_zero(self, "scale")
         if self.factorization not in ("tt", "tk"):
             raise PeftError(f"FacT: factorization is 'tt' or 'tk', got {self.factorization!r}")
         model, r = peft.base_model, self.r

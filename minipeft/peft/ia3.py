@@ -99,7 +99,10 @@ class IA3Layer(Mergeable):
 @method
 @dataclass
 class IA3Config(PeftConfig):
-    """target_modules: what is rescaled; feedforward_modules: those of them that are rescaled at their input."""
+    """target_modules: what is rescaled; feedforward_modules: those of them that are rescaled at their input.
+
+    None for feedforward_modules stands for every down_proj among the targets, an empty list for none of them.
+    """
 
     peft_type: ClassVar[str] = "IA3"
     target_modules: list[str] | str | None = None
@@ -111,6 +114,8 @@ class IA3Config(PeftConfig):
         paths = match_modules(model, targets)
         if self.feedforward_modules is None:
             inside = [p for p in paths if p.endswith("down_proj")]
+        elif not self.feedforward_modules:
+            inside = []
         else:
             inside = match_modules(model, self.feedforward_modules, option="feedforward_modules")
         if stray := sorted(set(inside) - set(paths)):

@@ -9,7 +9,8 @@ causal mask holds for the text alone, whose positions start at P. With A = softm
     dP_k = Σ_batch dK'[:P],   dK = dK'[P:],   dP_v = Σ_batch dV'[:P],   dV = dV'[P:]
 
 Reparametrization: P_θ[i] = MLP(Q_θ[i]), a network with one tanh layer that all layers share but for its last matrix;
-training the smaller Q_θ through it is more stable. ``collapse`` replaces it by the flat prefix that it computes.
+training the smaller Q_θ through it is more stable. ``collapse`` replaces it by the flat prefix that it computes. The
+three prefixes of an encoder-decoder have a Q_θ and a network each.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from minipeft.nn.transformer import SequenceInput
 from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 from minipeft.ops.attention import mask_bias
 from minipeft.peft.base import PeftModel
-from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
+from minipeft.peft.config import PeftConfig, check_fields, method, trainable
 from minipeft.peft.prompt import check_context
 from minipeft.peft.select import match_modules, on_sides, side_of
 
@@ -202,7 +203,7 @@ class PrefixTuningConfig(PeftConfig):
     sides: list[str] | None = None
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
-        check_fields(self, num_virtual_tokens=1)
+        check_fields(self, num_virtual_tokens=1, init_std=0, encoder_hidden_size=1)
         P, model = self.num_virtual_tokens, peft.base_model
         paths = on_sides(match_modules(model, ".*", MultiHeadAttention, "attention"), self.sides, SIDES)
         behind = {side_of(path) for path in paths}
@@ -211,19 +212,15 @@ class PrefixTuningConfig(PeftConfig):
                 check_context("prefix", entry, P)
                 peft.swap(f"{path}.position_offset" if path else "position_offset", P)
         like = find(model, paths[0]).k_proj.weight
-        shared = None
-        if self.prefix_projection:
-            d = like.shape[1]
-            m = d if self.encoder_hidden_size is None else self.encoder_hidden_size
-            if m < 1:
-                raise PeftError(f"prefix tuning: encoder_hidden_size must be at least 1, got {m}")
-            shared = SharedHidden(like, P, d, m, rng)
+        d = like.shape[1]
+        m = d if self.encoder_hidden_size is None else self.encoder_hidden_size
+        shared = {side: SharedHidden(like, P, d, m, rng) for side in sorted(behind) if self.prefix_projection}
         for path in paths:
             attention = find(model, path)
             Hk, D = attention.n_kv_heads, attention.head_dim
             prefix: FlatPrefix | ProjectedPrefix
-            if shared is None:
-                prefix = FlatPrefix(trainable(rng.standard_normal((2, P, Hk, D)) * self.init_std, like))
+            if self.prefix_projection:
+                prefix = ProjectedPrefix(shared[side_of(path)], Hk, D, m, rng)
             else:
-                prefix = ProjectedPrefix(shared, Hk, D, m, rng)
+                prefix = FlatPrefix(trainable(rng.standard_normal((2, P, Hk, D)) * self.init_std, like))
             peft.swap(f"{path}.core", PrefixedCore(attention.core, prefix))

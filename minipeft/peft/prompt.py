@@ -74,7 +74,7 @@ class PromptTuningConfig(PeftConfig):
     sides: list[str] | None = None
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
-        check_fields(self, num_virtual_tokens=1)
+        check_fields(self, num_virtual_tokens=1, init_std=0)
         entries = {path: m for path, m in peft.base_model.named_modules() if isinstance(m, SequenceInput)}
         if not entries:
             raise PeftError(f"prompt tuning needs a sequence; {type(peft.base_model).__name__} has none")

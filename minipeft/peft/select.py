@@ -23,14 +23,14 @@ def match_modules(
     targets: Sequence[str] | str,
     kind: type[Module] | tuple[type[Module], ...] = Linear,
     option: str = "target_modules",
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] | int | None = None,
     exclude: Sequence[str] | str | None = None,
 ) -> list[str]:
     """The paths of the modules of ``kind`` that ``targets`` choose.
 
     A list holds full paths or their ends ("q_proj", "attention.q_proj"); a string is a regular expression for the
     full path, or "all-linear" for every linear layer inside the Transformer layers. ``exclude``: the same, of what is
-    left out. ``layers``: only these layer indices.
+    left out. ``layers``: only these layer indices, or this one.
     Raises PeftError for an entry that matches nothing, naming what is near.
     """
     called = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
@@ -65,6 +65,8 @@ def match_modules(
             raise PeftError(f"exclude_modules: {exclude!r} leaves nothing of {option} {targets!r}")
     if layers is None:
         return chosen
+    if isinstance(layers, int):
+        layers = [layers]
     there = sorted({i for p in chosen if (i := layer_index(p)) is not None})
     absent = sorted(set(layers) - set(there))
     if absent or not layers:
