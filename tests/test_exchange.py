@@ -11,6 +11,7 @@ from minipeft.files import FileError, read_safetensors, write_safetensors
 from minipeft.peft import (
     AdapterConfig,
     IA3Config,
+    LayerNormConfig,
     LoraConfig,
     PeftError,
     PeftModel,
@@ -24,7 +25,11 @@ CONFIGS = {
     "LoRA": lambda: LoraConfig(r=2, lora_alpha=6),
     "LoRA everywhere": lambda: LoraConfig(r=2, target_modules="all-linear", rank_pattern={"up_proj": 3}),
     "LoRA and biases": lambda: LoraConfig(r=2, bias="all"),
+    "LoRA of the head": lambda: LoraConfig(r=2, target_modules="lm_head|.*q_proj"),
+    "LoRA and whole layers": lambda: LoraConfig(r=2, target_modules=["v_proj"], modules_to_save=["up_proj", "norm"]),
     "IA3": lambda: IA3Config(),
+    "IA3 outside": lambda: IA3Config(feedforward_modules=[]),
+    "LayerNorm": lambda: LayerNormConfig(),
     "prompt": lambda: PromptTuningConfig(4),
     "prefix": lambda: PrefixTuningConfig(4),
     "prompt before the source": lambda: PromptTuningConfig(4, sides=["encoder"]),
@@ -92,6 +97,8 @@ def test_names_and_shapes_are_theirs(rng, tmp_path):
     ("family", "config"),
     [
         (gpt2, AdapterConfig(r=2)),
+        (gpt2, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["k_proj"])),  # one module there
+        (vit, LoraConfig(r=2, modules_to_save=["patches"])),  # a convolution there
         (mlp, LoraConfig(r=2, target_modules=["layers.0"])),
         (vit, PromptTuningConfig(2)),
         (encoder_decoder, PromptTuningConfig(2)),
@@ -139,6 +146,15 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(rng, tmp_path):
     refused(PeftError, "not finite", tensors={**tensors, first: tensors[first] * np.inf})
     refused(PeftError, "adapter is empty", tensors={})
     refused(PeftError, "use_dora is True", use_dora=True)
+    refused(PeftError, "some_new_option is 3; only its absence", some_new_option=3)
+    refused(PeftError, "'pissa_niter_4', which also changed the base weights", init_lora_weights="pissa_niter_4")
+    table = base.input.tokens.weight.data
+    stored = "base_model.model.transformer.wte.base_layer.weight"
+    refused(PeftError, "adapted on other base weights", tensors={**tensors, stored: table + 1})
+    refused(PeftError, "adapted on other base weights", tensors={**tensors, stored: table[:-1]})
+    refused(PeftError, "no module 'transformer.odd'", tensors={**tensors, stored.replace("wte", "odd"): table})
+    for key in ("../../etc/passwd", "base_model.model./etc/passwd.lora_A.weight", "base_model.model.", "a\x00b", "…"):
+        refused(PeftError, r"has no place|no module", tensors={**tensors, key: tensors[first]})
     refused(PeftError, "'ADALORA' is not implemented", peft_type="ADALORA")
     refused(PeftError, "no layout", model=mlp(rng)[0])
     refused(PeftError, "no module", model=masked_lm(rng)[0])
@@ -195,6 +211,42 @@ def test_an_adapter_without_the_head_that_it_was_trained_with_is_refused(setting
         PeftModel.from_pretrained(base, tmp_path / "a")
     with mp.no_grad():
         assert base.loss(**batch).item() == before
+
+
+def test_an_adapter_without_a_head_does_not_promise_one(rng, tmp_path):
+    base, _, _ = made("encoder", LoraConfig(r=2, modules_to_save=[]), rng, tmp_path / "a")
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert settings["task_type"] is None  # with SEQ_CLS theirs would look for one
+    assert PeftModel.from_pretrained(base, tmp_path / "a").peft_config.modules_to_save == []
+
+
+def test_the_base_weights_that_they_store_beside_an_embeddings_lora_are_held_against_the_model(rng, tmp_path):
+    base, batch, loss = made("gpt2", LoraConfig(r=2, target_modules=["tokens", "q_proj"]), rng, tmp_path / "a")
+    weights = tmp_path / "a" / "adapter_model.safetensors"
+    tensors, _ = read_safetensors(weights)
+    key = "base_model.model.transformer.wte.base_layer.weight"
+    write_safetensors(weights, {**tensors, key: base.input.tokens.weight.data})
+    with mp.no_grad():
+        assert PeftModel.from_pretrained(base, tmp_path / "a").loss(**batch).item() == pytest.approx(loss, rel=1e-6)
+
+
+def test_normalizations_that_they_left_keep_the_bases_values(rng, tmp_path):
+    base, _, _ = made("gpt2", LayerNormConfig(), rng, tmp_path / "a")
+    weights = tmp_path / "a" / "adapter_model.safetensors"
+    tensors, _ = read_safetensors(weights)
+    last = {n: x for n, x in tensors.items() if ".ln_f." in n}
+    assert len(last) == 2
+    write_safetensors(weights, last)
+    trained = PeftModel.from_pretrained(base, tmp_path / "a").trained()
+    assert np.array_equal(
+        trained["stack.norm.bias"].data, last["base_model.model.transformer.ln_f.ln_tuning_layers.bias"]
+    )
+    assert np.array_equal(trained["stack.layers.0.attention_norm.weight"].data, np.ones(12))
+    odd = {"base_model.model.transformer.h.0.mlp.c_fc.ln_tuning_layers.weight": np.ones((12, 48), np.float32)}
+    for wrong, message in (({**last, **odd}, "is no normalization"), ({}, "adapter is empty")):
+        write_safetensors(weights, wrong)
+        with pytest.raises(PeftError, match=message):
+            PeftModel.from_pretrained(gpt2(rng)[0], tmp_path / "a")
 
 
 def test_names_of_heads_that_the_model_does_not_have_are_no_fault(rng, tmp_path):

@@ -5,9 +5,23 @@ import pytest
 from families import encoder, gpt2, llama, mlp
 
 import minipeft as mp
+from minipeft.accounting import saved_buffers
 from minipeft.data import Batches
+from minipeft.nn.module import find
 from minipeft.optim import AdamW
-from minipeft.peft import IntrinsicConfig, PeftError, get_peft_model, intrinsic_dimension
+from minipeft.peft import (
+    AdapterConfig,
+    BitFitConfig,
+    FacTConfig,
+    IA3Config,
+    IntrinsicConfig,
+    LayerNormConfig,
+    LNLoraConfig,
+    LoraConfig,
+    PeftError,
+    get_peft_model,
+    intrinsic_dimension,
+)
 from minipeft.peft.intrinsic import KINDS, Fastfood, walsh_hadamard
 from minipeft.peft.unified import DESIGNS, attention_with_prefix, gate, gated_parallel_adapter
 from minipeft.train import fit
@@ -39,6 +53,31 @@ def test_the_transpose_is_the_transpose(kind, size, d, rng):
     assert np.array_equal(p.apply(x), again.apply(x))
     other = KINDS[kind](size, d, 2 * size, (1, 3))
     assert size == 1 or not np.array_equal(p.apply(x), other.apply(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_projection_is_drawn_from_its_seed_and_never_kept_or_trained(kind, rng):
+    d = 200
+    config = IntrinsicConfig(d=d, projection=kind, seed=4)
+    model, batch = gpt2(rng)
+    sizes = [p.size for p in model.parameters()]
+    peft = get_peft_model(model, config)
+    assert [p.shape for p in peft.trained().values()] == [(d,)]
+    projections = list({id(p): p for p in _held(peft)}.values())
+    assert len(projections) == len(sizes)
+    for p in projections:
+        assert all(isinstance(v, (int, tuple)) for v in vars(p).values()), "sizes and a seed, no array"
+    kept = sum(n for _, n in saved_buffers(peft.loss(**batch), list(peft.parameters())))
+    assert kept < sum(sizes) * d * 4 / 10, "the graph holds no P of D x d numbers either"
+    again = get_peft_model(gpt2(rng)[0], config)
+    x = rng.normal(size=d)
+    for a, b in zip(projections, list({id(p): p for p in _held(again)}.values()), strict=True):
+        assert np.array_equal(a.apply(x), b.apply(x))
+
+
+def _held(model):
+    held = [vars(m)["_projections"] for _, m in model.named_modules() if "_projections" in vars(m)]
+    return [p for each in held for p in each.by_name.values()]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,6 +207,89 @@ def test_the_identity_holds_for_the_function_that_trains(rng):
 
 
 def test_every_method_has_its_four_choices():
+    assert len({d.method for d in DESIGNS}) == len(DESIGNS)
     for d in DESIGNS:
         assert d.insertion in ("sequential", "parallel")
         assert all((d.method, d.delta_h, d.modified, d.composition))
+
+
+def _changed(config, path, rng, inputs):
+    """What stands at ``path`` of a GPT-2 under a method, that of the base, and both on ``inputs``."""
+    model, _ = gpt2(rng)
+    base = find(model.to(np.float64), path)
+    peft = get_peft_model(model, config)
+    for p in peft.trained().values():
+        p.data[...] += 0.3 * rng.normal(size=p.shape)
+    new = find(model, path)
+    with mp.no_grad():
+        return new, base(inputs).data, new(inputs).data
+
+
+def _norm(x, weight=1.0, bias=0.0, eps=1e-5):
+    return weight * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) + bias
+
+
+def test_the_changes_are_what_the_table_of_designs_says(rng):
+    """h and Δh computed beside the modules, for each row of the table but the two of prompts."""
+    inputs = mp.Tensor(rng.normal(size=(2, 5, 12)))
+    x = inputs.data
+    q, ff = "stack.layers.0.attention.q_proj", "stack.layers.0.feed_forward"
+    tried = set()
+
+    def holds(method, config, path, change):
+        new, h, z = _changed(config, path, rng, inputs)
+        np.testing.assert_allclose(z, h + change(new, h), rtol=1e-10, atol=1e-12, err_msg=method)
+        tried.add(method)
+
+    def bottleneck(a, h):
+        return np.maximum(h @ a.down.data.T + a.down_bias.data, 0) @ a.up.data.T + a.up_bias.data
+
+    relu = {"r": 3, "activation": "relu"}
+    holds("adapter (AdapterH)", AdapterConfig(**relu), ff, lambda m, h: bottleneck(m.adapter, h))
+    holds(
+        "AdapterL",
+        AdapterConfig(**relu, after=["feed_forward"], layer_norm=True),
+        ff,
+        lambda m, h: bottleneck(m.adapter, _norm(h, m.adapter.norm.weight.data, m.adapter.norm.bias.data)),
+    )
+    holds(
+        "parallel adapter",
+        AdapterConfig(**relu, after=["feed_forward"], parallel=True, scale=4.0),
+        ff,
+        lambda m, h: 4.0 * bottleneck(m.adapter, x),
+    )
+    holds("LoRA", LoraConfig(r=2, lora_alpha=6), q, lambda m, h: 3.0 * x @ m.lora_A.data.T @ m.lora_B.data.T)
+    holds(
+        "LNLoRA",
+        LNLoraConfig(r=2, lora_alpha=6),
+        q,
+        lambda m, h: 3.0 * _norm(x, m.norm_weight.data, m.norm_bias.data) @ m.lora_A.data.T @ m.lora_B.data.T,
+    )
+    holds(
+        "FacT",
+        FacTConfig(r=2, scale=0.5),
+        q,
+        lambda m, h: 0.5 * x @ m.fact_U.data.T @ m.core.sigma.data[0].T @ m.fact_V.data.T,
+    )
+    holds("IA3", IA3Config(), "stack.layers.0.attention.k_proj", lambda m, h: (m.ia3_l.data - 1) * h)
+    model, _ = gpt2(rng)
+    bias = find(model.to(np.float64), q).bias.data.copy()
+    with mp.no_grad():
+        h = find(model, q)(inputs).data
+        peft = get_peft_model(model, BitFitConfig())
+        layer = find(model, q)
+        layer.bias.data[...] += rng.normal(size=12)
+        np.testing.assert_allclose(layer(inputs).data, h + (layer.bias.data - bias), rtol=1e-12)
+    assert peft.unload() is model
+    tried.add("BitFit")
+    norm = "stack.layers.0.attention_norm"
+    with mp.no_grad():
+        h = find(model, norm)(inputs).data
+        get_peft_model(model, LayerNormConfig())
+        layer = find(model, norm)
+        layer.weight.data[...] += rng.normal(size=12)
+        layer.bias.data[...] += rng.normal(size=12)
+        expected = h + (layer.weight.data - 1) * _norm(x) + layer.bias.data
+        np.testing.assert_allclose(layer(inputs).data, expected, rtol=1e-10, atol=1e-12)
+    tried.add("LayerNorm tuning")
+    assert tried == {d.method for d in DESIGNS} - {"prefix tuning", "prompt tuning"}

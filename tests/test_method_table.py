@@ -67,6 +67,10 @@ def page():
         lines.append(f"| {method} | " + " | ".join(cell(f, method, notes) for f in COLUMNS) + " |")
     theirs = [m for m in parity.METHODS if m not in own.METHODS]
     after = [f"({i}) {reason}." for i, reason in enumerate(reasons, 1)]
+    after.append(
+        "FacT cuts matrices into blocks of d × d, so every family has it on W_q and W_o; on all matrices of a layer whose "
+        "feed-forward is a multiple of d wide it is tested on GPT-2 and the ViT."
+    )
     after.append(f"Also exchanged with Hugging Face PEFT: {', '.join(theirs)}.")
     after.append(
         'On BART theirs has a prompt before the source alone (`sides=["encoder"]`) and a prefix before the target '

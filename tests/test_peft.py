@@ -296,6 +296,53 @@ def test_adapters_start_near_the_identity(rng):
     assert np.abs(down).max() <= 0.02  # cut at two standard deviations
 
 
+@pytest.mark.parametrize("family", ["gpt2", "encoder"])
+@pytest.mark.parametrize("kind", ["AdapterH", "AdapterL", "parallel"])
+def test_adapters_stand_where_their_papers_put_them(family, kind, rng):
+    """Behind (or beside) a sublayer and before its residual, whether the layer normalizes first or last."""
+    model, _ = FAMILIES[family](rng)
+    layer = next(m for _, m in model.to(np.float64).named_modules() if isinstance(m, nn.TransformerLayer))
+    x = mp.Tensor(rng.normal(size=(2, 5, 12)))
+    attention, feed_forward = layer.attention, layer.feed_forward
+    config = {
+        "AdapterH": AdapterConfig(r=3),
+        "AdapterL": AdapterConfig(r=3, after=["feed_forward"], layer_norm=True),
+        "parallel": AdapterConfig(r=3, after=["feed_forward"], parallel=True, scale=4.0),
+    }[kind]
+    peft = get_peft_model(model, config)
+    shaken(peft, rng)
+
+    def bottleneck(a, h):
+        return a.scale * (gelu(h @ a.down.data.T + a.down_bias.data) @ a.up.data.T + a.up_bias.data)
+
+    def gelu(g):
+        return g / 2 * (1 + np.vectorize(math.erf)(g / 2**0.5))
+
+    def behind(sublayer, plain, h):
+        z = plain(mp.Tensor(h)).data
+        if not hasattr(sublayer, "adapter"):
+            return z
+        if kind == "parallel":
+            return z + bottleneck(sublayer.adapter, h)
+        return z + bottleneck(sublayer.adapter, z if kind == "AdapterH" else normalized(sublayer.adapter.norm, z))
+
+    def normalized(norm, z):
+        return norm(mp.Tensor(z)).data
+
+    h = x.data
+    for sublayer, plain, norm in (
+        (layer.attention, attention, layer.attention_norm),
+        (layer.feed_forward, feed_forward, layer.feed_forward_norm),
+    ):
+        if layer.norm_first:
+            h = h + behind(sublayer, plain, normalized(norm, h))
+        else:
+            h = normalized(norm, h + behind(sublayer, plain, h))
+    with mp.no_grad():
+        np.testing.assert_allclose(layer(x).data, h, rtol=1e-10, atol=1e-12)
+    assert hasattr(layer.attention, "adapter") == (kind == "AdapterH")
+
+
 def test_prefix_positions_start_at_the_prefix_length(rng):
     model, batch = gpt2(rng)
     peft = get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=4))
@@ -615,6 +662,49 @@ def test_fact_counts_of_its_paper_and_its_tensor_written_out(factorization, expe
     np.testing.assert_allclose(outputs(merged, batch), expected_output, rtol=1e-12)
     path = "stack.layers.1.feed_forward.up_proj"
     np.testing.assert_allclose(nn.find(merged, path).weight.data, weights[path] + blocks, rtol=1e-12)
+
+
+def vit_of_four_blocks(rng):
+    """A ViT as its paper has it, d_ff = 4 d: twelve matrices of d x d in every layer."""
+    config = mp.models.ViTConfig(8, 4, 2, 5, d_model=6, n_layers=2, n_heads=2, d_ff=24)
+    return mp.models.ViT(config).to(np.float64), {
+        "images": rng.normal(size=(3, 2, 8, 8)),
+        "labels": np.array([1, 4, 0]),
+    }
+
+
+@pytest.mark.parametrize("factorization", ["tt", "tk"])
+def test_fact_on_a_vit_is_one_tensor_of_12_l_matrices(factorization, rng):
+    d, r, layers, s = 6, 3, 2, 0.7
+    model, batch = vit_of_four_blocks(rng)
+    base = {n: p.data.copy() for n, p in model.named_parameters()}
+    peft = get_peft_model(model, FacTConfig(r=r, factorization=factorization, scale=s))
+    n = 12 * layers
+    core = n * r * r if factorization == "tt" else n * r + r**3
+    assert peft.trainable_counts()[0] == 2 * d * r + core + 5 * d + 5  # and the head
+    shaken(peft, rng, 0.5)
+    mp.gradcheck_parameters(lambda: peft.loss(**batch), dict(peft.named_parameters()))
+    swapped = [(x.path, x.new) for x in peft._active.swaps if hasattr(x.new, "fact_U")]
+    first = swapped[0][1]
+    U, V = first.fact_U.data, first.fact_V.data  # (r, d), (d, r)
+    if factorization == "tt":
+        sigma = np.concatenate([layer.core.sigma.data for _, layer in swapped])
+        tensor = s * np.einsum("ia,nab,bj->nij", V, sigma, U)
+    else:
+        tensor = s * np.einsum("pn,pab,ia,bj->nij", first.core.P.data, first.core.C.data, V, U)
+    assert tensor.shape == (n, d, d)
+    expected = outputs(peft, batch)
+    merged = dict(peft.merge_and_unload().named_parameters())
+    at = 0
+    for path, _ in swapped:
+        change = merged[f"{path}.weight"].data - base[f"{path}.weight"]
+        m = change.size // d**2
+        blocks = tensor[at : at + m]
+        axis = 0 if change.shape[0] > d else 1  # up_proj has its blocks below each other, down_proj side by side
+        np.testing.assert_allclose(change, np.concatenate(list(blocks), axis=axis), rtol=1e-10, atol=1e-13)
+        at += m
+    assert at == n
+    np.testing.assert_allclose(outputs(model, batch), expected, rtol=1e-10)
 
 
 def test_fact_refuses_matrices_that_are_no_blocks(rng):

@@ -112,7 +112,8 @@ def finetune(
 ) -> tuple[PeftModel, dict[str, Any]]:
     """Train ``config`` on the prose; the model with the best adapter by validation, and the report.
 
-    checkpoint: a folder that Ctrl-C leaves and the next call with the same arguments goes on from.
+    checkpoint: a folder, written at every evaluation and on Ctrl-C, that the next call with the same arguments goes on
+    from.
     Raises ValueError for a text too short for a window, and what `fit` raises.
     """
     parts = {part: np.array(encode(getattr(prose, part))) for part in ("train", "validation", "test")}
@@ -134,6 +135,7 @@ def finetune(
         evaluate=lambda m: perplexity(m, validation),
         evaluate_every=plan.judge_every,
         checkpoint=checkpoint,
+        checkpoint_every=None if checkpoint is None else plan.judge_every,
         resume=checkpoint is not None,
         max_norm=1.0,
         seed=plan.seed,

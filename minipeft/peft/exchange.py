@@ -1,8 +1,9 @@
 """Adapters to and from Hugging Face PEFT: adapter_config.json and adapter_model.safetensors, under its names.
 
-Four methods have a form there: LoRA, IA3, prompt tuning and prefix tuning. Where their layer is fused (GPT-2's c_attn
-holds W_q, W_k and W_v), our low-rank changes become one whose B is block-diagonal, of the sum of the ranks and the same
-scale; theirs becomes one for each part, with the same A and its rows of B. Both are exact.
+Five methods have a form there: LoRA, IA3, prompt tuning, prefix tuning and the tuning of normalizations. Where their
+layer is fused (GPT-2's c_attn holds W_q, W_k and W_v), our low-rank changes become one whose B is block-diagonal, of
+the sum of the ranks and the same scale; theirs becomes one for each part, with the same A and its rows of B. Both are
+exact.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from minipeft.files.config import read_json
 from minipeft.files.safetensors import read_safetensors
 from minipeft.models import DecoderLM, Encoder, EncoderClassifier, EncoderDecoder
 from minipeft.models.huggingface import huggingface_names, taken
-from minipeft.nn.layers import Embedding
+from minipeft.nn.layers import Embedding, LayerNorm, RMSNorm
 from minipeft.nn.module import Module, find
 from minipeft.peft.config import PeftConfig, PeftError
 from minipeft.peft.ia3 import IA3Config, IA3Layer
+from minipeft.peft.layernorm import LayerNormConfig
 from minipeft.peft.lora import LoraConfig, LoraEmbedding, LoraLayer
 from minipeft.peft.prefix import SIDES, PrefixedCore, PrefixTuningConfig
 from minipeft.peft.prompt import Prompt, PromptTuningConfig
@@ -32,6 +34,7 @@ from minipeft.peft.saving import THEIR_CONFIG, THEIR_WEIGHTS, register_exchange
 from minipeft.peft.select import on_sides
 
 TUNER = "base_model.model."
+TUNERS = ("LORA", "IA3", "LN_TUNING")  # the methods whose tensors begin so
 SEQUENCES = (
     DecoderLM,
     Encoder,
@@ -65,6 +68,8 @@ def _places(model: Module) -> dict[str, Place]:
             fused = bool(count)
             module = theirs.removesuffix(".weight")
             places[ours.removesuffix(".weight")] = Place(module, int(part) if fused else 0, int(count or 1), how)
+    if isinstance(model, (DecoderLM, EncoderDecoder)):  # a module there too where its weight is the embedding's
+        places.setdefault("lm_head", Place("lm_head", 0, 1, ""))
     if isinstance(model, EncoderDecoder):  # one table under three names: it is looked up under those of the two sides
         for side in ("encoder", "decoder"):
             places[f"{side}_input.tokens"] = Place(f"model.{side}.embed_tokens", 0, 1, "")
@@ -75,10 +80,13 @@ def to_huggingface(peft: Any) -> tuple[Arrays, dict[str, Any]] | None:
     """The active adapter as their tensors and configuration; None where they have no form for it."""
     places = _places(peft.base_model)
     config = peft.peft_config
-    writers = {"LORA": _lora_out, "IA3": _ia3_out, "PROMPT_TUNING": _prompt_out, "PREFIX_TUNING": _prefix_out}
+    writers = {
+        **{"LORA": _lora_out, "IA3": _ia3_out, "LN_TUNING": _norms_out},
+        **{"PROMPT_TUNING": _prompt_out, "PREFIX_TUNING": _prefix_out},
+    }
     if not places or config.peft_type not in writers:
         return None
-    if config.peft_type not in ("LORA", "IA3") and not isinstance(peft.base_model, sequences(config.peft_type)):
+    if config.peft_type not in TUNERS and not isinstance(peft.base_model, sequences(config.peft_type)):
         return None
     if isinstance(peft.base_model, EncoderDecoder) and not _fits_bart(peft):
         return None
@@ -87,18 +95,26 @@ def to_huggingface(peft: Any) -> tuple[Arrays, dict[str, Any]] | None:
         return None
     tensors, settings = writers[config.peft_type](peft, places)
     heads = {s.path: s.new for s in swaps if isinstance(s.new, Tensor) and not s.path.endswith("base.bias")}
+    if config.peft_type == "LN_TUNING":
+        heads = {path: t for path, t in heads.items() if path not in _norms(peft.base_model)}
     if config.peft_type == "LORA" and config.bias != "none":
         heads = {path: t for path, t in heads.items() if path.startswith("classifier.")}
-    prefix = TUNER if config.peft_type in ("LORA", "IA3") else "base_model."
+    prefix = TUNER if config.peft_type in TUNERS else "base_model."
     names = huggingface_names(peft.base_model)
-    for path, t in heads.items():
-        if path not in names:
+    adapted = {places[s.path].module for s in swaps if isinstance(s.new, (LoraLayer, LoraEmbedding, IA3Layer))}
+    for path in heads:
+        if path not in names or names[path][0].rpartition(".")[0] in adapted:
             return None
-        tensors[prefix + names[path][0]] = to_numpy(t.data)
+        whole = _whole(peft, names, names[path][0])
+        if whole is None:
+            return None
+        tensors[prefix + names[path][0]] = whole
     kind = TASKS.get(type(peft.base_model).__name__)
+    if kind == "SEQ_CLS" and not any(path.startswith("classifier.") for path in heads):
+        kind = None  # with it they expect the head in the file
     modules = sorted({names[path][0].rpartition(".")[0] for path in heads}) or None
     common = {"peft_type": config.peft_type, "task_type": kind, "inference_mode": True, "base_model_name_or_path": None}
-    if config.peft_type in ("LORA", "IA3"):
+    if config.peft_type in TUNERS:
         common["modules_to_save"] = modules
     return {k: np.ascontiguousarray(x) for k, x in tensors.items()}, {**common, "revision": None, **settings}
 
@@ -155,7 +171,9 @@ def _lora_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str,
             continue
         place = places[plain.removesuffix(".bias")]
         wrapped = ".base_layer" if place.module in groups else ""
-        tensors[f"{TUNER}{place.module}{wrapped}.bias"] = _whole_bias(peft, places, place)
+        whole = _whole(peft, huggingface_names(peft.base_model), f"{place.module}.bias")
+        assert whole is not None, "a bias is as it is, or a part of one"
+        tensors[f"{TUNER}{place.module}{wrapped}.bias"] = whole
     r, alpha = max(ranks.values(), key=list(ranks.values()).count)
     return tensors, {
         "r": r,
@@ -175,11 +193,17 @@ def _lora_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str,
     }
 
 
-def _whole_bias(peft: Any, places: Mapping[str, Place], place: Place) -> np.ndarray:
-    """Their bias of a module, all parts of a fused one together."""
-    paths = sorted((p.part, path) for path, p in places.items() if p.module == place.module)
-    layers = [find(peft.base_model, path) for _, path in paths]
-    return np.concatenate([to_numpy(getattr(layer, "base", layer).bias.data) for layer in layers])
+def _whole(peft: Any, names: Mapping[str, tuple[str, str]], theirs: str) -> np.ndarray | None:
+    """Their tensor of that name, all parts of a fused one together; None where it is no plain layer's."""
+    parts = []
+    for how, path in sorted((how, path) for path, (name, how) in names.items() if name == theirs):
+        if how in ("matrix", "vector") or how.startswith("from"):
+            return None
+        owner, _, own = path.rpartition(".")
+        layer = find(peft.base_model, owner)
+        x = to_numpy(getattr(getattr(layer, "base", layer), own).data)
+        parts.append(x.T if how.endswith("T") else x)
+    return np.concatenate(parts, axis=-1) if parts else None
 
 
 def _ia3_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str, Any]]:
@@ -203,6 +227,20 @@ def _ia3_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str, 
         "fan_in_fan_out": any(p.how.endswith("T") for p in places.values()),
         "init_ia3_weights": True,
     }
+
+
+def _norms(model: Module) -> list[str]:
+    """The paths of the gains and shifts of all normalizations."""
+    norms = [(path, m) for path, m in model.named_modules() if isinstance(m, (LayerNorm, RMSNorm))]
+    return [f"{path}.{name}" for path, m in norms for name, _ in m.named_parameters()]
+
+
+def _norms_out(peft: Any, places: Mapping[str, Place]) -> tuple[Arrays, dict[str, Any]]:
+    tensors: Arrays = {}
+    for path in _norms(peft.base_model):
+        owner, _, own = path.rpartition(".")
+        tensors[f"{TUNER}{places[owner].module}.ln_tuning_layers.{own}"] = to_numpy(find(peft.base_model, path).data)
+    return tensors, {"target_modules": sorted({n.removeprefix(TUNER).rpartition(".ln_t")[0] for n in tensors})}
 
 
 def _exactly(modules: list[str]) -> str:
@@ -282,19 +320,28 @@ def from_huggingface(model: Module, folder: str | Path) -> tuple[PeftConfig, Arr
         raise PeftError(
             f"{path}: Hugging Face has no layout for a {type(model).__name__} like this, nor for its adapters"
         )
-    readers = {"LORA": _lora_in, "IA3": _ia3_in, "PROMPT_TUNING": _prompt_in, "PREFIX_TUNING": _prefix_in}
+    readers = {
+        **{"LORA": _lora_in, "IA3": _ia3_in, "LN_TUNING": _norms_in},
+        **{"PROMPT_TUNING": _prompt_in, "PREFIX_TUNING": _prefix_in},
+    }
     kind = settings.get("peft_type")
     if kind not in readers:
         raise PeftError(f"{path}: peft_type {kind!r} is not implemented; expected one of {sorted(readers)}")
     for name, value in settings.items():
-        if name in NOT_IMPLEMENTED and value not in (None, False, [], {}):
+        if name not in READ | WITHOUT_EFFECT and value not in (None, False, [], {}):
             raise PeftError(f"{path}: {name} is {value!r}; only its absence is implemented")
+    if settings.get("init_lora_weights") not in KEEP_THE_BASE:
+        raise PeftError(
+            f"{path}: init_lora_weights is {settings['init_lora_weights']!r}, which also changed the base weights; "
+            "convert the adapter to a plain LoRA there (path_initial_model_for_weight_conversion when saving)"
+        )
     tensors = {n: x for n, x in tensors.items() if ".original_module." not in n}  # the base's own, beside the trained
     for name in [n for n in tensors if ".modules_to_save." in n]:  # a bias that they store twice
         if not np.array_equal(tensors[name], tensors.get(name.replace(".modules_to_save", ""), tensors[name])):
             raise PeftError(f"{folder / THEIR_WEIGHTS}: {name!r} is stored twice, with different values")
         tensors.setdefault(name.replace(".modules_to_save", ""), tensors.pop(name))
     reader = Reader(model, places, settings, dict(tensors), path)
+    reader.drop_base_layers()
     config, values = readers[kind](reader)
     config.modules_to_save = reader.take_heads(values)
     if reader.tensors:
@@ -302,10 +349,23 @@ def from_huggingface(model: Module, folder: str | Path) -> tuple[PeftConfig, Arr
     return config, values
 
 
-NOT_IMPLEMENTED = {
-    *("use_dora", "lora_bias", "layer_replication", "megatron_config", "loftq_config", "eva_config", "corda_config"),
-    *("use_qalora", "trainable_token_indices", "target_parameters", "arrow_config", "alora_invocation_tokens"),
+# What we read of their configuration, and what changes nothing here: any other option that is set is refused.
+READ = {
+    *("peft_type", "task_type", "modules_to_save", "num_virtual_tokens", "r", "lora_alpha", "lora_dropout", "bias"),
+    *("use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights"),
 }
+WITHOUT_EFFECT = {
+    *("auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    # Which modules are adapted is read off the tensors, and how they are stored off the base.
+    *("target_modules", "exclude_modules", "feedforward_modules", "layers_to_transform", "layers_pattern"),
+    *("fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config", "init_ia3_weights"),
+    # Of prompts and prefixes: sizes that the tensor has, and how it came to be.
+    *("token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers", "encoder_hidden_size"),
+    *("prefix_projection", "init_weights", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path"),
+    "tokenizer_kwargs",
+}
+# The others (PiSSA and its like) subtract the first B A from the base weights, which the file does not hold.
+KEEP_THE_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass
@@ -334,20 +394,34 @@ class Reader:
             raise PeftError(f"{self.path}: the tensor {key!r} is missing")
         return self.tensors.pop(key)
 
+    def drop_base_layers(self) -> None:
+        """Drop the base's own embedding or head, which they store beside its LoRA; PeftError where it is another's."""
+        for key in [k for k in self.tensors if k.startswith(TUNER) and k.endswith(".base_layer.weight")]:
+            module = key.removeprefix(TUNER).removesuffix(".base_layer.weight")
+            ours = next((path for path, place in self.places.items() if place.module == module), None)
+            if ours is None:
+                raise PeftError(f"{self.path}: this model has no module {module!r} to adapt")
+            own = to_numpy(find(self.model, ours).weight.data)
+            x = taken(self.tensors.pop(key), self.places[ours].how)
+            if x.shape != own.shape or not np.array_equal(x, own):
+                raise PeftError(
+                    f"{self.path}: {module!r} was adapted on other base weights than this model's; load the base model "
+                    "that it was trained on"
+                )
+
     def take_heads(self, values: Arrays) -> list[str]:
         """Put the tensors of whole modules into ``values``; the names of these modules."""
-        found = []
+        found, used = [], {}  # by key, their module; a fused one is read by several of ours
         for ours, (theirs, how) in huggingface_names(self.model).items():
-            for prefix in (TUNER, "base_model."):
-                if prefix + theirs in self.tensors:
-                    values[ours] = taken(self.tensors.pop(prefix + theirs), how)
+            for key in (TUNER + theirs, "base_model." + theirs):
+                if key in self.tensors:
+                    values[ours] = taken(self.tensors[key], how)
                     found.append(ours.rpartition(".")[0])
+                    used[key] = theirs.rpartition(".")[0]
+        self.tensors = {k: x for k, x in self.tensors.items() if k not in used}
         modules = {theirs.rpartition(".")[0] for theirs, _ in huggingface_names(self.model).values()}
-        wanted = [
-            str(name) for name in self.settings.get("modules_to_save") or []
-        ]  # they list heads of other models too
-        ends = {name.rpartition(".")[2] for name in found}
-        missing = [n for n in wanted if any(m.endswith(n) for m in modules) and n.rpartition(".")[2] not in ends]
+        wanted = [str(name) for name in self.settings.get("modules_to_save") or []]
+        missing = [n for n in wanted if _named(n, modules) - set(used.values())]  # they list heads of other models too
         if not found and self.settings.get("task_type") == "SEQ_CLS":
             missing = ["classifier"]
         if missing:
@@ -363,6 +437,11 @@ class Reader:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
         return default
+
+
+def _named(end: str, modules: set[str]) -> set[str]:
+    """The modules that ``end`` names: in full, or by the last parts of their path."""
+    return {m for m in modules if m == end or m.endswith("." + end)}
 
 
 def _lora_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
@@ -422,6 +501,24 @@ def _ia3_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
             values[f"{path}.ia3_l"] = x[0] if scales_input else np.split(x[:, 0], place.count)[place.part]
             inside += [path] if scales_input else []
     return IA3Config(target_modules=[n.removesuffix(".ia3_l") for n in values], feedforward_modules=inside), values
+
+
+def _norms_in(reader: Reader) -> tuple[PeftConfig, Arrays]:
+    norms = _norms(reader.model)
+    values = {
+        path: to_numpy(find(reader.model, path).data) for path in norms
+    }  # what they left as it is, ours trains too
+    read = 0
+    for own in ("weight", "bias"):
+        for module, ours in list(reader.modules(f".ln_tuning_layers.{own}")):
+            path = f"{ours[0][0]}.{own}"
+            if path not in norms:
+                raise PeftError(f"{reader.path}: {module!r} is no normalization; only those can be trained so")
+            values[path] = reader.take(f"{TUNER}{module}.ln_tuning_layers.{own}")
+            read += 1
+    if not read:
+        raise PeftError(f"{reader.path}: the file holds no ln_tuning_layers; the adapter is empty")
+    return LayerNormConfig(), values
 
 
 def sequences(peft_type: str) -> tuple[type[Module], ...]:

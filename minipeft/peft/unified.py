@@ -36,6 +36,7 @@ DESIGNS = (
     Design("LNLoRA", "LN(x) Aᵀ Bᵀ", "parallel", "query and value projections", "h ← h + s Δh"),
     Design("FacT", "x Uᵀ Σᵀ Vᵀ", "parallel", "all projections", "h ← h + s Δh"),
     Design("BitFit", "Δb", "parallel", "all projections and normalizations", "h ← h + Δh"),
+    Design("LayerNorm tuning", "Δγ ∘ x̂ + Δβ", "parallel", "normalizations", "h ← h + Δh"),
     Design("IA3", "(l - 1) ∘ h", "sequential", "keys, values and the feed-forward", "h ← h + Δh"),
     Design(
         "prompt tuning",

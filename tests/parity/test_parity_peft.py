@@ -9,7 +9,9 @@ import minipeft as mp
 from minipeft import models as M
 from minipeft.peft import (
     IA3Config,
+    LayerNormConfig,
     LoraConfig,
+    PeftError,
     PeftModel,
     PrefixTuningConfig,
     PromptTuningConfig,
@@ -30,7 +32,9 @@ METHODS = {
     "LoRA with its biases": lambda: LoraConfig(r=2, bias="lora_only"),
     "LoRA with all biases": lambda: LoraConfig(r=2, bias="all"),
     "LoRA of the embedding": lambda: LoraConfig(r=2, target_modules=["tokens", "q_proj"]),
+    "LoRA of the head": lambda: LoraConfig(r=2, target_modules=["lm_head", "v_proj"]),
     "IA3": lambda: IA3Config(),
+    "LayerNorm": lambda: LayerNormConfig(),
     "prompt": lambda: PromptTuningConfig(4),
     "prefix": lambda: PrefixTuningConfig(4, init_std=1.0),
     "projected prefix": lambda: PrefixTuningConfig(4, prefix_projection=True),
@@ -42,6 +46,7 @@ ON_BART = {  # theirs has a prompt before the source alone, and a prefix before 
 }
 NO_FORM = {
     ("bart", "LoRA with all biases"),  # that of the head is a constant there
+    *((f, "LoRA of the head") for f in ("bert", "vit")),  # a classifier's head is trained in full
     ("bert", "prompt"),  # their classifier then reads the first virtual token in place of the class token
     *(("vit", m) for m in ("prompt", "prefix", "projected prefix", "LoRA of the embedding")),
 }
@@ -167,6 +172,70 @@ def test_an_adapter_made_there_computes_the_same_here(family, folders, tmp_path)
     back = PeftModel.from_pretrained(here, tmp_path / "theirs")
     z = our_logits(back, family)
     np.testing.assert_allclose(z, their_logits(there, family, z), atol=1e-5)
+
+
+MADE_THERE = [
+    ("llama", "LoRA", {"target_modules": ["embed_tokens", "q_proj", "lm_head"]}),  # stored with the base's own weights
+    ("gpt2", "LoRA", {"target_modules": ["wte", "c_attn", "lm_head"]}),
+    ("llama", "LoRA", {"target_modules": "all-linear", "modules_to_save": ["lm_head"]}),
+    ("llama", "LoRA", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
+    ("gpt2", "LoRA", {"target_modules": ["c_fc"], "modules_to_save": ["ln_f", "h.0.attn.c_attn", "h.1.mlp.c_proj"]}),
+    ("bert", "LoRA", {"target_modules": ["query"], "task_type": "SEQ_CLS"}),
+    ("bert", "LoRA", {"target_modules": ["query"]}),
+    ("vit", "LoRA", {"target_modules": ["q_proj"], "modules_to_save": ["classifier"]}),
+    ("bart", "LoRA", {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "layers"}),
+    (
+        "gpt2",
+        "LoRA",
+        {"target_modules": ["c_attn"], "use_rslora": True, "rank_pattern": {"h.0.attn.c_attn": 5}},
+    ),
+    ("gpt2", "LoRA", {"target_modules": ["c_fc"], "alpha_pattern": {"h.1.mlp.c_fc": 7.5}}),
+    ("gpt2", "IA3", {"target_modules": ["c_attn", "mlp.c_proj"], "feedforward_modules": ["mlp.c_proj"]}),
+    ("gpt2", "IA3", {"target_modules": ["c_attn", "mlp.c_proj"], "feedforward_modules": []}),
+    ("llama", "IA3", {"target_modules": ["q_proj"], "feedforward_modules": ["q_proj"]}),
+    ("bert", "IA3", {"target_modules": ["query"], "feedforward_modules": []}),
+    ("gpt2", "LNTuning", {"target_modules": ["ln_f"]}),
+    ("llama", "LNTuning", {"target_modules": ["norm", "input_layernorm"]}),
+    ("bert", "LNTuning", {"target_modules": ["LayerNorm"], "task_type": "SEQ_CLS"}),
+    ("bart", "LNTuning", {"target_modules": ["final_layer_norm"]}),
+]
+
+
+@pytest.mark.parametrize(("family", "kind", "options"), MADE_THERE, ids=[f"{k} {f} {o}" for f, k, o in MADE_THERE])
+def test_what_users_configure_there_computes_the_same_here_and_back_there(family, kind, options, folders, tmp_path):
+    import peft as hf
+    import torch
+
+    base = folders(family)
+    more = {"LoRA": {"r": 3, "lora_alpha": 5}, "IA3": {}, "LNTuning": {}}[kind]
+    config = {"LoRA": hf.LoraConfig, "IA3": hf.IA3Config, "LNTuning": hf.LNTuningConfig}[kind](**more, **options)
+    there = hf.get_peft_model(type(theirs(family)).from_pretrained(base), config).eval()
+    torch.manual_seed(1)
+    for p in there.parameters():
+        if p.requires_grad:
+            p.data += 0.2 * torch.randn_like(p)
+    there.save_pretrained(tmp_path / "theirs")
+    here = PeftModel.from_pretrained(OURS[family].from_pretrained(base), tmp_path / "theirs")
+    z = our_logits(here, family)
+    np.testing.assert_allclose(z, their_logits(there, family, z), atol=1e-5)
+    here.save_pretrained(tmp_path / "ours")
+    again = hf.PeftModel.from_pretrained(type(theirs(family)).from_pretrained(base), tmp_path / "ours").eval()
+    np.testing.assert_allclose(z, their_logits(again, family, z), atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_adapter_that_moved_its_base_is_refused(init, folders, tmp_path):
+    """Loaded as it is it would be wrong in silence: W - B₀ A₀ + B A is meant, and the file does not hold B₀ A₀."""
+    import peft as hf
+
+    base = folders("llama")
+    there = hf.get_peft_model(
+        type(theirs("llama")).from_pretrained(base),
+        hf.LoraConfig(r=3, target_modules=["q_proj"], init_lora_weights=init),
+    )
+    there.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(PeftError, match="also changed the base weights"):
+        PeftModel.from_pretrained(M.DecoderLM.from_pretrained(base), tmp_path / "theirs")
 
 
 def test_a_weighted_sum_of_ours_is_an_adapter_there(folders, rng, tmp_path):
