@@ -68,8 +68,8 @@ def page():
     theirs = [m for m in parity.METHODS if m not in own.METHODS]
     after = [f"({i}) {reason}." for i, reason in enumerate(reasons, 1)]
     after.append(
-        "FacT cuts matrices into blocks of d × d, so every family has it on W_q and W_o; on all matrices of a layer whose "
-        "feed-forward is a multiple of d wide it is tested on GPT-2 and the ViT."
+        "FacT cuts matrices into blocks of d × d, so every family has it on W_q and W_o; on all matrices of a layer "
+        "whose feed-forward is a multiple of d wide it is tested on GPT-2 and the ViT."
     )
     after.append(f"Also exchanged with Hugging Face PEFT: {', '.join(theirs)}.")
     after.append(
