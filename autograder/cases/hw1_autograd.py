@@ -257,28 +257,27 @@ def parts(draw: Draw) -> Iterator[Case]:
     low[3:] = low[0]
     rows, columns = draw.integers(b, 6), draw.integers(n, 6)
     rows[3:], columns[3:] = rows[:3], columns[:3]
+    i, j = {"array": "i"}, {"array": "j"}
     keys: list[tuple[str, Any, dict[str, np.ndarray], str]] = [
         ("one row", 1, {}, "slices"),
         ("a row from the end", -1, {}, "slices"),
         ("every second row, backwards", [{"slice": [None, None, -2]}, 0], {}, "slices"),
         ("columns", ["...", {"slice": [1, 3, None]}], {}, "slices"),
         ("a new axis", [{"slice": [None, None, None]}, None, 2], {}, "slices"),
-        ("rows by number, repeated", {"array": "i"}, {"i": ids}, "repeated entries"),
-        ("rows from the end, repeated", {"array": "i"}, {"i": low}, "repeated entries"),
-        ("entries by two numbers, repeated", [{"array": "i"}, {"array": "j"}], {"i": rows, "j": columns}, "repeated entries"),
-        ("by number behind a slice", [{"slice": [None, None, 2]}, {"array": "i"}], {"i": columns}, "repeated entries"),
-        ("by a mask", {"array": "i"}, {"i": mask}, "masks"),
+        ("rows by number, repeated", i, {"i": ids}, "repeated entries"),
+        ("rows from the end, repeated", i, {"i": low}, "repeated entries"),
+        ("entries by two numbers, repeated", [i, j], {"i": rows, "j": columns}, "repeated entries"),
+        ("by number behind a slice", [{"slice": [None, None, 2]}, i], {"i": columns}, "repeated entries"),
+        ("by a mask", i, {"i": mask}, "masks"),
     ]  # fmt: skip
-    for i, (name, key, extra, aspect) in enumerate(keys):
+    for at, (name, key, extra, aspect) in enumerate(keys):
         z = x[_key(key, extra)]
         arrays = {"x": x, "dz": np.asarray(draw.normal(*z.shape)), **extra}
         checks = {"dx": f"index: {aspect}", **UNTOUCHED}
-        layout = {"dz": "readonly"} if i % 2 or z.ndim < 2 else {"dz": "fortran"}
+        layout = {"dz": "readonly"} if at % 2 or z.ndim < 2 else {"dz": "fortran"}
         yield _op(name, "Index", "x key", arrays, checks, "x", {"key": key}, "ops.shape", layouts=layout)
     one = {"x": x.astype("float32"), "i": ids, "dz": draw.normal(*ids.shape, n, m, dtype="float32")}
-    yield _op(
-        "index: float32", "Index", "x key", one, {"dx": SMALL}, "x", {"key": {"array": "i"}}, "ops.shape", tol=1e-5
-    )
+    yield _op("index: float32", "Index", "x key", one, {"dx": SMALL}, "x", {"key": i}, "ops.shape", tol=1e-5)
     p, q, r = draw.sizes(3)
     for axis in (0, 1, -1):
         shapes = []
@@ -403,7 +402,7 @@ def walk(draw: Draw) -> Iterator[Case]:
     n, m = draw.sizes(2)
 
     def arrays(dtype: str = "float64") -> dict[str, np.ndarray]:
-        drawn = {name: draw.away(n, m, margin=0.2, scale=0.7, dtype=dtype) for name in ("x", "y", "w")}
+        drawn = {name: _signed(draw, n, m, low=0.4, high=1.4, dtype=dtype) for name in ("x", "y", "w")}
         return {**drawn, "dz": draw.normal(n, m, dtype=dtype)}
 
     aspects = {
