@@ -1,0 +1,42 @@
+"""Looking up rows of a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minipeft.array import Array, array_module, device_of, is_array, scatter_add, to_device
+from minipeft.autograd import Context, Function, Tensor
+
+
+class Embedding(Function):
+    """z = E[ids] for E (V, d), ids (...) integers, z (..., d);  dE[v] = Σ of dz where ids = v."""
+
+    @staticmethod
+    def forward(ctx: Context, table: Array, ids: Array) -> Array:
+        raise NotImplementedError("hw1.8: Embedding.forward")
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        raise NotImplementedError("hw1.8: Embedding.backward")
+
+
+def checked_ids(table: Tensor, ids: Array) -> Array:
+    """``ids`` on the device of ``table`` (V, d); those on the host are checked there, before they go to the device.
+
+    Raises TypeError for ids that are no integers, IndexError for an id outside 0 … V-1.
+    """
+    if not is_array(ids) or ids.dtype.kind not in "iu":
+        got = ids.dtype if is_array(ids) else type(ids).__name__
+        raise TypeError(f"embedding: ids must be an array of integers, got {got}")
+    if isinstance(ids, np.ndarray) and ids.size and (ids.min() < 0 or ids.max() >= table.shape[0]):
+        raise IndexError(
+            f"embedding: ids run from {ids.min()} to {ids.max()}, the table has rows 0 to {table.shape[0] - 1}"
+        )
+    return to_device(ids, device_of(table.data))
+
+
+def embedding(table: Tensor, ids: Array) -> Tensor:
+    """Rows ``ids`` of ``table`` (V, d), checked as `checked_ids` says."""
+    return Embedding.apply(table, checked_ids(table, ids))
