@@ -41,7 +41,7 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
         log.kinds = [kind(x) for x in args]
         log.needs = [bool(n) for n in ctx.needs_grad]
 
-    class Product(mp.Function):
+    class Product:
         @staticmethod
         def forward(ctx: Any, x: Any, y: Any) -> Any:
             note(ctx, (x, y))
@@ -54,7 +54,7 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
             x, y = ctx.saved
             return dz * y if ctx.needs_grad[0] else None, dz * x if ctx.needs_grad[1] else None
 
-    class Total(mp.Function):
+    class Total:
         """x + y: both gradients lie in the memory of dz."""
 
         @staticmethod
@@ -66,7 +66,7 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
             log.walked.append("Total")
             return dz, dz[...]
 
-    class Times(mp.Function):
+    class Times:
         """c x for a number c; it keeps a fresh array under a name, to see when that goes."""
 
         @staticmethod
@@ -87,7 +87,7 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
                     log.alive.append(before)
             return dz * factor, *[None] * (len(ctx.needs_grad) - 1)
 
-    class Single(mp.Function):
+    class Single:
         """x squared; its gradient comes alone, not in a tuple."""
 
         @staticmethod
@@ -100,7 +100,7 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
             log.walked.append("Single")
             return 2 * dz * ctx.saved[0]
 
-    class Mixed(mp.Function):
+    class Mixed:
         """The sum of x and y, whatever else there is among the arguments."""
 
         @staticmethod
@@ -112,7 +112,7 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
         def backward(ctx: Any, dz: Any) -> Any:
             return [dz, dz[...], *[None] * (len(ctx.needs_grad) - 2)]
 
-    class Entry(mp.Function):
+    class Entry:
         """The sum of all entries, a NumPy scalar; the gradient of its argument is one more."""
 
         @staticmethod
@@ -124,7 +124,7 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
         def backward(ctx: Any, dz: Any) -> Any:
             return np.full(ctx.saved[0], dz)[()]
 
-    class Double(mp.Function):
+    class Double:
         """The identity, with a gradient in float64."""
 
         @staticmethod
@@ -135,7 +135,7 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
         def backward(ctx: Any, dz: Any) -> Any:
             return (3.0 * dz.astype(np.float64),)
 
-    class Wrong(mp.Function):
+    class Wrong:
         """The identity, with whatever ``log.answer`` makes of dz as its gradients."""
 
         @staticmethod
@@ -146,7 +146,8 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
         def backward(ctx: Any, dz: Any) -> Any:
             return log.answer(dz)  # type: ignore[attr-defined]
 
-    return {c.__name__: c for c in (Product, Total, Times, Single, Mixed, Entry, Double, Wrong)}
+    rules: tuple[type, ...] = (Product, Total, Times, Single, Mixed, Entry, Double, Wrong)
+    return {c.__name__: type(c.__name__, (c, mp.Function), {}) for c in rules}
 
 
 def recorded(mp: Any, out: Any, *leaves: Any) -> dict[str, Any]:

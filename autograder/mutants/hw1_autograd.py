@@ -167,30 +167,6 @@ return dz.sum(axis=(*range(extra), *(i + extra for i, n in enumerate(shape) if n
 """,
     ),
     Mutant(
-        "product-own-factor",
-        f"{A}:Multiply.backward",
-        "1.2",
-        "dx takes the factor y and dy the factor x; here each has its own.",
-        body="""
-x, y, x_shape, y_shape = ctx.saved
-dx = unbroadcast(dz * x, x_shape) if ctx.needs_grad[0] else None
-dy = unbroadcast(dz * y, y_shape) if ctx.needs_grad[1] else None
-return dx, dy
-""",
-        along={"Multiply.forward": "ctx.save(x, y, x.shape, y.shape)\nreturn x * y"},
-    ),
-    Mutant(
-        "product-not-summed",
-        f"{A}:Multiply.backward",
-        "1.2",
-        "The gradients are not summed to the shapes of x and y where these were broadcast.",
-        body="""
-x, y, x_shape, y_shape = ctx.saved
-return None if y is None else dz * y, None if x is None else dz * x
-""",
-        along={"Multiply.forward": BINARY.format("x * y")},
-    ),
-    Mutant(
         "product-saves-all",
         f"{A}:Multiply.forward",
         "1.2",
@@ -207,6 +183,36 @@ dy = unbroadcast(dz * x, y_shape) if ctx.needs_grad[1] else None
 return dx, dy
 """
         },
+    ),
+    Mutant(
+        "product-own-factor",
+        f"{A}:Multiply.backward",
+        "1.2",
+        "dx takes the factor y and dy the factor x; here each has its own.",
+        body="""
+x, y, x_shape, y_shape = ctx.saved
+dx = None if x is None else unbroadcast(dz * x, x_shape)
+dy = None if y is None else unbroadcast(dz * y, y_shape)
+return dx, dy
+""",
+        along={
+            "Multiply.forward": """
+needs_x, needs_y = ctx.needs_grad
+ctx.save(x if needs_x else None, y if needs_y else None, x.shape, y.shape)
+return x * y
+"""
+        },
+    ),
+    Mutant(
+        "product-not-summed",
+        f"{A}:Multiply.backward",
+        "1.2",
+        "The gradients are not summed to the shapes of x and y where these were broadcast.",
+        body="""
+x, y, x_shape, y_shape = ctx.saved
+return None if y is None else dz * y, None if x is None else dz * x
+""",
+        along={"Multiply.forward": BINARY.format("x * y")},
     ),
     Mutant(
         "product-frozen-gradient",
@@ -754,66 +760,6 @@ if into is not None:
         body=walk(add="pending[parent][0].__iadd__(g)"),
     ),
     Mutant(
-        "walk-depth-first",
-        f"{T}:_walk",
-        "1.11",
-        "A node is walked before all that used it has been: what comes later arrives at a node that is empty.",
-        body="""
-stack = [(root, grad)]
-while stack:
-    node, dz = stack.pop()
-    if node.ctx is None:
-        raise RuntimeError("walked before")
-    ctx, node.ctx = node.ctx, None
-    grads = node.function.backward(ctx, dz)
-    if not isinstance(grads, (tuple, list)):
-        grads = (grads,)
-    if len(grads) != len(node.parents):
-        raise RuntimeError("another number of gradients")
-    for parent, g in zip(node.parents, grads):
-        if parent is None:
-            continue
-        if getattr(g, "shape", None) != parent.shape:
-            raise RuntimeError("another shape")
-        if isinstance(parent, Tensor):
-            _add_to_leaf(parent, g, dz, into)
-        else:
-            stack.append((parent, g))
-    node.parents = []
-""",
-    ),
-    Mutant(
-        "walk-every-way",
-        f"{T}:_walk",
-        "1.11",
-        "A node is walked once for every way that leads to it; their number doubles with each sum. Add up first.",
-        body="""
-done = []
-stack = [(root, grad)]
-while stack:
-    node, dz = stack.pop()
-    if node.ctx is None:
-        raise RuntimeError("walked before")
-    done.append(node)
-    grads = node.function.backward(node.ctx, dz)
-    if not isinstance(grads, (tuple, list)):
-        grads = (grads,)
-    if len(grads) != len(node.parents):
-        raise RuntimeError("another number of gradients")
-    for parent, g in zip(node.parents, grads):
-        if parent is None:
-            continue
-        if getattr(g, "shape", None) != parent.shape:
-            raise RuntimeError("another shape")
-        if isinstance(parent, Tensor):
-            _add_to_leaf(parent, g, dz, into)
-        else:
-            stack.append((parent, g))
-for node in done:
-    node.ctx, node.parents = None, []
-""",
-    ),
-    Mutant(
         "walk-in-order-of-finding",
         f"{T}:_walk",
         "1.11",
@@ -847,11 +793,33 @@ while queue:
 """,
     ),
     Mutant(
-        "walk-keeps-saved",
+        "walk-depth-first",
         f"{T}:_walk",
         "1.11",
-        "The nodes keep what they saved after the walk: the memory of a step is held until the loss is gone.",
-        body=walk(used="").replace("ctx, node.ctx = node.ctx, None", "ctx = node.ctx").replace("node.parents = []", ""),
+        "A node is walked before all that used it has been: what comes later arrives at a node that is empty.",
+        body="""
+stack = [(root, grad)]
+while stack:
+    node, dz = stack.pop()
+    if node.ctx is None:
+        raise RuntimeError("walked before")
+    ctx, node.ctx = node.ctx, None
+    grads = node.function.backward(ctx, dz)
+    if not isinstance(grads, (tuple, list)):
+        grads = (grads,)
+    if len(grads) != len(node.parents):
+        raise RuntimeError("another number of gradients")
+    for parent, g in zip(node.parents, grads):
+        if parent is None:
+            continue
+        if getattr(g, "shape", None) != parent.shape:
+            raise RuntimeError("another shape")
+        if isinstance(parent, Tensor):
+            _add_to_leaf(parent, g, dz, into)
+        else:
+            stack.append((parent, g))
+    node.parents = []
+""",
     ),
     Mutant(
         "walk-emptied-at-the-end",
@@ -865,11 +833,49 @@ while queue:
         + "for node in done:\n    node.ctx, node.parents = None, []",
     ),
     Mutant(
+        "walk-every-way",
+        f"{T}:_walk",
+        "1.11",
+        "A node is walked once for every way that leads to it; their number doubles with each sum. Add up first.",
+        body="""
+done = []
+stack = [(root, grad)]
+while stack:
+    node, dz = stack.pop()
+    if node.ctx is None:
+        raise RuntimeError("walked before")
+    done.append(node)
+    grads = node.function.backward(node.ctx, dz)
+    if not isinstance(grads, (tuple, list)):
+        grads = (grads,)
+    if len(grads) != len(node.parents):
+        raise RuntimeError("another number of gradients")
+    for parent, g in zip(node.parents, grads):
+        if parent is None:
+            continue
+        if getattr(g, "shape", None) != parent.shape:
+            raise RuntimeError("another shape")
+        if isinstance(parent, Tensor):
+            _add_to_leaf(parent, g, dz, into)
+        else:
+            stack.append((parent, g))
+for node in done:
+    node.ctx, node.parents = None, []
+""",
+    ),
+    Mutant(
         "walk-walked-before",
         f"{T}:_walk",
         "1.11",
         "A graph that was walked before is passed over in silence; it is an error that the caller must hear of.",
         body=walk(used="if node.ctx is None: continue"),
+    ),
+    Mutant(
+        "walk-keeps-saved",
+        f"{T}:_walk",
+        "1.11",
+        "The nodes keep what they saved after the walk: the memory of a step is held until the loss is gone.",
+        body=walk(used="").replace("ctx, node.ctx = node.ctx, None", "ctx = node.ctx").replace("node.parents = []", ""),
     ),
     Mutant(
         "walk-shape-unchecked",
