@@ -1,0 +1,55 @@
+"""What a method costs, counted and not timed; beside each count the closed formula, and tests that hold them equal.
+
+counting.py counts on a model and on the recorded graph of its loss. formulas.py (parameters), steps.py and methods.py
+(a training step) say the same out of a decoder's sizes alone, for every method. published.py has formulas of the
+literature.
+"""
+
+from minipeft.accounting.counting import (
+    Memory,
+    ParameterCount,
+    Report,
+    count_flops,
+    count_parameters,
+    memory,
+    readable_bytes,
+    recorded_nodes,
+    report,
+    saved_buffers,
+    saved_by,
+)
+from minipeft.accounting.formulas import (
+    decoder_flops,
+    decoder_parameters,
+    linear_flops,
+    same_layers,
+    trained_parameters,
+)
+from minipeft.accounting.methods import step_cost
+from minipeft.accounting.published import GPT3_SIZES, Gpt3Size, gpt3_parameters, zero_memory
+from minipeft.accounting.steps import StepCost
+
+__all__ = [
+    "GPT3_SIZES",
+    "Gpt3Size",
+    "Memory",
+    "ParameterCount",
+    "Report",
+    "StepCost",
+    "count_flops",
+    "count_parameters",
+    "decoder_flops",
+    "decoder_parameters",
+    "gpt3_parameters",
+    "linear_flops",
+    "memory",
+    "readable_bytes",
+    "recorded_nodes",
+    "report",
+    "same_layers",
+    "saved_buffers",
+    "saved_by",
+    "step_cost",
+    "trained_parameters",
+    "zero_memory",
+]
