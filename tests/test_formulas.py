@@ -72,7 +72,7 @@ METHODS = {
     "LoRA, patterns": lambda: LoraConfig(r=2, rank_pattern={r"layers\.1\..*": 3}, target_modules=ATTENTION[1:3]),
     "LoRA, own biases": lambda: LoraConfig(r=2, bias="lora_only", target_modules=["k_proj", "down_proj"]),
     "LoRA, dropout": lambda: LoraConfig(r=2, lora_dropout=0.3, target_modules=["q_proj", "up_proj"]),
-    "LoRA on the top": lambda: LoraConfig(r=2, layers_to_transform=[1]),
+    "LoRA on the top": lambda: LoraConfig(r=2, layers_to_transform=1),
     "LoRA, expression": lambda: LoraConfig(
         r=2, target_modules=r".*layers\.1\..*(q|out)_proj", exclude_modules=["q_proj"]
     ),

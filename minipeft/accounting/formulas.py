@@ -122,7 +122,7 @@ def same_layers(config: EncoderConfig | ViTConfig) -> DecoderConfig:
     )
 
 
-def chosen(paths: Sequence[str], targets: Sequence[str] | str, layers: Sequence[int] | None = None) -> list[str]:
+def chosen(paths: Sequence[str], targets: Sequence[str] | str, layers: Sequence[int] | int | None = None) -> list[str]:
     """Of ``paths`` those that ``targets`` choose: ends of paths, a regular expression, or "all-linear"."""
     if targets == "all-linear":
         found = [p for p in paths if "layers." in p]
@@ -130,7 +130,11 @@ def chosen(paths: Sequence[str], targets: Sequence[str] | str, layers: Sequence[
         found = [p for p in paths if re.fullmatch(targets, p)]
     else:
         found = [p for p in paths if any(p == t or p.endswith("." + t) for t in targets)]
-    return [p for p in found if layers is None or any(f".layers.{i}." in p for i in layers)]
+    return found if layers is None else [p for p in found if any(f".layers.{i}." in p for i in _listed(layers))]
+
+
+def _listed(layers: Sequence[int] | int) -> list[int]:
+    return [layers] if isinstance(layers, int) else list(layers)
 
 
 def lora_ranks(config: DecoderConfig, method: LoraConfig) -> dict[str, int]:
@@ -140,7 +144,7 @@ def lora_ranks(config: DecoderConfig, method: LoraConfig) -> dict[str, int]:
     found = chosen(paths, targets, method.layers_to_transform)
     if method.exclude_modules is not None:
         found = [p for p in found if p not in chosen(paths, method.exclude_modules)]
-    return {p: method.rank_and_scale(p)[0] for p in found}
+    return {p: method.rank(p) for p in found}
 
 
 def lnlora_targets(config: DecoderConfig, method: LNLoraConfig) -> list[str]:
@@ -167,7 +171,8 @@ def fact_blocks(config: DecoderConfig, method: FacTConfig) -> tuple[int, dict[st
 
 def adapted_layers(config: DecoderConfig, method: AdapterConfig) -> list[int]:
     """The layers that get adapters."""
-    return list(range(config.n_layers)) if method.layers_to_transform is None else method.layers_to_transform
+    layers = method.layers_to_transform
+    return list(range(config.n_layers)) if layers is None else _listed(layers)
 
 
 def trained_parameters(config: DecoderConfig, method: PeftConfig | None) -> int:
