@@ -1,4 +1,4 @@
-"""The command line: ``minipeft bench | compare | fetch | generate | info | train``."""
+"""The command line: ``minipeft bench | compare | fetch | generate | info | lab | train``."""
 
 from __future__ import annotations
 
@@ -47,6 +47,25 @@ def build_parser() -> Parser:
     compare.add_argument("--fresh", action="store_true", help="forget the finished runs in the --out folder")
     compare.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
     compare.set_defaults(run=run_compare)
+
+    lab = commands.add_parser(
+        "lab",
+        help="the lecture's experiments",
+        description="Run an experiment of the lecture, print its tables and verdicts, and write a report.",
+        epilog="Finished runs are kept in the --out folder; the same command takes them up again.",
+    )
+    lab.add_argument("name", nargs="?", metavar="NAME", help="which one, or all; without it, what there is")
+    size = lab.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="about a minute; its figures mean little (the default)")
+    size.add_argument("--full", action="store_true", help="the real study: minutes to hours")
+    lab.add_argument(
+        "--out", type=Path, default=Path("minipeft-lab"), help="folder of the results (default: %(default)s)"
+    )
+    lab.add_argument("--jobs", type=positive, default=default_jobs(), help="runs at a time (default: %(default)s)")
+    lab.add_argument("--cluster", metavar="ADDRESS", help="send the runs to the Dask scheduler there")
+    lab.add_argument("--fresh", action="store_true", help="forget the finished runs in the --out folder")
+    lab.add_argument("--json", action="store_true", help="print rows and verdicts as JSON")
+    lab.set_defaults(run=run_lab)
 
     fetch = commands.add_parser(
         "fetch",
@@ -168,6 +187,39 @@ def run_compare(args: argparse.Namespace) -> int:
     if result["reused"]:
         print(f"{result['reused']} of the runs were finished before; --fresh runs them again")
     print(f"figure: {figures[0]}   rows: {out / 'compare.json'}   every run: {out / 'runs.jsonl'}")
+    return 0
+
+
+def run_lab(args: argparse.Namespace) -> int:
+    try:
+        from minipeft.lab import report, runner
+    except ModuleNotFoundError as error:
+        raise UserError(f'lab needs {error.name}; install it with `pip install "minipeft[lab]"`') from error
+    if args.name is None:
+        known = {name: runner.load(name).title for name in runner.NAMES}
+        print(json.dumps(known, indent=2) if args.json else "\n".join(f"{n:<20} {t}" for n, t in known.items()))
+        return 0
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file; name a folder")
+    mode = "full" if args.full else "quick"
+    sections = []
+    try:
+        for name in runner.NAMES if args.name == "all" else (args.name,):
+            experiment = runner.load(name)
+            rows = runner.run(experiment, mode, args.out, args.jobs, args.cluster, args.fresh, progress=not args.json)
+            sections.append(report.section(experiment, mode, rows, args.out))
+            if not args.json:
+                print("\n\n".join(map(report.text, sections[-1].tables)))
+                print(*(f"{v.outcome}: {v.claim}: {v.because}" for v in sections[-1].verdicts), sep="\n", flush=True)
+    except runner.LabError as error:
+        raise UserError(str(error)) from error
+    paths = report.write(sections, args.out)
+    if args.json:
+        verdicts = {s.experiment.name: [vars(v) for v in s.verdicts] for s in sections}
+        rows_by_name = {s.experiment.name: s.rows for s in sections}
+        print(json.dumps({"rows": rows_by_name, "verdicts": verdicts}, indent=2))
+    else:
+        print(f"report: {paths[0]} and {paths[1]}")
     return 0
 
 

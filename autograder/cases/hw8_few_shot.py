@@ -104,12 +104,11 @@ def label_scores(draw: Draw) -> Iterator[Case]:
             checks = {"z": "scores", "again": "asked a second time"}
             yield Case(f"{name}, {layout}", "labels", arrays, checks, params, tol=1e-6)
     arrays, params = _model(draw, "gpt2")
-    questions, labels = [_ids(draw, 3) for _ in range(8)], [_ids(draw, 2) for _ in range(3)]
     # Twice the demonstrations; each question once or once a label, with its label: three times what is needed at most.
     params |= {
         "before": _ids(draw, 60),
-        "questions": questions,
-        "labels": labels,
+        "questions": [_ids(draw, 3) for _ in range(8)],
+        "labels": [_ids(draw, 2) for _ in range(3)],
         "most": 2 * 60 + 9 * 3 * (3 + 2) + 20,
     }
     checks = {"few tokens read": "demonstrations read once", "z": "scores"}

@@ -28,7 +28,7 @@ from minipeft.autograd import Context, Function, Tensor, no_grad
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module, find
 from minipeft.peft.base import Mergeable, PeftModel
-from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.select import match_modules
 
 
@@ -71,7 +71,7 @@ class Core(Module):
         self.m = m
 
     def forward(self) -> Tensor:
-        """Σ (m, r, r), as a tensor through which gradients flow: ``sigma`` itself, or Σ_b = Σ_p P[p, first + b] C[p]."""
+        """Σ (m, r, r), a tensor through which gradients flow: ``sigma`` itself, or Σ_b = Σ_p P[p, first + b] C[p]."""
         raise NotImplementedError("hw7.6: Core.forward")
 
 

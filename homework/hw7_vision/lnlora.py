@@ -24,7 +24,7 @@ from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module, find
 from minipeft.ops.normalize import LayerNorm
 from minipeft.peft.base import PeftModel
-from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.select import match_modules
 
 EPS = 1e-5
@@ -78,10 +78,11 @@ class LNLoraConfig(PeftConfig):
     r: int = 8
     lora_alpha: float = 8
     target_modules: list[str] | str | None = None
-    layers_to_transform: list[int] | None = None
+    layers_to_transform: list[int] | int | None = None
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
         check_fields(self, r=1)
+        check_not_zero(self, "lora_alpha")
         targets = ["q_proj", "v_proj"] if self.target_modules is None else self.target_modules
         for path in match_modules(peft.base_model, targets, layers=self.layers_to_transform):
             peft.swap(path, LNLoraLayer(find(peft.base_model, path), self, rng))

@@ -115,7 +115,7 @@ class Core(Module):
         self.m = m
 
     def forward(self) -> Tensor:
-        """Σ (m, r, r), as a tensor through which gradients flow: ``sigma`` itself, or Σ_b = Σ_p P[p, first + b] C[p]."""
+        """Σ (m, r, r), a tensor through which gradients flow: ``sigma`` itself, or Σ_b = Σ_p P[p, first + b] C[p]."""
         if self.sigma is not None:
             return self.sigma
         assert self.C is not None

@@ -1,0 +1,154 @@
+"""The report of experiments: every table, figure and verdict, in Markdown and as one HTML page without scripts."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minipeft.files.atomic import atomic_path
+from minipeft.lab.experiment import Experiment, Row, Table, Verdict
+
+
+@dataclass
+class Section:
+    """One experiment, finished: its rows, tables and verdicts, its figures with their captions."""
+
+    experiment: Experiment
+    mode: str
+    rows: Sequence[Row]
+    tables: list[Table]
+    verdicts: list[Verdict]
+    figures: Mapping[Path, str] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """The time of all runs together, in seconds."""
+        return sum(r.get("seconds", 0.0) for r in self.rows)
+
+
+def section(experiment: Experiment, mode: str, rows: Sequence[Row], out: Path) -> Section:
+    """The section of an experiment; its figures are drawn into ``out``."""
+    figures = experiment.draw(rows, out / experiment.name) if experiment.draw is not None else {}
+    return Section(experiment, mode, rows, experiment.tables(rows), experiment.verdicts(rows), figures)
+
+
+def cell(value: Any) -> str:
+    """A text as it is; a float with three significant digits."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "" if value is None else str(value)
+
+
+def text(table: Table) -> str:
+    """A table for the terminal."""
+    lines = [list(table.header), *([cell(v) for v in row] for row in table.rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+    numeric = [
+        all(isinstance(row[i], (int, float)) or row[i] is None for row in table.rows) for i in range(len(widths))
+    ]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True))
+        return "  ".join(padded).rstrip()
+
+    body = [line(lines[0]), "  ".join("-" * w for w in widths), *map(line, lines[1:])]
+    return "\n".join([table.title, *body, *([table.note] if table.note else [])])
+
+
+def _tables_and_published(part: Section) -> list[Table]:
+    published = [
+        Table(
+            f"Published: {p.title}",
+            p.header,
+            p.rows,
+            f"Source: {p.source}" + ("" if p.read else " (remembered, not read)"),
+        )
+        for p in part.experiment.published
+    ]
+    return [*part.tables, *published]
+
+
+def markdown(sections: Sequence[Section], folder: Path) -> str:
+    """The report; figures are linked relative to ``folder``."""
+    lines = ["# Findings", "", *_summary_lines(sections)]
+    for part in sections:
+        e = part.experiment
+        lines += [f"## {e.title}", "", f"*Claim.* {e.claim}", ""]
+        if e.data:
+            lines += [f"*Data.* {e.data}", ""]
+        for v in part.verdicts:
+            lines.append(f"- **{v.outcome}**: {v.claim}: {v.because}.")
+        lines.append("")
+        for path, caption in part.figures.items():
+            lines += [f"![{caption}]({path.relative_to(folder).as_posix()})", "", f"*{caption}*", ""]
+        for table in _tables_and_published(part):
+            lines += [
+                f"**{table.title}**",
+                "",
+                "| " + " | ".join(table.header) + " |",
+                "|" + "---|" * len(table.header),
+            ]
+            lines += ["| " + " | ".join(cell(v).replace("|", "\\|") for v in row) + " |" for row in table.rows]
+            lines += ["", *([table.note, ""] if table.note else [])]
+        lines += [f"{len(part.rows)} runs ({part.mode}), {part.seconds:,.0f} s of processor time.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _summary_lines(sections: Sequence[Section]) -> list[str]:
+    lines = ["| experiment | claim | verdict |", "|---|---|---|"]
+    lines += [f"| {s.experiment.name} | {v.claim} | {v.outcome}: {v.because} |" for s in sections for v in s.verdicts]
+    return [*lines, ""]
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+img { max-width: 100%; height: auto; }
+figcaption, .note { color: #555; font-size: .9rem; }
+.reproduced { border-left: .4rem solid #2a7; } .not { border-left: .4rem solid #c44; }
+.undecided { border-left: .4rem solid #999; }
+.verdict { padding: .2rem .8rem; margin: .4rem 0; background: #f6f6f6; }
+"""
+
+
+def page(sections: Sequence[Section]) -> str:
+    """The report as one HTML page, its figures inside."""
+    e = html.escape
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        f"<title>Findings</title><style>{STYLE}</style><h1>Findings</h1>",
+    ]
+    for part in sections:
+        parts.append(f'<h2 id="{e(part.experiment.name)}">{e(part.experiment.title)}</h2>')
+        parts.append(f"<p><em>Claim.</em> {e(part.experiment.claim)}</p>")
+        if part.experiment.data:
+            parts.append(f"<p><em>Data.</em> {e(part.experiment.data)}</p>")
+        for v in part.verdicts:
+            kind = v.outcome.partition(" ")[0]
+            parts.append(f'<p class="verdict {kind}"><b>{e(v.outcome)}</b>: {e(v.claim)}: {e(v.because)}.</p>')
+        for path, caption in part.figures.items():
+            data = base64.b64encode(path.read_bytes()).decode()
+            image = f'<img alt="{e(caption)}" src="data:image/png;base64,{data}">'
+            parts.append(f"<figure>{image}<figcaption>{e(caption)}</figcaption></figure>")
+        for table in _tables_and_published(part):
+            head = "".join(f"<th>{e(h)}</th>" for h in table.header)
+            body = "".join("<tr>" + "".join(f"<td>{e(cell(v))}</td>" for v in row) + "</tr>" for row in table.rows)
+            note = f'<p class="note">{e(table.note)}</p>' if table.note else ""
+            parts.append(f"<h3>{e(table.title)}</h3><div class=wide><table><tr>{head}</tr>{body}</table></div>{note}")
+        parts.append(f'<p class="note">{len(part.rows)} runs ({e(part.mode)}), {part.seconds:,.0f} s.</p>')
+    return "\n".join(parts) + "\n"
+
+
+def write(sections: Sequence[Section], out: Path) -> tuple[Path, Path]:
+    """``findings.md`` and ``findings.html`` in ``out``."""
+    paths = out / "findings.md", out / "findings.html"
+    for path, content in zip(paths, (markdown(sections, out), page(sections)), strict=True):
+        with atomic_path(path) as part:
+            part.write_text(content, encoding="utf-8")
+    return paths

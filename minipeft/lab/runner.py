@@ -1,0 +1,169 @@
+"""Many runs: side by side on this machine or on a Dask cluster, each appended when it is finished, and taken up again.
+
+A run is a function of its config alone: every array product is made with one thread, and every seed is in the config.
+So the rows are the same in any order and with any number of workers, but for the seconds that they took.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from minipeft.files.atomic import atomic_folder
+from minipeft.lab.experiment import Config, Experiment, Row
+
+NAMES = ("sizes",)  # in the order of the lecture
+
+
+class LabError(ValueError):
+    """An experiment that is unknown, or a log that is no log; the message says what was expected."""
+
+
+def load(name: str) -> Experiment:
+    """The experiment of that name; LabError naming those that there are."""
+    if name not in NAMES:
+        raise LabError(f"unknown experiment {name!r}; expected one of {', '.join(NAMES)}")
+    experiment: Experiment = import_module(f"minipeft.lab.{name}").EXPERIMENT
+    return experiment
+
+
+def key(config: Config) -> str:
+    """A config as one text, the same for the same config."""
+    return json.dumps(config, sort_keys=True)
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """What a row was made with."""
+    import numpy as np
+
+    import minipeft
+
+    return {"minipeft": minipeft.__version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
+class Log:
+    """Finished runs in a file, one JSON object a line: {"config", "result", "seconds", "versions"}.
+
+    Appended as they finish, each line in one write, so a killed sweep loses at most the run that it was in; a line that
+    was cut off is left out when the file is read, and mended before the next is appended.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: dict[str, Row] = {}
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self._ends_well = not text or text.endswith("\n")
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+                self.rows[key(entry["config"])] = _row(entry)
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Keep one finished run."""
+        line = json.dumps(entry) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line if self._ends_well else "\n" + line)
+        self._ends_well = True
+        self.rows[key(entry["config"])] = _row(entry)
+
+
+def _row(entry: Mapping[str, Any]) -> Row:
+    return {**entry["config"], **entry["result"], "seconds": entry["seconds"]}
+
+
+def perform(name: str, config: Config, folder: str) -> dict[str, Any]:
+    """One run, in this process: the entry for the log."""
+    from threadpoolctl import threadpool_limits
+
+    start = time.perf_counter()
+    with threadpool_limits(1):
+        result = dict(load(name).run(config, Path(folder)))
+    seconds = round(time.perf_counter() - start, 3)
+    return {"config": config, "result": result, "seconds": seconds, "versions": versions()}
+
+
+Results = Iterator[dict[str, Any]]
+
+
+def local(name: str, configs: Sequence[Config], folder: str, workers: int) -> Results:
+    """Entries as they finish, ``workers`` processes at a time."""
+    if workers == 1:
+        yield from (perform(name, c, folder) for c in configs)
+        return
+    from joblib import Parallel, delayed
+
+    parallel = Parallel(n_jobs=min(workers, len(configs)), return_as="generator_unordered", batch_size=1)
+    yield from parallel(delayed(perform)(name, c, folder) for c in configs)
+
+
+def on_cluster(name: str, configs: Sequence[Config], folder: str, address: str) -> Results:
+    """Entries as they finish on the Dask cluster at ``address``; what a dying worker had is given to another.
+
+    The workers must have minipeft and see the folder. Raises LabError where there is no cluster.
+    """
+    try:
+        from dask.distributed import Client, as_completed
+    except ModuleNotFoundError as error:
+        raise LabError('--cluster needs Dask; install it with `pip install "minipeft[cluster]"`') from error
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise LabError(f"no Dask scheduler answers at {address}: {error}") from error
+    with client:
+        futures = [client.submit(perform, name, c, folder, key=f"{name}-{key(c)}", retries=3) for c in configs]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def run(
+    experiment: Experiment,
+    mode: str,
+    out: Path,
+    workers: int = 1,
+    cluster: str | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+    perform_all: Callable[..., Results] | None = None,
+) -> list[Row]:
+    """Every row of an experiment, in the order of its runs; those in the log of ``out`` are not run again.
+
+    out: a folder; the log is ``out/NAME-MODE.jsonl``, what the runs share is in ``out/NAME-MODE-base``. perform_all: in
+    place of the processes here (for tests).
+    """
+    from tqdm import tqdm
+
+    log_path = out / f"{experiment.name}-{mode}.jsonl"
+    base = (out / f"{experiment.name}-{mode}-base").resolve()
+    if fresh:
+        log_path.unlink(missing_ok=True)
+    log = Log(log_path)
+    if not base.is_dir():
+        with atomic_folder(base, replace=False) as part:
+            experiment.prepare(mode, part)
+    quiet = None if progress else True  # None: a bar on a terminal alone
+    while True:
+        wanted = list({key(c): c for c in experiment.runs(mode, list(log.rows.values()))}.values())
+        missing = [c for c in wanted if key(c) not in log.rows]
+        if not missing:
+            return [log.rows[key(c)] for c in wanted]
+        if perform_all is not None:
+            results = perform_all(experiment.name, missing, str(base))
+        elif cluster is not None:
+            results = on_cluster(experiment.name, missing, str(base), cluster)
+        else:
+            results = local(experiment.name, missing, str(base), workers)
+        total = len(wanted)
+        with tqdm(total=total, initial=total - len(missing), desc=experiment.name, unit="run", disable=quiet) as bar:
+            for entry in results:
+                log.append(entry)
+                bar.update(1)
