@@ -1,0 +1,107 @@
+"""Grading a submission: taken in, run in workers, compared here, a problem at a time.
+
+grade(homework, take(path, homework), seed)    a `Graded`, with a `Verdict` for each problem
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autograder.check import Raised, Verdict, judge
+from autograder.client import Confinement, Session
+from autograder.homework import Homework, Problem
+from autograder.inside import drawn, graded
+from autograder.intake import Remark, Submission, lint
+from autograder.strip import stubs
+
+PUBLIC_SEED = "public"  # of the cases that students have
+
+
+@dataclass
+class Graded:
+    """A submission graded, as far as it has come.
+
+    verdicts: of the problems that are done. notes: sentences for the student. layers: what kept the workers apart. log:
+    what the submission printed, cut. seconds: since the beginning.
+    """
+
+    homework: Homework
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+    layers: dict[str, Any] = field(default_factory=dict)
+    log: str = ""
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """The points so far."""
+        return sum(p.points * self.verdicts[p.id].share for p in self.homework.problems if p.id in self.verdicts)
+
+
+def grade(
+    homework: Homework,
+    submission: Submission,
+    seed: str | int,
+    *,
+    problems: Iterable[str] | None = None,
+    confinement: Confinement | None = None,
+    deadline: float | None = None,
+    progress: Callable[[Graded], None] | None = None,
+) -> Graded:
+    """Grade a submission on the cases of ``seed``.
+
+    problems: the ids to grade, all by default. confinement: see `autograder.confine`; None only for one's own program.
+    deadline: seconds for the whole, after which what is left counts as not run. progress: called after every problem.
+    """
+    begun = time.monotonic()
+    done = Graded(homework, notes=list(submission.notes), remarks=lint(homework, submission.sources))
+    sources = dict(submission.sources)
+    broken = {
+        module: Raised("raised", text.partition(":")[0], text.partition(": ")[2], _stub(homework, module), line)
+        for module, (text, line) in submission.errors.items()
+    }
+    chosen = [homework.problem(p) for p in problems] if problems is not None else list(homework.problems)
+    with Session(homework, confinement, deadline) as session:
+        broken.update(_import(session, homework, sources))
+        for number, problem in enumerate(chosen):
+            given = drawn(homework.name, problem.id, seed)
+            failure = next((broken[t.module] for t in problem.targets if t.module in broken), broken.get(""))
+            if failure is not None:
+                done.verdicts[problem.id] = judge(problem, [(case, right, failure) for case, right in given])
+            else:
+                done.verdicts[problem.id] = graded(homework, problem, sources, given, session.run)
+            if number + 1 < len(chosen) and "" not in broken:
+                session.prepare(sources)
+            done.layers, done.log = dict(session.layers), session.log
+            done.seconds = time.monotonic() - begun
+            if progress is not None:
+                progress(done)
+    done.seconds = time.monotonic() - begun
+    return done
+
+
+def _import(session: Session, homework: Homework, sources: dict[str, str]) -> dict[str, Raised]:
+    """Import the submission; where one of its files cannot be, put the stub in its place and say so.
+
+    By module, what went wrong; under "" what no file could be blamed for.
+    """
+    blank = stubs(homework)
+    by_module = {f.module: blank[f.stub] for f in homework.files}
+    broken: dict[str, Raised] = {}
+    while (failure := session.probe(sources)) is not None:
+        left = [m for m in sources if m not in broken and sources[m] != by_module[m]]
+        named = [m for m in left if _stub(homework, m) == failure.file]
+        guilty = named or [m for m in left if session.probe({**by_module, m: sources[m]}) is not None]
+        if not guilty:
+            return {**broken, "": failure}
+        broken.update(dict.fromkeys(guilty, failure))
+        sources.update({m: by_module[m] for m in guilty})
+    return broken
+
+
+def _stub(homework: Homework, module: str) -> str:
+    return next(f.stub for f in homework.files if f.module == module)

@@ -1,0 +1,64 @@
+"""``submit``: the zip to hand in, with exactly the homework's files, and what is still missing in them."""
+
+from __future__ import annotations
+
+import ast
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autograder.homework import Homework
+from autograder.intake import IntakeError, Submission, take
+from autograder.strip import functions
+
+STAMP = (1980, 1, 1, 0, 0, 0)  # one date for all, so that the same files give the same zip
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `submit` made: the zip, and by problem the functions that still raise NotImplementedError."""
+
+    path: Path
+    unwritten: Mapping[str, list[str]]
+
+
+def unwritten(homework: Homework, sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """By problem, the functions whose body is still the stub's ``raise NotImplementedError``, or that are gone."""
+    found: dict[str, list[str]] = {}
+    for problem in homework.problems:
+        for t in problem.targets:
+            nodes = functions(sources[t.module])
+            names = [t.name] if t.name in nodes else [n for n in nodes if n.startswith(f"{t.name}.")] or [t.name]
+            found.setdefault(problem.id, []).extend(n for n in names if n not in nodes or _raises(nodes[n]))
+    return {problem: names for problem, names in found.items() if names}
+
+
+def _raises(node: ast.FunctionDef) -> bool:
+    """Whether a function does nothing but raise NotImplementedError."""
+    body = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    if len(body) != 1 or not isinstance(body[0], ast.Raise):
+        return False
+    raised = body[0].exc
+    name = raised.func if isinstance(raised, ast.Call) else raised
+    return isinstance(name, ast.Name) and name.id == "NotImplementedError"
+
+
+def pack(homework: Homework, folder: Path, out: Path) -> Packed:
+    """Write the zip of the homework's files in ``folder``; the same files give the same bytes.
+
+    IntakeError where a file is missing or is no Python.
+    """
+    taken: Submission = take(folder, homework)
+    if taken.missing:
+        raise IntakeError(f"{folder} has no {' and no '.join(taken.missing)}")
+    for module, (text, line) in taken.errors.items():
+        stub = next(f.stub for f in homework.files if f.module == module)
+        raise IntakeError(f"{stub}, line {line}: {text}")
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for f in sorted(homework.files, key=lambda f: f.stub):
+            entry = zipfile.ZipInfo(f.stub, STAMP)
+            entry.external_attr = 0o100644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, taken.sources[f.module].encode("utf-8"))
+    return Packed(out, unwritten(homework, taken.sources))
