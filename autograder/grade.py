@@ -6,13 +6,13 @@ grade(homework, take(path, homework), seed)    a `Graded`, with a `Verdict` for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from autograder.check import Raised, Verdict, judge
 from autograder.client import Confinement, Session
-from autograder.homework import Homework, Problem
+from autograder.homework import Homework
 from autograder.inside import drawn, graded
 from autograder.intake import Remark, Submission, lint
 from autograder.strip import stubs
@@ -24,8 +24,9 @@ PUBLIC_SEED = "public"  # of the cases that students have
 class Graded:
     """A submission graded, as far as it has come.
 
-    verdicts: of the problems that are done. notes: sentences for the student. layers: what kept the workers apart. log:
-    what the submission printed, cut. seconds: since the beginning.
+    verdicts: of the problems that are done. notes: sentences for the student. layers: what kept the workers apart.
+    explained: by (problem, for hidden cases), what is said of it. log: what the submission printed, cut. seconds: since
+    the beginning.
     """
 
     homework: Homework
@@ -33,6 +34,7 @@ class Graded:
     notes: list[str] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     layers: dict[str, Any] = field(default_factory=dict)
+    explained: dict[tuple[str, bool], str] = field(default_factory=dict)
     log: str = ""
     seconds: float = 0.0
 

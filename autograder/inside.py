@@ -129,7 +129,7 @@ def graded(
         except HomeworkError:  # a function that should be supplied is gone from the file
             return verdict
         other = attempt(helped)
-        verdict = other if other.share > verdict.share else verdict
+        verdict = other if other.share >= verdict.share else verdict  # as good: but then what is wrong is its own
     return verdict
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from autograder.check import Verdict
+from autograder.diagnose import diagnose
 from autograder.grade import Graded
 from autograder.homework import Homework, Problem
 
@@ -32,7 +33,7 @@ NOT_RUN = "not run"
 
 
 def clean(text: str, limit: int = OUTPUT_LIMIT) -> str:
-    """Text without control characters (but newline and tab), marks of direction and half surrogates, cut at ``limit``."""
+    """Text without control characters (newline and tab stay), direction marks and half surrogates, cut at ``limit``."""
     text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode("utf-8")
     kept = "".join(
         c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn") else "�" for c in text
@@ -50,13 +51,13 @@ def points(x: float) -> float:
 
 def not_run(homework: Homework, why: str = NOT_RUN) -> dict[str, Any]:
     """The results before anything ran: no points, every problem "not run"."""
-    return document(homework, {}, why, {})
+    return document(homework, why, {})
 
 
 def refused(homework: Homework, why: str) -> dict[str, Any]:
     """The results of a submission that could not be taken in: no points, and no attempt used."""
     text = f"{why}\nNothing was graded, and this does not count as an attempt."
-    return document(homework, {}, text, {"attempt": False})
+    return document(homework, text, {"attempt": False})
 
 
 def results(graded: Graded, *, hidden: bool = True, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -67,16 +68,24 @@ def results(graded: Graded, *, hidden: bool = True, extra: Mapping[str, Any] | N
         lines.append("Worth a look (no points depend on it):")
         lines += [f"  {r.file}, line {r.line}: {r.text}" for r in graded.remarks]
     information = {"attempt": True, "layers": dict(graded.layers), **(extra or {})}
-    made = document(homework, graded.verdicts, "\n".join(lines), information, hidden=hidden)
+    for p in homework.problems:  # explained once: `results` is called after every problem
+        if p.id in graded.verdicts and (p.id, hidden) not in graded.explained:
+            graded.explained[p.id, hidden] = explanation(homework, p, graded.verdicts[p.id], hidden)
+    said = {p: text for (p, h), text in graded.explained.items() if h == hidden}
+    made = document(homework, "\n".join(lines), information, graded.verdicts, said)
     made["execution_time"] = round(graded.seconds, 3)
     return made
 
 
 def document(
-    homework: Homework, verdicts: Mapping[str, Verdict], output: str, extra: Mapping[str, Any], *, hidden: bool = True
+    homework: Homework,
+    output: str,
+    extra: Mapping[str, Any],
+    verdicts: Mapping[str, Verdict] | None = None,
+    said: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A results.json with one test for each problem, in order."""
-    tests = [_test(homework, p, verdicts.get(p.id), hidden) for p in homework.problems]
+    """A results.json with one test for each problem, in order; a problem without a verdict is "not run"."""
+    tests = [_test(p, (verdicts or {}).get(p.id), (said or {}).get(p.id, NOT_RUN)) for p in homework.problems]
     return {
         "score": points(sum(t["score"] for t in tests)),
         "output": clean(output),
@@ -90,7 +99,7 @@ def document(
     }
 
 
-def _test(homework: Homework, problem: Problem, verdict: Verdict | None, hidden: bool) -> dict[str, Any]:
+def _test(problem: Problem, verdict: Verdict | None, said: str) -> dict[str, Any]:
     score = 0.0 if verdict is None else points(problem.points * verdict.share)
     if verdict is not None and verdict.share < 1.0:
         score = min(score, points(problem.points) - 0.01)  # rounding gives no one the last hundredth
@@ -100,7 +109,7 @@ def _test(homework: Homework, problem: Problem, verdict: Verdict | None, hidden:
         "score": max(0.0, points(score)),
         "max_score": points(problem.points),
         "status": "passed" if verdict is not None and verdict.share == 1.0 else "failed",
-        "output": clean(NOT_RUN if verdict is None else explanation(homework, problem, verdict, hidden)),
+        "output": clean(said),
     }
 
 
@@ -112,12 +121,11 @@ def explanation(homework: Homework, problem: Problem, verdict: Verdict, hidden: 
     return "\n".join([*lines, "", *reasons(homework, verdict, hidden)])
 
 
-def reasons(homework: Homework, verdict: Verdict, hidden: bool) -> Iterator[str]:
-    """The diagnoses of a verdict, each said once."""
-    from autograder.diagnose import diagnose
-
+def reasons(homework: Homework, verdict: Verdict, hidden: bool, known: bool = True) -> Iterator[str]:
+    """The diagnoses of a verdict, each said once. known: also by comparing with the outputs of known mistakes."""
+    known = known and any(f.kind not in ("raised", "timeout", "crash", "missing") for f in verdict.failures)
     said: dict[str, list[str]] = {}
-    for d in diagnose(homework, verdict):
+    for d in diagnose(homework, verdict, known=known):
         where = f"{d.failure.aspect}" if hidden else f"{d.failure.case}, {d.failure.output}"
         said.setdefault(d.hidden if hidden else d.text, []).append(where)
     for text, places in said.items():

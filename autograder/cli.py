@@ -1,0 +1,243 @@
+"""The command line: ``python -m autograder check | submit | grade | validate | strip | selftest | try``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from autograder.homework import Homework, HomeworkError, load_homework
+from minipeft.cli import INTERRUPTED, USER_MISTAKE, Parser, UserError
+
+HOMEWORK = "a homework: its name, or its folder"
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(prog="python -m autograder", description="Homework: checked, handed in, graded.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+
+    check = commands.add_parser(
+        "check",
+        help="your own program on the public cases",
+        description="Run the files of a homework's folder on the public cases and say what is wrong.",
+    )
+    check.add_argument("homework", metavar="HOMEWORK", help=HOMEWORK)
+    check.add_argument("--problem", action="append", metavar="ID", help="only this problem (may be given again)")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=run_check)
+
+    submit = commands.add_parser(
+        "submit",
+        help="make the zip to hand in",
+        description="Put exactly the files of a homework into a zip, and say what is not written yet.",
+    )
+    submit.add_argument("homework", metavar="HOMEWORK", help=HOMEWORK)
+    submit.add_argument("--out", type=Path, metavar="FILE", help="the zip (default: HOMEWORK.zip in this folder)")
+    submit.add_argument("--json", action="store_true", help="print JSON")
+    submit.set_defaults(run=run_submit)
+
+    grade = commands.add_parser(
+        "grade",
+        help="grade one submission on hidden cases",
+        description="Grade a folder, a zip or a single file on cases drawn from a secret seed.",
+        epilog="--seed is seen by every user of the machine while it runs; a secret belongs into a --seed-file.",
+    )
+    grade.add_argument("submission", type=Path, metavar="SUBMISSION", help="a folder, a zip or one of the files")
+    grade.add_argument("--homework", required=True, metavar="HOMEWORK", help=HOMEWORK)
+    grade.add_argument("--out", type=Path, metavar="FILE", help="where to write results.json, after every problem")
+    seed = grade.add_mutually_exclusive_group()
+    seed.add_argument("--seed", help="of the cases (default: a random one)")
+    seed.add_argument("--seed-file", type=Path, metavar="FILE", help="a file that holds the seed")
+    grade.add_argument("--full", action="store_true", help="tell everything, as for public cases: for staff")
+    grade.add_argument("--deadline", type=float, metavar="S", help="seconds for the whole (default: none)")
+    grade.add_argument("--trust", action="store_true", help="run the submission unconfined: only what you would run")
+    grade.add_argument("--json", action="store_true", help="print results.json")
+    grade.set_defaults(run=run_grade)
+
+    validate = commands.add_parser(
+        "validate", help="is this a results.json?", description="Say what is wrong with a results.json."
+    )
+    validate.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    validate.add_argument("--json", action="store_true", help="print JSON")
+    validate.set_defaults(run=run_validate)
+
+    strip = commands.add_parser(
+        "strip",
+        help="write the stubs of homeworks",
+        description="Write the stubs of these homeworks, or of all, out of the library.",
+    )
+    strip.add_argument("names", nargs="*", metavar="HOMEWORK", help="names of homeworks (default: all)")
+    strip.add_argument("--check", action="store_true", help="only say which are not what the library gives")
+    strip.set_defaults(run=run_strip)
+
+    selftest = commands.add_parser(
+        "selftest",
+        help="is the grader right?",
+        description="Grade the reference, the stubs, every mutant and every variant over many seeds.",
+    )
+    selftest.add_argument("names", nargs="*", metavar="HOMEWORK", help="names of homeworks (default: all)")
+    selftest.add_argument("--seeds", type=int, default=20, metavar="N", help="how many seeds (default: %(default)s)")
+    selftest.add_argument("--out", type=Path, metavar="FOLDER", help="where to write the result as JSON and HTML")
+    selftest.add_argument("--quick", action="store_true", help="two seeds, one number of threads")
+    selftest.set_defaults(run=run_selftest)
+
+    plug = commands.add_parser(
+        "try",
+        help="train a small model with your own module",
+        description="Plug the filled files of a homework into the library and train a real, small model.",
+    )
+    plug.add_argument("homework", metavar="HOMEWORK", help=HOMEWORK)
+    plug.add_argument("--quick", action="store_true", help="a few steps only")
+    plug.set_defaults(run=run_try)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when all is right, 1 when something is not, 2 for a mistake of the user's."""
+    args = build_parser().parse_args(argv)
+    from autograder.intake import IntakeError
+
+    try:
+        code: int = args.run(args)
+        return code
+    except (UserError, HomeworkError, IntakeError, OSError) as error:
+        print(f"autograder {args.command}: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        print(f"autograder {args.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """check: the public cases, everything told."""
+    from autograder.intake import take
+    from autograder.public import check
+    from autograder.results import results
+
+    homework = load_homework(args.homework)
+    for problem in args.problem or ():
+        homework.problem(problem)
+    done = check(homework, take(homework.folder, homework), args.problem)
+    made = results(done, hidden=False)
+    made["tests"] = [t for t in made["tests"] if args.problem is None or t["number"] in args.problem]
+    show(homework, made, args.json)
+    if done.log and not args.json:
+        print(f"printed by your program:\n{printable(done.log)}")
+    return 0 if all(v.share == 1.0 for v in done.verdicts.values()) else 1
+
+
+def run_submit(args: argparse.Namespace) -> int:
+    """submit: the zip, and what is still missing."""
+    from autograder.submit import pack
+
+    homework = load_homework(args.homework)
+    packed = pack(homework, homework.folder, args.out or Path(f"{homework.name}.zip"))
+    if args.json:
+        print(json.dumps({"path": str(packed.path), "unwritten": dict(packed.unwritten)}))
+        return 0
+    print(f"{packed.path} holds {', '.join(sorted(f.stub for f in homework.files))}")
+    for problem in homework.problems:
+        missing = packed.unwritten.get(problem.id)
+        print(f"  {problem.id}  {'not written: ' + ', '.join(missing) if missing else 'written'}")
+    return 0
+
+
+def run_grade(args: argparse.Namespace) -> int:
+    """grade: hidden cases, results.json."""
+    from autograder.grade import Graded, grade
+    from autograder.intake import IntakeError, take
+    from autograder.results import not_run, refused, results, write
+
+    homework = load_homework(args.homework)
+    if args.deadline is not None and not args.deadline > 0:
+        raise UserError(f"--deadline must be a number of seconds above 0, got {args.deadline}")
+    seed = args.seed_file.read_text("utf-8").strip() if args.seed_file else (args.seed or secrets.token_hex(16))
+    confinement = None
+    made: dict[str, Any] = not_run(homework)
+
+    def keep(document: dict[str, Any]) -> None:
+        if args.out is not None:
+            write(args.out, document)
+
+    keep(made)
+    try:
+        submission = take(args.submission, homework)
+    except IntakeError as error:
+        made = refused(homework, str(error))
+        keep(made)
+        show(homework, made, args.json)
+        return 1
+
+    def progress(done: Graded) -> None:
+        keep(results(done, hidden=not args.full))
+
+    done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
+    made = results(done, hidden=not args.full)
+    keep(made)
+    show(homework, made, args.json)
+    return 0
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """validate: any results.json."""
+    from autograder.results import validate
+
+    found = {str(path): validate(path) for path in args.files}
+    wrong = any(c.error for complaints in found.values() for c in complaints)
+    if args.json:
+        rows = {p: [{"error": c.error, "text": c.text} for c in complaints] for p, complaints in found.items()}
+        print(json.dumps(rows))
+        return int(wrong)
+    for path, complaints in found.items():
+        for c in complaints:
+            print(f"{path}: {'error' if c.error else 'warning'}: {printable(c.text)}")
+        if not any(c.error for c in complaints):
+            print(f"{path}: valid")
+    return int(wrong)
+
+
+def run_strip(args: argparse.Namespace) -> int:
+    """strip: the stubs, or what has drifted."""
+    code: int = import_module("autograder.strip").main(args.names, check=args.check)
+    return code
+
+
+def run_selftest(args: argparse.Namespace) -> int:
+    """selftest: the kill matrix."""
+    if args.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {args.seeds}")
+    code: int = import_module("autograder.selftest").main(args.names, args.seeds, args.out, args.quick)
+    return code
+
+
+def run_try(args: argparse.Namespace) -> int:
+    """try: a real model with the student's module."""
+    code: int = import_module("autograder.plugin").main(load_homework(args.homework).folder, args.quick)
+    return code
+
+
+def printable(text: str) -> str:
+    """Text of a submission as a terminal may show it."""
+    from autograder.results import clean
+
+    return clean(text)
+
+
+def show(homework: Homework, made: dict[str, Any], as_json: bool) -> None:
+    """Results for people, or as JSON."""
+    if as_json:
+        print(json.dumps(made, allow_nan=False))
+        return
+    if made["output"]:
+        print(made["output"], end="\n\n")
+    for test in made["tests"]:
+        print(f"{test['name']}: {test['score']:g} of {test['max_score']:g}")
+        print("".join(f"    {line}\n" if line else "\n" for line in test["output"].split("\n")))
+    total, most = sum(t["score"] for t in made["tests"]), sum(t["max_score"] for t in made["tests"])
+    print(f"{homework.name}: {total:g} of {most:g} points")

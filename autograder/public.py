@@ -1,0 +1,59 @@
+"""The public cases: what a student sees before handing in. The same code as grading, with a seed that is no secret.
+
+In a homework's ``test_public.py``:
+
+    from autograder.public import public_tests
+
+    test_public = public_tests(__file__)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from autograder.cases import cases
+from autograder.check import Verdict
+from autograder.grade import PUBLIC_SEED, Graded, grade
+from autograder.homework import Homework, load_homework
+from autograder.intake import Submission, take
+from autograder.results import clean, reasons
+
+
+def check(homework: Homework, submission: Submission, problems: Iterable[str] | None = None) -> Graded:
+    """A student's own program on the public cases, in another process but not confined."""
+    return grade(homework, submission, PUBLIC_SEED, problems=problems)
+
+
+def public_tests(file: str | Path) -> Callable[..., None]:
+    """A pytest function: one test for each problem and case of the homework in whose folder ``file`` lies."""
+    import pytest
+
+    homework = load_homework(Path(file).parent)
+    listed = [(p.id, c.name) for p in homework.problems for c in cases(homework.name, p.id, PUBLIC_SEED)]
+
+    @cache
+    def submission() -> Submission:
+        return take(homework.folder, homework)
+
+    @cache
+    def verdict(problem: str) -> Verdict:
+        return check(homework, submission(), [problem]).verdicts[problem]
+
+    @pytest.mark.parametrize(("problem", "case"), listed, ids=[f"{p}-{c}" for p, c in listed])
+    def test_public(problem: str, case: str) -> None:
+        said = wrong_in(homework, verdict(problem), case)
+        if said:
+            pytest.fail("\n".join(said), pytrace=False)
+
+    return test_public
+
+
+def wrong_in(homework: Homework, verdict: Verdict, case: str) -> Sequence[str]:
+    """What is said of one case of a verdict; nothing where it is right."""
+    failures = [f for f in verdict.failures if f.case == case]
+    if not failures:
+        return []
+    one = Verdict(verdict.problem, failures=failures, results=[r for r in verdict.results if r[0].name == case])
+    return [clean(text) for text in reasons(homework, one, hidden=False)]
