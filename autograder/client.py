@@ -34,7 +34,7 @@ from autograder.strip import handout
 CHUNK = 1 << 20
 LOG_LIMIT = 64 * 1024  # bytes kept of what a worker prints; the rest is thrown away
 START_SECONDS = 10.0  # of processor time, for importing NumPy, the library and the submission
-IDLE_SECONDS = 5.0  # without any processor time, after which a worker counts as waiting for ever
+IDLE_SECONDS = 4.0  # in which a worker neither computes nor wants to, after which it counts as waiting for ever
 MOST_TIMEOUTS = 3  # in a problem; then the rest of it is not run
 TICK = 0.02
 SIDE = ("__init__.py", "frames.py", "layouts.py", "worker.py", "confine.py", "drivers/__init__.py", "drivers/common.py")
@@ -57,13 +57,13 @@ class _Lost(Exception):
         self.raised = raised
 
 
-def processor_seconds(pid: int) -> float | None:
-    """The processor time that a process has used, in seconds; None where the platform does not say."""
+def processor(pid: int) -> tuple[float, bool] | None:
+    """The processor time in seconds that a process has used, and whether it wants more; None where no one says."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, UnicodeDecodeError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, UnicodeDecodeError, ValueError):
         return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK"), state in "RD"
 
 
 def ended(status: int) -> Raised:
@@ -72,6 +72,30 @@ def ended(status: int) -> Raised:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
         return Raised("crash", f"crashed ({name})")
     return Raised("crash", "ended before it answered", f"exit status {status}")
+
+
+class _Watch:
+    """The time of one call: processor time, so that a busy machine costs no one anything; else by the clock."""
+
+    def __init__(self, pid: int, seconds: float):
+        self._pid, self._seconds = pid, seconds
+        self._begun = self._moved = time.monotonic()
+        self._first = self._used = (processor(pid) or (0.0, True))[0]
+
+    def late(self) -> str:
+        """Why the call must end now; "" where it may go on."""
+        now = time.monotonic()
+        seen = processor(self._pid)
+        if seen is None:
+            return "" if now - self._begun < self._seconds + IDLE_SECONDS else f"more than {self._seconds:g} s"
+        used, wants = seen
+        if used != self._used or wants:
+            self._used, self._moved = used, now
+        if used - self._first > self._seconds:
+            return f"more than {self._seconds:g} s of processor time"
+        if now - self._moved > IDLE_SECONDS:
+            return "it waits for something that does not come"
+        return "" if now - self._begun < 20 * self._seconds + IDLE_SECONDS else f"more than {20 * self._seconds:g} s"
 
 
 class Worker:
@@ -194,9 +218,7 @@ class Worker:
 
     def _converse(self, rest: memoryview, seconds: float) -> Any:
         reader = Reader()
-        begun = moved = time.monotonic()
-        used = first = processor_seconds(self._process.pid)
-        late = Raised("timeout", "ran out of time", f"more than {seconds:g} s of processor time")
+        watch = _Watch(self._process.pid, seconds)
         with selectors.DefaultSelector() as selector:
             selector.register(self._requests, selectors.EVENT_WRITE)
             selector.register(self._replies, selectors.EVENT_READ)
@@ -221,16 +243,9 @@ class Worker:
                             raise _Lost(self._after_the_end())
                         if reader.feed(chunk):
                             return reader.message
-                now = time.monotonic()
-                spent = processor_seconds(self._process.pid)
-                if spent != used:
-                    used, moved = spent, now
-                if spent is not None and first is not None and spent - first > seconds:
-                    raise _Lost(late)
-                if spent is not None and now - moved > IDLE_SECONDS:
-                    raise _Lost(Raised("timeout", "ran out of time", "it waits for something that does not come"))
-                if now - begun > 3 * seconds + 2 * IDLE_SECONDS:
-                    raise _Lost(late)
+                late = watch.late()
+                if late:
+                    raise _Lost(Raised("timeout", "ran out of time", late))
 
     def _keep_output(self) -> bool:
         """Take what was printed; False at its end."""

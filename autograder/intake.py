@@ -223,8 +223,9 @@ def decoded(data: bytes, name: str) -> str:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         text = data.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
-        raise SyntaxError("the text is not in UTF-8", (name, 0, 0, "")) from None
+    except (SyntaxError, UnicodeDecodeError, LookupError):
+        why = "the text is neither in UTF-8 nor in the encoding that its first lines name"
+        raise SyntaxError(why, (name, 0, 0, "")) from None
     text = re.sub(r"\r\n?", "\n", text)
     if not text.endswith("\n"):
         text += "\n"

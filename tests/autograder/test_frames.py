@@ -1,7 +1,8 @@
 """Frames: what goes in comes out, and nothing else gets through."""
 
+import contextlib
 import json
-import math
+import struct
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def same(a, b):
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
     if isinstance(a, float):
-        return type(b) is float and (a == b and math.copysign(1, a) == math.copysign(1, b) or a != a and b != b)
+        return type(b) is float and (struct.pack("d", a) == struct.pack("d", b) or (a != a and b != b))
     if isinstance(a, list):
         return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
@@ -74,10 +75,8 @@ def test_a_frame_cut_short_or_with_more_behind_it_is_refused(message, data):
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_frame_or_a_frame_error(data):
     for attempt in (data, PREFIX.pack(b"MPG1", len(data)) + data):
-        try:
+        with contextlib.suppress(FrameError):
             decode(attempt)
-        except FrameError:
-            pass
 
 
 JSON = st.recursive(
@@ -176,7 +175,7 @@ def test_outputs_are_plain_copies_in_c_order():
     out = normalized({"odd": x.view(Odd), "t": x.T, "s": np.float32(2), "i": np.int64(3), "both": (x, None)})
     assert type(out["odd"]) is np.ndarray
     assert out["t"].flags.c_contiguous
-    assert out["s"].dtype == np.float32 and out["s"].shape == ()
+    assert (out["s"].dtype, out["s"].shape) == (np.float32, ())
     assert type(out["i"]) is int
     assert isinstance(out["both"], list)
     assert not np.shares_memory(out["both"][0], x)
