@@ -28,7 +28,7 @@ from minipeft.nn.layers import Dropout, Embedding, Linear
 from minipeft.nn.module import find
 from minipeft.ops.embedding import checked_ids
 from minipeft.peft.base import Mergeable, PeftModel
-from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.select import match_modules
 
 
@@ -198,8 +198,11 @@ class MixedLora(Mergeable):
         self.base = base
         self.layers = layers
         self.rows = {name: np.flatnonzero(np.asarray(names) == name) for name in layers}
+        self.n_examples = len(names)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] != self.n_examples:
+            raise PeftError(f"a mixed batch of {self.n_examples} adapters got {x.shape[0]} examples; give one for each")
         z = self.base(x)
         for name, layer in self.layers.items():
             if len(self.rows[name]):
@@ -227,21 +230,26 @@ class LoraConfig(PeftConfig):
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
     lora_dropout: float = 0.0
-    layers_to_transform: list[int] | None = None
+    layers_to_transform: list[int] | int | None = None
     init_lora_weights: bool | str = True
     use_rslora: bool = False
     bias: str = "none"
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
 
+    def rank(self, path: str) -> int:
+        """r of the module at ``path``."""
+        return next((v for p, v in self.rank_pattern.items() if _ends_in(p, path)), self.r)
+
     def rank_and_scale(self, path: str) -> tuple[int, float]:
         """r and s = α / r (α / √r with use_rslora) of the module at ``path``."""
-        r = next((v for p, v in self.rank_pattern.items() if _ends_in(p, path)), self.r)
+        r = self.rank(path)
         alpha = next((v for p, v in self.alpha_pattern.items() if _ends_in(p, path)), self.lora_alpha)
         return r, alpha / (r**0.5 if self.use_rslora else r)
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
         check_fields(self, r=1)
+        check_not_zero(self, "lora_alpha")
         if self.init_lora_weights not in (True, False, "gaussian"):
             raise PeftError(f"LoRA: init_lora_weights is True, False or 'gaussian', got {self.init_lora_weights!r}")
         if self.bias not in ("none", "all", "lora_only"):
@@ -255,12 +263,13 @@ class LoraConfig(PeftConfig):
                 raise PeftError(f"LoRA: the pattern {pattern!r} matches none of the target modules")
         for path in paths:
             base = find(model, path)
-            r, scale = self.rank_and_scale(path)
             d, k = base.weight.shape
-            if not 1 <= r <= min(d, k):
+            if not 1 <= self.rank(path) <= min(d, k):
                 raise PeftError(
-                    f"LoRA: rank r={r} of {path} must lie between 1 and min(d, k) = {min(d, k)}, it is {d} x {k}"
+                    f"LoRA: rank r={self.rank(path)} of {path} must lie between 1 and min(d, k) = {min(d, k)}, "
+                    f"it is {d} x {k}"
                 )
+            r, scale = self.rank_and_scale(path)
             kind = LoraEmbedding if isinstance(base, Embedding) else LoraLayer
             layer = kind(base, r, scale, self.lora_dropout)
             layer.draw(rng, self.init_lora_weights)
