@@ -1,28 +1,37 @@
-"""Why is an output wrong? The cause, where it can be recognized, in at most two sentences."""
+"""Why is an output wrong? The cause, where it can be recognized, in at most two sentences.
+
+A public case is told everything: the cause with sizes and parameters, the worst entry, both values. A hidden case is
+told the category alone: nothing of it depends on what was drawn. The hint of a known mistake is a fixed sentence, so
+it is told of both; an exception of a hidden case by its type and the line, for its message may hold inputs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
+from autograder.cases import Case
+from autograder.causes import Cause, Wrong, causes, not_finite, wrong_entries, wrong_shape
 from autograder.check import Failure, Outputs, Raised, Result, Verdict
 from autograder.homework import Homework
 from autograder.inside import library_with, run_case
 from autograder.mutants import Mutant, mutants, mutated
 
 CASES = 4  # of the failing cases, the smallest so many are tried with the known mistakes
+NOT_WRITTEN = "NotImplementedError"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """A failure explained.
 
-    cause: its category, "" where none was recognized. text: what is said of a public case, at most two sentences;
-    hidden: what is said of a hidden one, which holds nothing that was drawn. details: "worst" (an index), "expected",
-    "got", "wrong", "of".
+    cause: its category, "" where none was recognized. text: what is said of a public case; hidden: of a hidden one.
+    details: "worst" (the index of the worst entry), "expected", "got" (the values there), "wrong" and "of" (how many
+    entries are), for arrays of one shape; public cases alone. trouble: what the diagnosis itself raised, for staff.
     """
 
     failure: Failure
@@ -30,16 +39,154 @@ class Diagnosis:
     text: str
     hidden: str
     details: Mapping[str, Any] = field(default_factory=dict)
+    trouble: str = ""
 
 
 def diagnose(homework: Homework, verdict: Verdict, known: bool = True) -> list[Diagnosis]:
     """A diagnosis for each failure of a verdict. known False: without comparing with the mutants' outputs."""
     hints = known_mistakes(homework, verdict) if known else {}
+    results = {case.name: (case, right, got) for case, right, got in verdict.results}
     found = []
     for f in verdict.failures:
+        case, right, got = results[f.case]
+        trouble = ""
+        try:
+            seen = explained(f, case, right, got)
+        except Exception as error:  # what came may be anything; the points do not depend on the words
+            seen, trouble = [], f"{type(error).__name__}: {error}"
         hint = hints.get((f.case, f.key), "")
-        found.append(Diagnosis(f, "known mistake" if hint else "", f"{f.reason}. {hint}", f"{f.kind}. {hint}"))
+        if hint:
+            seen = [*seen[:1], Cause(seen[0].kind if seen else "known mistake", *(2 * [sentence(hint)]))]
+        text = " ".join(dict.fromkeys(c.text for c in seen)) or sentence(f"{f.output}: {f.reason}")
+        hidden = " ".join(dict.fromkeys(c.hidden for c in seen)) or f"{f.output} {PLAINLY[f.kind]}."
+        found.append(Diagnosis(f, seen[0].kind if seen else "", text, hidden, details(f, case), trouble))
     return found
+
+
+PLAINLY = {
+    "raised": "cannot be computed: the call raises",
+    "timeout": "is not there in time",
+    "crash": "cannot be computed: the call ends the process",
+    "missing": "is missing",
+    "type": "is something else than an array or a number",
+    "shape": "has a wrong shape",
+    "dtype": "has a wrong type of numbers",
+    "finite": "is not finite",
+    "value": "has wrong values",
+}
+
+
+def sentence(text: str) -> str:
+    """With a mark at its end."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def explained(f: Failure, case: Case, right: Outputs, got: Outputs | Raised) -> list[Cause]:
+    """What can be said of a failure without the known mistakes: at most two causes."""
+    if isinstance(got, Raised):
+        return [raised(got)]
+    e, g = f.expected, f.got
+    if f.kind == "missing":
+        return []
+    if e is None or g is None:
+        return none_or_array(f)
+    if isinstance(e, (list, tuple)) and isinstance(g, (list, tuple)):
+        return lists(f, case, right)
+    if isinstance(e, float) and f.kind == "value":
+        e, g = np.asarray(e), np.asarray(float(np.asarray(g).reshape(())))
+    if not isinstance(e, np.ndarray) or not isinstance(g, np.ndarray):
+        return []
+    tol = max(case.tol, 1e-4 if min(e.dtype.itemsize, g.dtype.itemsize) < 8 and e.dtype.kind == "f" else 1e-6)
+    w = Wrong(f.output, e, g, case, right, 0.0 if f.key in case.exact else case.tol, tol)
+    if f.kind == "shape":
+        return wrong_shape(w)
+    if f.kind == "dtype":
+        return [dtype(f)]
+    if f.kind == "finite":
+        return not_finite(w)
+    return causes(w)
+
+
+def raised(got: Raised) -> Cause:
+    """What an exception tells: its type and line, in public its message too."""
+    where = f" in line {got.line}" if got.line else ""
+    if got.error == NOT_WRITTEN:
+        text = "This is not written yet."
+        return Cause("not written", f"{text[:-1]} ({got.message}).", text)
+    if got.kind == "timeout":
+        text = "It takes more processor time than it may: a loop over entries, or differences in place of a formula?"
+        return Cause("timeout", text, text)
+    if got.kind == "crash":
+        text = "The process ended in the middle of the call."
+        return Cause("crash", text, text)
+    file = f" of {PurePath(got.file).name}" if got.file and got.line else ""
+    message = f": {got.message}" if got.message else ""
+    return Cause("raised", sentence(f"{got.error}{where}{file}{message}"), f"It raises {got.error}{where}{file}.")
+
+
+def none_or_array(f: Failure) -> list[Cause]:
+    """None where an array belongs, or the other way round."""
+    gradient = f.key.startswith("d")
+    if f.got is None:
+        text = f"{f.output} is None, though {'a gradient is wanted' if gradient else 'a result is expected'}."
+        return [Cause("none", text, text)]
+    text = f"{f.output} must be None{': no gradient is wanted for this input' if gradient else ''}, and something came."
+    return [Cause("not none", text, text)]
+
+
+def dtype(f: Failure) -> Cause:
+    """Another type of numbers."""
+    e, g = f.expected.dtype, f.got.dtype
+    if e.kind == "f" and g.kind == "f":
+        text = f"{f.output} is {g} where {e} must stay: a NumPy scalar, such as np.sqrt(n), promotes what it touches."
+        return Cause("promoted", text, text)
+    text = f"{f.output} is an array of {g}, expected {e}."
+    return Cause("dtype", text, text)
+
+
+def lists(f: Failure, case: Case, right: Outputs) -> list[Cause]:
+    """Lists: of names, what is missing and what is too much; of arrays, what is wrong with the first that is."""
+    e, g = list(f.expected), list(f.got)
+    if all(isinstance(x, str) for x in [*e, *g]):
+        more, less = [x for x in g if x not in e], [x for x in e if x not in g]
+        if f.key == "changed" and more:
+            text = f"The call writes into its input {', '.join(more)}."
+            return [Cause("written", text, text)]
+        if f.key == "kept" and more:
+            text = f"{', '.join(more)} is kept for the backward, though no gradient that is wanted uses it."
+            return [Cause("kept", text, text)]
+        parts = [f"without {', '.join(less)}"] * bool(less) + [f"with {', '.join(more)} too much"] * bool(more)
+        text = f"{f.output} comes {' and '.join(parts) if parts else 'in another order'}."
+        return [Cause("list", text, f"{f.output} is another list than expected.")]
+    for i, (x, y) in enumerate(zip(e, g)):
+        if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
+            part = Wrong(f"entry {i} of {f.output}", x, y, case, right, case.tol, max(case.tol, 1e-6))
+            if x.shape != y.shape:
+                return wrong_shape(part)
+            if x.dtype.kind == y.dtype.kind and wrong_entries(x, y, case.tol).any():
+                return causes(part)
+    return []
+
+
+def details(f: Failure, case: Case) -> dict[str, Any]:
+    """The worst entry and how many are wrong, for arrays of numbers of one shape."""
+    e, g = f.expected, f.got
+    if not isinstance(e, np.ndarray) or not isinstance(g, np.ndarray) or e.shape != g.shape or not e.size:
+        return {}
+    if e.dtype.kind not in "fiub" or g.dtype.kind not in "fiub":
+        return {}
+    bad = wrong_entries(e, g, case.tol if f.key not in case.exact else 0.0)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(g.astype(np.float64) - e.astype(np.float64))
+    error = np.where(np.isfinite(error), error, np.where(bad, np.inf, 0.0))
+    worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), e.shape))
+    return {
+        "worst": worst,
+        "expected": e[worst].item(),
+        "got": g[worst].item(),
+        "wrong": int(bad.sum()),
+        "of": int(e.size),
+    }
 
 
 def known_mistakes(homework: Homework, verdict: Verdict) -> dict[tuple[str, str], str]:
@@ -50,15 +197,18 @@ def known_mistakes(homework: Homework, verdict: Verdict) -> dict[tuple[str, str]
     wrong: dict[str, list[str]] = {}
     for f in verdict.failures:
         wrong.setdefault(f.case, []).append(f.key)
-    results = {case.name: (case, right, got) for case, right, got in verdict.results if case.name in wrong}
-    chosen = sorted(results.values(), key=lambda r: sum(x.size for x in r[0].arrays.values()))[:CASES]
-    explained: list[tuple[Mutant, set[tuple[str, str]]]] = []
+    failing = [r for r in verdict.results if r[0].name in wrong]
+    failing = [r for r in failing if not (isinstance(r[2], Raised) and r[2].error == NOT_WRITTEN)]
+    chosen = sorted(failing, key=lambda r: sum(x.size for x in r[0].arrays.values()))[:CASES]
+    if not chosen:
+        return {}
+    found: list[tuple[Mutant, set[tuple[str, str]]]] = []
     for m in mutants(homework.name):
-        if verdict.problem in (m.problem, *m.also):
-            explained.append((m, explains(m, homework.name, chosen, wrong)))
-    explained.sort(key=lambda pair: -len(pair[1]))
+        if verdict.problem in (m.problem, *m.also) and not m.equivalent:
+            found.append((m, explains(m, homework.name, chosen, wrong)))
+    found.sort(key=lambda pair: -len(pair[1]))
     hints: dict[tuple[str, str], str] = {}
-    for m, places in explained:
+    for m, places in found:
         for place in places:
             hints.setdefault(place, m.hint)
     return hints
@@ -71,26 +221,26 @@ def explains(
     library = library_with(mutated(mutant))
     found: set[tuple[str, str]] = set()
     for case, _, got in results:
-        if isinstance(got, Raised) and got.error == "NotImplementedError":
-            continue
         its = run_case(library, homework, case)
         if isinstance(got, Raised) or isinstance(its, Raised):
-            if isinstance(got, Raised) and isinstance(its, Raised) and got.message == its.message:
+            if isinstance(got, Raised) and isinstance(its, Raised) and same_exception(its, got):
                 found.update((case.name, output) for output in wrong[case.name])
             continue
-        found.update((case.name, output) for output in wrong[case.name] if same(its, got, output))
+        for output in wrong[case.name]:
+            if output in its and output in got and alike(its[output], got[output], 0.1 * case.tol):
+                found.add((case.name, output))
     return found
 
 
-def same(a: Outputs, b: Outputs, output: str) -> bool:
-    """Whether two sets of outputs agree in this one, to the rounding of its type."""
-    return output in a and output in b and alike(a[output], b[output])
+def same_exception(a: Raised, b: Raised) -> bool:
+    """Whether two calls failed in the same way."""
+    return (a.kind, a.error) == (b.kind, b.error) and (a.kind != "raised" or a.message == b.message)
 
 
-def alike(a: Any, b: Any) -> bool:
+def alike(a: Any, b: Any, tol: float) -> bool:
     """Whether two outputs are the same up to rounding."""
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(alike(x, y) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(alike(x, y, tol) for x, y in zip(a, b, strict=True))
     if isinstance(a, float) and isinstance(b, float):
         a, b = np.asarray(a), np.asarray(b)
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
@@ -105,5 +255,4 @@ def alike(a: Any, b: Any) -> bool:
     if not finite.any():
         return True
     x, y = a[finite].astype(np.float64), b[finite].astype(np.float64)
-    tol = 1e-9 if min(a.dtype.itemsize, b.dtype.itemsize) == 8 else 1e-5
     return bool(np.abs(x - y).max() <= tol * np.abs(x).max())

@@ -144,7 +144,9 @@ def judge_hint(row: Row, homework: Homework, verdict: Verdict) -> None:
 
     ``named_alone``: a cause is named also where the grader does not know this mistake from its mutants.
     """
-    row.told = list(dict.fromkeys(d.text for d in diagnose(homework, verdict)))
+    found = diagnose(homework, verdict)
+    row.told = list(dict.fromkeys(d.text for d in found))
+    row.unstable += [f"the diagnosis of {d.failure.output} raised {d.trouble}" for d in found if d.trouble]
     row.hint_right = any(row.hint in text for text in row.told)
     row.named_alone = any(d.cause for d in diagnose(homework, verdict, known=False))
 
