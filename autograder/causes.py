@@ -336,6 +336,8 @@ def accuracy(w: Wrong) -> Cause | None:
     if w.expected.dtype.kind != "f":
         return None
     finite = np.isfinite(w.expected)
+    if not finite.any():
+        return None
     e, g = w.expected[finite].astype(np.float64), w.got[finite].astype(np.float64)
     error = float(np.abs(g - e).max()) / float(np.abs(e).max() or 1.0)
     if not error < 5e-3:
@@ -437,10 +439,10 @@ def by_values(bad: np.ndarray, name: str, x: np.ndarray) -> str | None:
     if x.shape == bad.shape:
         here = bad
     elif x.ndim < bad.ndim and bad.shape[: x.ndim] == x.shape:
-        here = bad.any(axis=tuple(range(x.ndim, bad.ndim)))
+        here = np.asarray(bad.any(axis=tuple(range(x.ndim, bad.ndim))))
     elif x.dtype.kind == "b":
         try:
-            x = np.broadcast_to(x, bad.shape)
+            x = np.array(np.broadcast_to(x, bad.shape))
         except ValueError:
             return None
         here = bad

@@ -21,7 +21,7 @@ from autograder.homework import Homework
 from autograder.inside import library_with, run_case
 from autograder.mutants import Mutant, mutants, mutated
 
-CASES = 4  # of the failing cases, the smallest so many are tried with the known mistakes
+CASES = 8  # so many are tried with the known mistakes: the failing ones first, and of them the smallest
 NOT_WRITTEN = "NotImplementedError"
 
 
@@ -190,43 +190,40 @@ def details(f: Failure, case: Case) -> dict[str, Any]:
 
 
 def known_mistakes(homework: Homework, verdict: Verdict) -> dict[tuple[str, str], str]:
-    """By (case, output), the hint of the mutant whose output is the same.
+    """By (case, output), for what is wrong, the hint of the mutant whose output is the same.
 
-    Of several that fit, the one that explains the most of what is wrong.
+    Of several that fit, the one that gives most of the other outputs too, right or wrong.
     """
-    wrong: dict[str, list[str]] = {}
+    wrong: dict[str, set[str]] = {}
     for f in verdict.failures:
-        wrong.setdefault(f.case, []).append(f.key)
-    failing = [r for r in verdict.results if r[0].name in wrong]
-    failing = [r for r in failing if not (isinstance(r[2], Raised) and r[2].error == NOT_WRITTEN)]
-    chosen = sorted(failing, key=lambda r: sum(x.size for x in r[0].arrays.values()))[:CASES]
-    if not chosen:
-        return {}
+        wrong.setdefault(f.case, set()).add(f.key)
+    written = [r for r in verdict.results if not (isinstance(r[2], Raised) and r[2].error == NOT_WRITTEN)]
+    chosen = sorted(written, key=lambda r: (r[0].name not in wrong, sum(x.size for x in r[0].arrays.values())))[:CASES]
     found: list[tuple[Mutant, set[tuple[str, str]]]] = []
-    for m in mutants(homework.name):
-        if verdict.problem in (m.problem, *m.also) and not m.equivalent:
-            found.append((m, explains(m, homework.name, chosen, wrong)))
+    if any(case.name in wrong for case, _, _ in chosen):
+        for m in mutants(homework.name):
+            if verdict.problem in (m.problem, *m.also) and not m.equivalent:
+                found.append((m, agrees(m, homework.name, chosen)))
     found.sort(key=lambda pair: -len(pair[1]))
     hints: dict[tuple[str, str], str] = {}
     for m, places in found:
-        for place in places:
-            hints.setdefault(place, m.hint)
+        for case, output in places:
+            if output in wrong.get(case, ()):
+                hints.setdefault((case, output), m.hint)
     return hints
 
 
-def explains(
-    mutant: Mutant, homework: str, results: list[Result], wrong: Mapping[str, list[str]]
-) -> set[tuple[str, str]]:
-    """The (case, output) among the wrong ones where the mutant gives what came."""
+def agrees(mutant: Mutant, homework: str, results: list[Result]) -> set[tuple[str, str]]:
+    """The (case, output) where the mutant gives what came."""
     library = library_with(mutated(mutant))
     found: set[tuple[str, str]] = set()
     for case, _, got in results:
         its = run_case(library, homework, case)
         if isinstance(got, Raised) or isinstance(its, Raised):
             if isinstance(got, Raised) and isinstance(its, Raised) and same_exception(its, got):
-                found.update((case.name, output) for output in wrong[case.name])
+                found.update((case.name, output) for output in case.checks)
             continue
-        for output in wrong[case.name]:
+        for output in case.checks:
             if output in its and output in got and alike(its[output], got[output], 0.1 * case.tol):
                 found.add((case.name, output))
     return found
@@ -245,7 +242,7 @@ def alike(a: Any, b: Any, tol: float) -> bool:
         a, b = np.asarray(a), np.asarray(b)
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
         return type(a) is type(b) and bool(a == b)
-    if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
+    if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.dtype.kind != "f":
         return bool(np.array_equal(a, b))

@@ -20,7 +20,7 @@ from autograder.cases import Case, cases, laid_out
 from autograder.check import Outputs, Raised, Verdict, judge
 from autograder.frames import normalized
 from autograder.homework import Homework, HomeworkError, Problem
-from autograder.library import Library
+from autograder.library import Library, Patched, patched
 from autograder.strip import put_back, source_path
 
 Run = Callable[[Mapping[str, str], Sequence[Case]], list[Outputs | Raised]]
@@ -32,15 +32,21 @@ def reference_library() -> Library:
     return Library()
 
 
-@lru_cache(maxsize=64)
-def _copy(sources: tuple[tuple[str, str], ...]) -> Library:
-    return Library(dict(sources))
+@lru_cache(maxsize=1)
+def _to_patch() -> Library:
+    """The copy that takes other bodies for a while."""
+    return Library()
 
 
-def library_with(sources: Mapping[str, str]) -> Library:
-    """A copy of the library with these modules (kept for the next call); the library itself where none differs."""
+@lru_cache(maxsize=256)
+def _with(sources: tuple[tuple[str, str], ...]) -> Library | Patched:
+    return patched(_to_patch(), dict(sources)) or Library(dict(sources))
+
+
+def library_with(sources: Mapping[str, str]) -> Library | Patched:
+    """The library with these modules (kept for the next call); the library itself where none differs."""
     own = {module: text for module, text in sources.items() if text != source_path(module).read_text("utf-8")}
-    return _copy(tuple(sorted(own.items()))) if own else reference_library()
+    return _with(tuple(sorted(own.items()))) if own else reference_library()
 
 
 class OutOfTime(BaseException):
@@ -66,7 +72,7 @@ def processor_time(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def run_case(library: Library, homework: str, case: Case) -> Outputs | Raised:
+def run_case(library: Library | Patched, homework: str, case: Case) -> Outputs | Raised:
     """What the case's driver returns with this copy of the library, or what it raised."""
     driver = getattr(import_module(f"autograder.drivers.{homework}"), case.driver)
     arrays = {name: laid_out(x, case.layouts.get(name, "plain")) for name, x in case.arrays.items()}
