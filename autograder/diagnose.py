@@ -7,8 +7,10 @@ it is told of both; an exception of a hidden case by its type and the line, for 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -19,6 +21,7 @@ from autograder.causes import Cause, Wrong, causes, not_finite, wrong_entries, w
 from autograder.check import Failure, Outputs, Raised, Result, Verdict
 from autograder.homework import Homework
 from autograder.inside import library_with, run_case
+from autograder.library import Library, Patched
 from autograder.mutants import Mutant, mutants, mutated
 
 CASES = 8  # so many are tried with the known mistakes: the failing ones first, and of them the smallest
@@ -215,10 +218,9 @@ def known_mistakes(homework: Homework, verdict: Verdict) -> dict[tuple[str, str]
 
 def agrees(mutant: Mutant, homework: str, results: list[Result]) -> set[tuple[str, str]]:
     """The (case, output) where the mutant gives what came."""
-    library = library_with(mutated(mutant))
     found: set[tuple[str, str]] = set()
     for case, _, got in results:
-        its = run_case(library, homework, case)
+        its = mutant_outputs(mutant, homework, case)
         if isinstance(got, Raised) or isinstance(its, Raised):
             if isinstance(got, Raised) and isinstance(its, Raised) and same_exception(its, got):
                 found.update((case.name, output) for output in case.checks)
@@ -227,6 +229,25 @@ def agrees(mutant: Mutant, homework: str, results: list[Result]) -> set[tuple[st
             if output in its and output in got and alike(its[output], got[output], 0.1 * case.tol):
                 found.add((case.name, output))
     return found
+
+
+@lru_cache(maxsize=1024)
+def _mutant_library(mutant: Mutant) -> Library | Patched:
+    return library_with(mutated(mutant))
+
+
+_outputs: OrderedDict[tuple[str, str, int], tuple[Case, Outputs | Raised]] = OrderedDict()
+KEPT = 4096
+
+
+def mutant_outputs(mutant: Mutant, homework: str, case: Case) -> Outputs | Raised:
+    """What a mutant returns for a case; the last `KEPT` answers are kept, for the next submission and output."""
+    key = (homework, mutant.id, id(case))
+    if key not in _outputs or _outputs[key][0] is not case:  # another case may have come to lie at the same place
+        _outputs[key] = case, run_case(_mutant_library(mutant), homework, case)
+        if len(_outputs) > KEPT:
+            _outputs.popitem(last=False)
+    return _outputs[key][1]
 
 
 def same_exception(a: Raised, b: Raised) -> bool:

@@ -146,7 +146,8 @@ def grade_sources(
 
     def run(own: Mapping[str, str], chosen: Sequence[Case]) -> list[Outputs | Raised]:
         copy = library_with(own)
-        return [run_case(copy, homework.name, case) for case in chosen]
+        with copy.active():  # swapped in once for all cases
+            return [run_case(copy, homework.name, case) for case in chosen]
 
     return {
         problem.id: graded(homework, problem, sources, drawn(homework.name, problem.id, seed), run)

@@ -83,8 +83,11 @@ class Library:
 
     @contextmanager
     def active(self) -> Iterator[Any]:
-        """Swap this copy in for the time inside (one copy at a time in a process)."""
+        """Swap this copy in for the time inside (one copy at a time in a process; again inside itself it stays)."""
         with _swapping:
+            if PACKAGE in self._modules and sys.modules.get(PACKAGE) is self._modules[PACKAGE]:
+                yield self._modules[PACKAGE]
+                return
             others = {n: sys.modules.pop(n) for n in list(sys.modules) if n.partition(".")[0] == PACKAGE}
             sys.modules.update(self._modules)
             sys.meta_path.insert(0, self._finder)

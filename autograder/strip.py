@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from autograder.homework import ROOT, Homework, HomeworkError, Target, homeworks, load_homework
@@ -21,6 +22,7 @@ def source_path(module: str, root: Path = ROOT) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+@lru_cache(maxsize=128)
 def functions(source: str) -> dict[str, ast.FunctionDef]:
     """Every function and method of a module by its qualified name (those inside functions left out)."""
     found: dict[str, ast.FunctionDef] = {}
