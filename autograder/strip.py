@@ -7,6 +7,7 @@ is the other way: it gives named functions of a student's file the library's bod
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -66,14 +67,27 @@ def replace_bodies(source: str, bodies: Mapping[str, str]) -> str:
     Raises HomeworkError for a name that the source lacks.
     """
     known = functions(source)
-    lines = source.splitlines(keepends=True)
+    lines = re.findall(r"[^\n]*\n|[^\n]+$", source)  # a form feed ends no line of Python's, as splitlines has it
     for name, body in sorted(bodies.items(), key=lambda item: -_node(known, item[0]).lineno):
         node = _node(known, name)
         start, end = body_span(node)
-        indent = " " * (node.col_offset + 4)
+        definition = lines[node.lineno - 1]
+        indent = definition[: len(definition) - len(definition.lstrip(" \t\f"))] + "    "
         text = "".join(f"{indent}{line}".rstrip() + "\n" for line in body.strip("\n").split("\n"))
-        lines[start:end] = [text]
+        lines[start:end] = [_head(lines, node), text]
     return "".join(lines)
+
+
+def _head(lines: list[str], node: ast.FunctionDef) -> str:
+    """What stands before the body in the body's first line: ``def f(x): return x``; usually nothing."""
+    first = node.body[0]
+    before = lines[first.lineno - 1].encode()[: first.col_offset].decode()
+    if not before.strip():
+        return ""
+    start, _ = body_span(node)
+    if start < first.lineno:  # no docstring: the line goes with the body
+        return before.rstrip() + "\n"
+    raise HomeworkError(f"line {first.lineno}: a docstring in the line of its function; put it into the next one")
 
 
 def _node(known: Mapping[str, ast.FunctionDef], name: str) -> ast.FunctionDef:

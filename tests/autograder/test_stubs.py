@@ -118,3 +118,22 @@ def test_a_name_that_is_not_there_is_named():
         strip(SOURCE, {"q": "x"})
     with pytest.raises(HomeworkError, match="no function 'q'"):
         replace_bodies(SOURCE, {"q": "pass"})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class A:\n    def h(a, b): return a\n\nx = 1\n",
+        "class A:\n    def h(a,\n          b): a; return (a +\n    b)\nx = 1\n",
+        "class A:\n\tdef h(a, b):\n\t\tif a:\n\t\t\treturn b\nx = 1\n",
+        "class A:\n  # \x0c and \u2028\n  @staticmethod\n  def h(a, b):\n    return 'σ'\nx = 1",
+        "class A:\n \tdef h(a, b):\n \t    return a\nx = 1\n",
+    ],
+)
+def test_bodies_are_put_back_however_a_student_writes(source):
+    made = put_back(source, SOURCE, ["A.h"])
+    found = {}
+    exec(compile(made, "student", "exec"), found)
+    assert found["A"].h(3, 4) == 7
+    assert found["x"] == 1
+    assert made.startswith(source[: source.index("def h")])
