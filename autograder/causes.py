@@ -380,6 +380,7 @@ def place(bad: np.ndarray, w: Wrong) -> tuple[str, str] | None:
         where = by_values(bad, name, x)
         if where is not None:
             return where, where
+    best: tuple[float, tuple[str, str]] | None = None  # of several descriptions, the one that is marked most densely
     for axis in range(bad.ndim):
         n = bad.shape[axis]
         others = tuple(a for a in range(bad.ndim) if a != axis)
@@ -390,23 +391,33 @@ def place(bad: np.ndarray, w: Wrong) -> tuple[str, str] | None:
             where = by_ids(at, n, name, x)
             if where is not None:
                 return where, where
-        along = f"of axis {axis}"
-        if axis == 0 and bad.ndim > 1 and n > 1 and list(at) == list(range(1, n)):
-            where = f"only behind the first entry {along} (only the first example is right?)"
-            return where, where
-        if list(at) == list(range(len(at))):
-            words = f"only in the first {'entry' if len(at) == 1 else f'{len(at)} entries'} {along}"
-            return words, f"only in the first entries {along}"
-        if list(at) == list(range(n - len(at), n)):
-            words = f"only in the last {'entry' if len(at) == 1 else f'{len(at)} entries'} {along}"
-            return words, f"only in the last entries {along}"
-        if len(at) <= 4:
-            return f"only at {', '.join(map(str, at))} {along}", f"only at some entries {along}"
-    return by_diagonal(bad)
+        words = along_axis(at, n, axis, bad.ndim)
+        filled = float(np.take(bad, at, axis).mean())
+        if words is not None and (best is None or filled > best[0]):
+            best = filled, words
+    diagonal = by_diagonal(bad)
+    if diagonal is not None and (best is None or diagonal[0] > best[0]):
+        best = diagonal
+    return None if best is None else best[1]
 
 
-def by_diagonal(bad: np.ndarray) -> tuple[str, str] | None:
-    """Marked on one side of a diagonal of the last two axes (rows i, columns j) alone."""
+def along_axis(at: np.ndarray, n: int, axis: int, ndim: int) -> tuple[str, str] | None:
+    """Words for some of the n indices along an axis."""
+    along, entries = f"of axis {axis}", "entry" if len(at) == 1 else f"{len(at)} entries"
+    if axis == 0 and ndim > 1 and n > 1 and list(at) == list(range(1, n)):
+        words = f"only behind the first entry {along} (only the first example is right?)"
+        return words, words
+    if list(at) == list(range(len(at))):
+        return f"only in the first {entries} {along}", f"only in the first entries {along}"
+    if list(at) == list(range(n - len(at), n)):
+        return f"only in the last {entries} {along}", f"only in the last entries {along}"
+    if len(at) <= 4:
+        return f"only at {', '.join(map(str, at))} {along}", f"only at some entries {along}"
+    return None
+
+
+def by_diagonal(bad: np.ndarray) -> tuple[float, tuple[str, str]] | None:
+    """Marked on one side of a diagonal of the last two axes (rows i, columns j) alone: how densely, and words."""
     if bad.ndim < 2:
         return None
     flat = np.asarray(bad.any(axis=tuple(range(bad.ndim - 2))))
@@ -416,11 +427,13 @@ def by_diagonal(bad: np.ndarray) -> tuple[str, str] | None:
     if low == -(rows - 1) and high == columns - 1:
         return None
     offset = columns - rows
+    every = np.arange(columns) - np.arange(rows)[:, None]
+    density = float(bad[..., (every >= low) & (every <= high)].mean())
     if low >= 1 and offset > 0 and high == offset:
         words = (
             "only where i < j ≤ i + offset (rows i, columns j): the mask ignores the offset between rows and columns?"
         )
-        return words, words
+        return density, (words, words)
     if low >= 1:
         words = f"only above a diagonal, where j ≥ i + {low} (rows i, columns j)"
     elif high <= -1:
@@ -429,7 +442,7 @@ def by_diagonal(bad: np.ndarray) -> tuple[str, str] | None:
         words = "only on the diagonal"
     else:
         return None
-    return words, words.partition(", where")[0]
+    return density, (words, words.partition(", where")[0])
 
 
 def by_values(bad: np.ndarray, name: str, x: np.ndarray) -> str | None:
@@ -549,7 +562,8 @@ def causes(w: Wrong) -> list[Cause]:
         if not np.isfinite(w.expected).all():
             return [c for f in (region, accuracy) if (c := f(w)) is not None]
         w = replace(w, expected=w.expected.astype(np.float64), got=w.got.astype(np.float64))
-        return list(islice(filter(None, (f(w) for f in FAMILIES)), 2))
+        families = (accuracy,) if w.same(w.got, w.expected) else FAMILIES
+        return list(islice(filter(None, (f(w) for f in families)), 2))
     simple = [c for f in (nothing, complement) if (c := f(w)) is not None]
     w = replace(w, expected=w.expected.astype(np.int64), got=w.got.astype(np.int64))
     return simple or list(filter(None, (f(w) for f in (reordered, region))))
@@ -585,7 +599,7 @@ def wrong_shape(w: Wrong) -> list[Cause]:
                 return told("transpose", "is the transpose of what is expected")
         return told("transpose", "has the shape of the transpose of what is expected")
     extra = g.ndim - e.ndim
-    if extra >= 0 and surely and g.size:
+    if extra >= 0 and surely and g.size and e.size:
         for k in range(1, g.ndim + 1):
             for axes in combinations(range(g.ndim), k):
                 kept = g.sum(axis=axes, keepdims=True)
@@ -595,6 +609,8 @@ def wrong_shape(w: Wrong) -> list[Cause]:
                     which = ", ".join(map(str, axes))
                     text = f"is not summed over the axes along which the input was broadcast or {BATCH}"
                     return told("missing sum", text, f": axis {which} of what came")
+    if not e.size or not g.size:
+        return told("shape", "has a wrong shape")
     if g.size == e.size:
         return told("axis", "has the right number of entries in another shape: an axis too many, too few, or a reshape")
     if e.ndim > g.ndim and surely:
