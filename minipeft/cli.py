@@ -6,7 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -89,7 +90,7 @@ def build_parser() -> Parser:
     generate.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the likeliest token")
     generate.add_argument("--top-k", type=positive, metavar="K", help="draw from the K likeliest tokens")
     generate.add_argument("--top-p", type=float, metavar="P", help="draw from the smallest set of probability P")
-    generate.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    generate.add_argument("--seed", type=natural, default=0, help="of the draws (default: %(default)s)")
     generate.add_argument("--chat", action="store_true", help="ask as a user asks, by the model's chat template")
     generate.add_argument("--json", action="store_true", help="print JSON")
     generate.set_defaults(run=run_generate)
@@ -114,7 +115,7 @@ def build_parser() -> Parser:
     train.add_argument("--batch-size", type=positive, default=4, metavar="B", help="windows (default: %(default)s)")
     train.add_argument("--length", type=positive, default=128, metavar="T", help="of a window (default: %(default)s)")
     train.add_argument("--lr", type=positive_number, default=1e-3, help="the peak rate (default: %(default)s)")
-    train.add_argument("--seed", type=int, default=0, help="of windows and weights (default: %(default)s)")
+    train.add_argument("--seed", type=natural, default=0, help="of windows and weights (default: %(default)s)")
     train.add_argument("--fresh", action="store_true", help="begin anew, and replace what is in the --out folder")
     train.add_argument("--json", action="store_true", help="print the report as JSON")
     train.set_defaults(run=run_train)
@@ -134,15 +135,20 @@ def build_parser() -> Parser:
     return parser
 
 
-def positive(text: str) -> int:
+def positive(text: str, least: int = 1) -> int:
     """A whole number of at least 1, for argparse."""
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
     return value
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    return positive(text, 0)
 
 
 def positive_number(text: str) -> float:
@@ -330,6 +336,25 @@ def run_generate(args: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def parent_to_write_in(folder: Path) -> Iterator[None]:
+    """Make the folder's parent before the long work, not after it; take it away again where nothing came into it."""
+    parents = [folder.parent, *folder.parent.parents]
+    made = [p for p in parents if not p.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder.parent, os.W_OK | os.X_OK):
+            raise PermissionError("no permission to write there")
+    except OSError as error:
+        raise UserError(f"--out {folder}: nothing can be written there ({error})") from error
+    try:
+        yield
+    finally:
+        for p in made:
+            with suppress(OSError):  # not empty
+                p.rmdir()
+
+
 def run_train(args: argparse.Namespace) -> int:
     import shutil
 
@@ -357,17 +382,21 @@ def run_train(args: argparse.Namespace) -> int:
         if not args.json:
             print(line, flush=True)
 
-    try:
-        peft, report = language.finetune(
-            model, tokenizer.encode, prose, config, plan, unfinished, progress=not args.json, say=say
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    peft.save_pretrained(out)
-    write_text(out / "training.json", json.dumps(report, indent=2) + "\n")
+    with parent_to_write_in(out):
+        try:
+            peft, report = language.finetune(
+                model, tokenizer.encode, prose, config, plan, unfinished, progress=not args.json, say=say
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        peft.save_pretrained(out)
+        write_text(out / "training.json", json.dumps(report, indent=2) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)
     after = report["perplexity_after"]
-    say(f"{args.steps} steps in {report['seconds']:.0f} s, the best by validation: {report['best_step']}")
+    judged = len(report["evaluations"])
+    say(
+        f"{args.steps} steps, judged {judged} times, in {report['seconds']:.0f} s; the best: step {report['best_step']}"
+    )
     say(f"adapted: perplexity {after['validation']:.2f} on validation, {after['test']:.2f} on test")
     say(f"test perplexity is {100 * report['lower_by']:.1f} % lower; the adapter is in {out}")
     if args.json:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,8 @@ def test_an_adapter_that_is_there_is_not_replaced_unless_told(llama, text, tmp_p
     [
         (["--data", "no-such.txt"], "no-such.txt: expected the name austen, or a text file in UTF-8"),
         (["--targets", "q_porj"], "q_porj"),
+        (["--alpha", "nan"], "lora_alpha must be finite, got nan"),
+        (["--alpha", "0"], "lora_alpha is 0, so that nothing would be changed"),
         (["--length", "4000"], "has no window of 4000"),
         (["--lr", "1e30"], "the loss became nan"),
     ],
@@ -123,6 +126,29 @@ def test_a_mistake_in_train_is_one_line_and_leaves_nothing(args, message, llama,
     err = capsys.readouterr().err
     assert message in err.splitlines()[-1]
     assert {f.name for f in tmp_path.iterdir()} == {"llama.gguf", "prose.txt"}
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(llama, text, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "adapter", tmp_path / "file" / "deep" / "adapter"):
+        assert trained(llama, text, out) == 2
+        printed = capsys.readouterr()
+        assert "nothing can be written there" in printed.err
+        assert printed.out == ""
+    assert trained(llama, text, tmp_path / "new" / "deep" / "adapter", "--targets", "q_porj") == 2
+    assert not (tmp_path / "new").exists(), "a mistake leaves no empty folder"
+    assert trained(llama, text, tmp_path / "new" / "deep" / "adapter") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"base: perplexity [\d.]+ on validation, [\d.]+ on test\n", out)
+    assert re.search(r"\n6 steps, judged 1 times, in \d+ s; the best: step 6\nadapted: perplexity [\d.]+ on", out)
+
+
+@pytest.mark.parametrize("command", [["train"], ["generate", "hello"]])
+def test_a_seed_below_zero_is_told_by_its_name(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--seed", "-1"])
+    assert caught.value.code == 2
+    assert "argument --seed: expected a whole number of at least 0, got '-1'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lr", ["0", "-1", "nan", "inf", "fast"])
@@ -142,17 +168,15 @@ def test_ctrl_c_keeps_what_was_reached_and_the_same_command_goes_on_to_the_same_
     process = subprocess.Popen(
         [*command, "--out", str(cut)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("LORA: "):
-            break
-    time.sleep(0.5)
+    reached = tmp_path / "cut.unfinished" / "training.json"
+    while not reached.exists() and process.poll() is None:  # written every 25 steps
+        time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "interrupted" in err
     assert not cut.exists()
-    assert (tmp_path / "cut.unfinished" / "training.json").exists()
+    assert 25 <= json.loads(reached.read_text())["step"] < 400
     subprocess.run([*command, "--out", str(cut)], env=env, check=True, capture_output=True)
     for name in ("minipeft_model.safetensors", "adapter_model.safetensors"):
         (a, about_a), (b, about_b) = read_safetensors(cut / name), read_safetensors(whole / name)

@@ -120,9 +120,10 @@ def finetune(
     batches = LanguageModelBatches(parts["train"], plan.batch_size, plan.length, plan.seed)
     validation = windows(parts["validation"], plan.length, plan.judge_tokens)
     test = windows(parts["test"], plan.length, plan.judge_tokens)
-    before = {"validation": perplexity(model, validation), "test": perplexity(model, test)}
+    peft = get_peft_model(model, config, rng=plan.seed)  # first: a configuration that does not fit is told at once
+    with peft.disable_adapter():
+        before = {"validation": perplexity(peft, validation), "test": perplexity(peft, test)}
     say(f"base: perplexity {before['validation']:.2f} on validation, {before['test']:.2f} on test")
-    peft = get_peft_model(model, config, rng=plan.seed)
     trained, total = peft.trainable_counts()
     say(f"{config.peft_type}: {trained:,} of {total:,} parameters are trained")
     optimizer = AdamW(peft, lr=CosineSchedule(plan.lr, plan.steps, warmup=plan.steps // 10))
