@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import threading
+import tracemalloc
 from typing import Literal
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_bf16_becomes_float32(tmp_path):
     halves = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
     (tmp_path / "x").write_bytes(raw({"w": entry("BF16", (3,), (0, 6))}, halves))
     assert np.array_equal(read_safetensors(tmp_path / "x")[0]["w"], values)
+
+
+def test_bf16_is_read_in_parts_within_twice_the_file(tmp_path, rng):
+    x = rng.normal(size=(3, 70_001)).astype(np.float32)  # more than three parts, the last one short
+    half = (x.view("<u4") >> 16).astype("<u2")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(raw({"a": entry("BF16", x.shape, (0, half.nbytes))}, half.tobytes()))
+    tracemalloc.start()
+    arrays, _ = read_safetensors(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(arrays["a"].view("<u4") >> 16, half)
+    assert not (arrays["a"].view("<u4") & 0xFFFF).any()
+    assert peak < 2 * path.stat().st_size + 4 * 2**16  # the values as float32, and a part
 
 
 @pytest.mark.parametrize(

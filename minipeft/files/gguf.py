@@ -53,7 +53,9 @@ def _q8_0(raw: np.ndarray) -> np.ndarray:
 
 
 def _bf16(raw: np.ndarray) -> np.ndarray:
-    return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    wide = raw.view("<u2").astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
 
 
 @dataclass(frozen=True)
