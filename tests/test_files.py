@@ -71,7 +71,7 @@ def test_bf16_becomes_float32(tmp_path):
 
 
 def test_bf16_is_read_in_parts_within_twice_the_file(tmp_path, rng):
-    x = rng.normal(size=(3, 70_001)).astype(np.float32)  # more than three parts, the last one short
+    x = rng.normal(size=(3, 700_001)).astype(np.float32)  # many parts, the last one short
     half = (x.view("<u4") >> 16).astype("<u2")
     path = tmp_path / "x.safetensors"
     path.write_bytes(raw({"a": entry("BF16", x.shape, (0, half.nbytes))}, half.tobytes()))
@@ -81,7 +81,7 @@ def test_bf16_is_read_in_parts_within_twice_the_file(tmp_path, rng):
     tracemalloc.stop()
     assert np.array_equal(arrays["a"].view("<u4") >> 16, half)
     assert not (arrays["a"].view("<u4") & 0xFFFF).any()
-    assert peak < 2 * path.stat().st_size + 4 * 2**16  # the values as float32, and a part
+    assert peak < 2.2 * path.stat().st_size  # the values as float32, and a part
 
 
 @pytest.mark.parametrize(
