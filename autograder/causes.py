@@ -586,12 +586,11 @@ def not_finite(w: Wrong) -> list[Cause]:
 def wrong_shape(w: Wrong) -> list[Cause]:
     """Why the shape is another: a transpose, a missing or unwanted sum, an axis too many."""
     e, g = w.expected, w.got
-    shapes = f" (expected {e.shape}, got {g.shape})"
     surely = g.dtype.kind in "fiu" and np.isfinite(g).all()
 
     def told(kind: str, text: str, public: str = "", guess: bool = False) -> list[Cause]:
         mark = "?" if guess else "."
-        return [Cause(kind, f"{w.name} {text}{public}{shapes}{mark}", f"{w.name} {text}{mark}")]
+        return [Cause(kind, f"{w.name} {text}{public}{mark}", f"{w.name} {text}{mark}")]
 
     if e.ndim == g.ndim and sorted(e.shape) == sorted(g.shape) and e.ndim <= 4:
         for perm in permutations(range(e.ndim)):

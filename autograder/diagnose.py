@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
@@ -43,6 +43,52 @@ class Diagnosis:
     hidden: str
     details: Mapping[str, Any] = field(default_factory=dict)
     trouble: str = ""
+
+    @property
+    def entries(self) -> str:
+        """The details in words, for a public case; "" where there are none."""
+        d, e, g = self.details, self.failure.expected, self.failure.got
+        if self.failure.kind == "shape":
+            return f"got shape {np.shape(g)}, expected {np.shape(e)}"
+        if not d or not d["wrong"]:
+            return ""
+        if d["of"] == 1:
+            return f"got {number(d['got'])}, expected {number(d['expected'])}"
+        at = ", ".join(map(str, d["worst"]))
+        worst = f"at [{at}]: got {number(d['got'])}, expected {number(d['expected'])}"
+        return f"{d['wrong']} of {d['of']} entries are wrong, the worst {worst}"
+
+
+@dataclass
+class Reason:
+    """One thing that is wrong, said once. aspects and places: where; places are those of public cases, with what came.
+
+    shown: the first of them whose entries can be drawn.
+    """
+
+    text: str
+    aspects: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    shown: Diagnosis | None = None
+
+
+def reasons(homework: Homework, verdict: Verdict, hidden: bool) -> list[Reason]:
+    """Why a problem lost points: its diagnoses, those that differ in drawn numbers alone taken together."""
+    found: dict[str, Reason] = {}
+    for d in diagnose(homework, verdict):
+        reason = found.setdefault(d.hidden, Reason(d.hidden if hidden else d.text))
+        if d.failure.aspect not in reason.aspects:
+            reason.aspects.append(d.failure.aspect)
+        if not hidden:
+            place = f"{d.failure.case}: {d.failure.output}"
+            reason.places.append(f"{place}: {d.entries}" if d.entries else place)
+            reason.shown = reason.shown or (d if d.details else None)
+    return list(found.values())
+
+
+def number(x: Any) -> str:
+    """A number as people read it."""
+    return f"{x:.6g}" if isinstance(x, float) else str(x)
 
 
 def diagnose(homework: Homework, verdict: Verdict, known: bool = True) -> list[Diagnosis]:
@@ -200,7 +246,11 @@ def known_mistakes(homework: Homework, verdict: Verdict) -> dict[tuple[str, str]
     wrong: dict[str, set[str]] = {}
     for f in verdict.failures:
         wrong.setdefault(f.case, set()).add(f.key)
-    written = [r for r in verdict.results if not (isinstance(r[2], Raised) and r[2].error == NOT_WRITTEN)]
+    written = [
+        r
+        for r in verdict.results
+        if not isinstance(r[2], Raised) or (r[2].kind == "raised" and r[2].error != NOT_WRITTEN)
+    ]
     chosen = sorted(written, key=lambda r: (r[0].name not in wrong, sum(x.size for x in r[0].arrays.values())))[:CASES]
     found: list[tuple[Mutant, set[tuple[str, str]]]] = []
     if any(case.name in wrong for case, _, _ in chosen):
@@ -213,6 +263,11 @@ def known_mistakes(homework: Homework, verdict: Verdict) -> dict[tuple[str, str]
         for case, output in places:
             if output in wrong.get(case, ()):
                 hints.setdefault((case, output), m.hint)
+    tried = {case.name for case, _, _ in chosen}
+    for f in verdict.failures:  # the same output of a case that was not tried
+        same = {hints.get((case, f.key), "") for case in tried if f.key in wrong.get(case, ())}
+        if f.case not in tried and len(same) == 1:
+            hints[f.case, f.key] = same.pop()
     return hints
 
 
@@ -238,13 +293,15 @@ def _mutant_library(mutant: Mutant) -> Library | Patched:
 
 _outputs: OrderedDict[tuple[str, str, int], tuple[Case, Outputs | Raised]] = OrderedDict()
 KEPT = 4096
+PATIENCE = 0.5  # seconds of processor time that a mutant may take for a case: who is slower is not asked
 
 
 def mutant_outputs(mutant: Mutant, homework: str, case: Case) -> Outputs | Raised:
     """What a mutant returns for a case; the last `KEPT` answers are kept, for the next submission and output."""
     key = (homework, mutant.id, id(case))
     if key not in _outputs or _outputs[key][0] is not case:  # another case may have come to lie at the same place
-        _outputs[key] = case, run_case(_mutant_library(mutant), homework, case)
+        limited = replace(case, seconds=min(case.seconds, PATIENCE))
+        _outputs[key] = case, run_case(_mutant_library(mutant), homework, limited)
         if len(_outputs) > KEPT:
             _outputs.popitem(last=False)
     return _outputs[key][1]

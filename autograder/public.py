@@ -18,7 +18,7 @@ from autograder.check import Verdict
 from autograder.grade import PUBLIC_SEED, Graded, grade
 from autograder.homework import Homework, load_homework
 from autograder.intake import Submission, take
-from autograder.results import clean, reasons
+from autograder.results import clean, said
 
 
 def check(homework: Homework, submission: Submission, problems: Iterable[str] | None = None) -> Graded:
@@ -56,4 +56,4 @@ def wrong_in(homework: Homework, verdict: Verdict, case: str) -> Sequence[str]:
     if not failures:
         return []
     one = Verdict(verdict.problem, failures=failures, results=[r for r in verdict.results if r[0].name == case])
-    return [clean(text) for text in reasons(homework, one, hidden=False)]
+    return [clean(text) for text in said(homework, one, hidden=False)]

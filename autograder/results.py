@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from autograder.check import Verdict
-from autograder.diagnose import diagnose
+from autograder.diagnose import reasons
 from autograder.grade import Graded
 from autograder.homework import Homework, Problem
 
@@ -30,6 +30,7 @@ VISIBILITY = ("hidden", "after_due_date", "after_published", "visible")
 TRUNCATED = 100_000  # characters after which Gradescope cuts a text
 FILE_LIMIT = 1024 * 1024  # bytes
 NOT_RUN = "not run"
+PLACES = 3  # so many places are listed for one reason
 
 
 def clean(text: str, limit: int = OUTPUT_LIMIT) -> str:
@@ -71,8 +72,8 @@ def results(graded: Graded, *, hidden: bool = True, extra: Mapping[str, Any] | N
     for p in homework.problems:  # explained once: `results` is called after every problem
         if p.id in graded.verdicts and (p.id, hidden) not in graded.explained:
             graded.explained[p.id, hidden] = explanation(homework, p, graded.verdicts[p.id], hidden)
-    said = {p: text for (p, h), text in graded.explained.items() if h == hidden}
-    made = document(homework, "\n".join(lines), information, graded.verdicts, said)
+    told = {p: text for (p, h), text in graded.explained.items() if h == hidden}
+    made = document(homework, "\n".join(lines), information, graded.verdicts, told)
     made["execution_time"] = round(graded.seconds, 3)
     return made
 
@@ -118,20 +119,19 @@ def explanation(homework: Homework, problem: Problem, verdict: Verdict, hidden: 
     if verdict.share == 1.0:
         return "All right."
     lines = [f"{'ok  ' if ok else 'FAIL'}  {aspect}" for aspect, ok in verdict.passed.items()]
-    return "\n".join([*lines, "", *reasons(homework, verdict, hidden)])
+    return "\n".join([*lines, "", *said(homework, verdict, hidden)])
 
 
-def reasons(homework: Homework, verdict: Verdict, hidden: bool, known: bool = True) -> Iterator[str]:
-    """The diagnoses of a verdict, each said once. known: also by comparing with the outputs of known mistakes."""
-    known = known and any(f.kind not in ("raised", "timeout", "crash", "missing") for f in verdict.failures)
-    said: dict[str, list[str]] = {}
-    for d in diagnose(homework, verdict, known=known):
-        where = f"{d.failure.aspect}" if hidden else f"{d.failure.case}, {d.failure.output}"
-        said.setdefault(d.hidden if hidden else d.text, []).append(where)
-    for text, places in said.items():
-        places = list(dict.fromkeys(places))
-        more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-        yield f"{'; '.join(places[:3])}{more}: {text}"
+def said(homework: Homework, verdict: Verdict, hidden: bool) -> Iterator[str]:
+    """Why points are lost: each reason once, behind where it was seen."""
+    for reason in reasons(homework, verdict, hidden):
+        if hidden:
+            yield f"{', '.join(reason.aspects)}: {reason.text}"
+            continue
+        yield reason.text
+        yield from (f"    {place}" for place in reason.places[:PLACES])
+        if len(reason.places) > PLACES:
+            yield f"    and {len(reason.places) - PLACES} more"
 
 
 def write(path: str | Path, made: Mapping[str, Any]) -> None:

@@ -119,7 +119,7 @@ TABLE_OF_CAUSES = {
     "NaN everywhere": (E, np.full_like(E, np.nan), {}, "not finite", "dx is NaN everywhere"),
     "NaN in a row": (E, changed(E, np.s_[:1], np.nan), {}, "not finite", "NaN, only in the first entry of axis 0"),
     "overflow": (E, changed(E, (1, 2), np.inf), {}, "not finite", "infinite, only at 2 of axis 1"),
-    "a transposed shape": (E, E.T, {}, "transpose", "transpose of what is expected (expected (3, 5), got (5, 3))"),
+    "a transposed shape": (E, E.T, {}, "transpose", "is the transpose of what is expected"),
     "only the shape is": (E, V.T.copy(), {}, "transpose", "has the shape of the transpose"),
     "the batch is not summed": (CUBE.sum(0), CUBE, {}, "missing sum", "not summed over"),
     "a broadcast axis": (E.sum(1, keepdims=True), E, {}, "missing sum", "axis 1 of what came"),
