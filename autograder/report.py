@@ -8,7 +8,7 @@ stands beside: one square an entry, the darker the larger the error. A hidden ca
 from __future__ import annotations
 
 import html as html_module
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,7 +241,7 @@ def error_map(d: Diagnosis) -> str:
     f = d.failure
     if not isinstance(f.expected, np.ndarray) or not isinstance(f.got, np.ndarray) or f.expected.ndim < 1:
         return ""
-    if d.details["of"] < 4 or (d.details["wrong"] == d.details["of"] and d.cause != ""):
+    if d.details["of"] < 4 or not d.details["wrong"]:
         return ""
     bad = wrong_entries(f.expected, f.got, 0.0) if f.expected.dtype.kind != "f" else None
     e, g = f.expected.astype(np.float64), f.got.astype(np.float64)
@@ -252,9 +252,14 @@ def error_map(d: Diagnosis) -> str:
     at, cut = d.details["worst"], ""
     if error.ndim == 1:
         error = error[None]
-    elif error.ndim > 2:
+    elif error.ndim > 2 and not error[at[:-2]].all():
         error = error[at[:-2]]
         cut = f"[{', '.join(map(str, at[:-2]))}, :, :]"
+    elif error.ndim > 2:
+        cut = f" (its first {error.ndim - 1} axes as rows)"
+        error = error.reshape(-1, error.shape[-1])
+    if error.all() and d.cause:
+        return ""
     rows, columns = error.shape
     error = coarse(error)
     finite = error[np.isfinite(error)]
@@ -269,7 +274,7 @@ def error_map(d: Diagnosis) -> str:
     what = f"Where {f.output}{cut} is wrong in the case {f.case}: {rows} × {columns}, the darker the larger the error"
     what += "; black is not finite." if not np.isfinite(error).all() else "."
     return (
-        f'<figure><svg role="img" aria-label="{esc(what)}" width="{width}" height="{height}" '
+        f'<figure><svg role="img" shape-rendering="crispEdges" aria-label="{esc(what)}" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}">{"".join(cells)}</svg><figcaption>{esc(what)}</figcaption></figure>'
     )
 
@@ -289,8 +294,3 @@ def blend(share: float) -> str:
     t = min(1.0, max(0.0, 1 + np.log10(max(share, 1e-4)) / 4))
     light, dark = (253, 224, 210), (140, 20, 20)
     return "#" + "".join(f"{round(a + (b - a) * t):02x}" for a, b in zip(light, dark))
-
-
-def columns(names: Sequence[str]) -> str:
-    """The heads of a table's columns."""
-    return "".join(f"<th>{esc(name)}</th>" for name in names)
