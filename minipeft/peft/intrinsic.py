@@ -48,21 +48,29 @@ class Projection:
 
 
 class Dense(Projection):
-    """Blocks of rows of N(0, 1/D), drawn again each time."""
+    """P in blocks of ROWS rows, each drawn again from its own seed whenever it is needed: entries of N(0, 1/D)."""
 
     def _block(self, start: int, like: Array) -> Array:
+        """Rows start … start + ROWS - 1 of P (fewer at the end), in the dtype and on the device of ``like``: (rows, d).
+
+        Standard normal values from ``np.random.default_rng((*seed, start))``, drawn as one array (rows, d), times
+        1/√D with D = total; then `_kept` chooses among them.
+        """
         rows = min(ROWS, self.size - start)
         values = np.random.default_rng((*self.seed, start)).standard_normal((rows, self.d)) * self.total**-0.5
         return to_device(self._kept(values, start).astype(like.dtype), device_of(like))
 
     def _kept(self, values: np.ndarray, start: int) -> np.ndarray:
+        """All of a block's values."""
         return values
 
     def apply(self, x: Array) -> Array:
+        """P x for x (d,): (size,), block by block."""
         blocks = [matmul(self._block(s, x), x[:, None])[:, 0] for s in range(0, self.size, ROWS)]
         return array_module(x).concatenate(blocks)
 
     def transpose(self, y: Array) -> Array:
+        """Pᵀ y for y (size,): (d,), the sum over the blocks of rows."""
         result = array_module(y).zeros((self.d,), dtype=y.dtype)
         for s in range(0, self.size, ROWS):
             result += matmul(y[None, s : s + ROWS], self._block(s, y))[0]
@@ -73,6 +81,7 @@ class Sparse(Dense):
     """The same with all but a fraction q = 1/√D of the entries zero, the others ±√(1/(D q)) (Li et al. 2006)."""
 
     def _kept(self, values: np.ndarray, start: int) -> np.ndarray:
+        """The signs of ``values`` times √(1/(D q)) where ``default_rng((*seed, start, 1)).random(shape)`` < q, else 0."""
         q = self.total**-0.5
         kept = np.random.default_rng((*self.seed, start, 1)).random(values.shape) < q
         return np.where(kept, np.sign(values) * (self.total * q) ** -0.5, 0.0)
@@ -97,6 +106,10 @@ class Fastfood(Projection):
         self.L = 1 << max(size - 1, d - 1, 0).bit_length()
 
     def _parts(self, like: Array) -> tuple[Array, Array, Array, float]:
+        """B (L,) of ±1, the permutation Π (L,), G (L,) Gaussian, and S as one number, all from the seed.
+
+        Π takes entry i from place order[i]: (Π v)[i] = v[order[i]].
+        """
         rng = np.random.default_rng(self.seed)
         B = rng.integers(0, 2, self.L) * 2.0 - 1.0
         order = rng.permutation(self.L)
@@ -112,12 +125,14 @@ class Fastfood(Projection):
         )
 
     def apply(self, x: Array) -> Array:
+        """S H G Π H B x for x (d,), padded with zeros to L and cut to (size,)."""
         B, order, G, scale = self._parts(x)
         padded = array_module(x).zeros((self.L,), dtype=x.dtype)
         padded[: self.d] = x
         return walsh_hadamard(G * walsh_hadamard(B * padded)[order])[: self.size] * scale
 
     def transpose(self, y: Array) -> Array:
+        """B H Πᵀ G H S y for y (size,), padded with zeros to L and cut to (d,)."""
         B, order, G, scale = self._parts(y)
         xp = array_module(y)
         padded = xp.zeros((self.L,), dtype=y.dtype)
@@ -131,7 +146,10 @@ KINDS: dict[str, type[Projection]] = {"dense": Dense, "sparse": Sparse, "fastfoo
 
 
 class Subspace(Function):
-    """θ = θ₀ + λ P θ_d, in the shape of θ₀: θ₀ any shape, θ_d (d,), λ () or None."""
+    """θ = θ₀ + λ P θ_d, in the shape of θ₀: θ₀ any shape, θ_d (d,), λ () or None for DID, P a `Projection`.
+
+    dθ₀ = dθ,  dθ_d = λ Pᵀ dθ,  dλ = dθ · P θ_d, a 0-d array. P is never formed and never saved; P θ_d only for dλ.
+    """
 
     @staticmethod
     def forward(ctx: Context, theta0: Array, theta_d: Array, scale: Array | None, projection: Projection) -> Array:
@@ -272,7 +290,11 @@ def intrinsic_dimension(
 
 
 def _crossing(ds: Sequence[int], means: np.ndarray, target: float) -> float | None:
-    """Where the running maximum of ``means`` crosses ``target``, between two d on a logarithmic axis."""
+    """Where the running maximum of ``means`` first reaches ``target``: the d, between two of ``ds`` (ascending).
+
+    Linear in log d between the last dimension below and the first at or above it; the first of ``ds`` where that
+    reaches the target already; None where none does.
+    """
     best = np.maximum.accumulate(means)
     above = np.flatnonzero(best >= target)
     if len(above) == 0:
