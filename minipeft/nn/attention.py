@@ -105,7 +105,9 @@ class MultiHeadAttention(Module):
         """x (B, N, d) -> (B, N, d).
 
         memory (B, S, d): attend there in place of x. mask: boolean, (B, S) or broadcastable to (B, H, N, S), True where
-        a query may look. angles: cos and sin of rotary positions. cache: keys and values of earlier calls, in front.
+        a query may look; it goes to ``core`` with q, k and v. angles: cos and sin of rotary positions, by which q and k
+        are turned (v is not). cache: keys, turned already, and values of earlier calls, in front of the new ones. With
+        a memory, what a cache holds is all of it: it is filled by the first call and read by the others.
         """
         q = ops.split_heads(self.q_proj(x), self.n_heads)  # (B, H, N, D)
         if memory is not None and cache is not None and cache.length:

@@ -35,6 +35,7 @@ class FeedForward(Module):
         self.down_proj = Linear(d_ff, d_model, bias, rng)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, d) -> (B, T, d); gated where ``gate_proj`` is there."""
         u = self.up_proj(x)  # (B, T, d_ff)
         if self.gate_proj is None:
             return self.down_proj(ops.activation(u, self.activation))
@@ -106,6 +107,10 @@ class TransformerLayer(Module):
         return self._residual(x, self.feed_forward, self.feed_forward_norm)
 
     def _residual(self, x: Tensor, sublayer: Module, norm: Module, **kwargs: Any) -> Tensor:
+        """x and what the sublayer makes of it (called with ``kwargs``): normalized before it or behind the sum.
+
+        The dropout acts on what the sublayer returns, not on x.
+        """
         if self.norm_first:
             return x + self.dropout(sublayer(norm(x), **kwargs))
         return norm(x + self.dropout(sublayer(x, **kwargs)))

@@ -169,7 +169,7 @@ class Gate(Function):
 
 
 def softmax_rows(s: Array) -> None:
-    """Softmax of each row of s (R, S), in place; a row of -inf alone becomes zeros."""
+    """Softmax of each row of s (R, S), in place, for entries of any size; a row of -inf alone becomes zeros."""
     if s.shape[1] == 0:
         return
     xp = array_module(s)
@@ -197,7 +197,7 @@ def _last_axis(x: Array, axis: int) -> tuple[Array, Array]:
 
 
 class Softmax(Function):
-    """p = eˢ / Σ eˢ along ``axis``;  ds = p ∘ (dp - Σ dp ∘ p)."""
+    """p = eˢ / Σ eˢ along ``axis``, zeros where all is -inf;  ds = p ∘ (dp - Σ dp ∘ p)."""
 
     @staticmethod
     def forward(ctx: Context, s: Array, axis: int) -> Array:

@@ -25,7 +25,10 @@ IGNORED = -100
 
 
 def _block_loss(s: Array, labels: Array, want_grad: bool) -> Array:
-    """Σ of -log softmax(s)[label] over the rows of s (R, V); s becomes its own gradient, softmax - onehot."""
+    """Σ of -log softmax(s)[label] over the rows of s (R, V), labels (R,), a scalar, for entries of any size.
+
+    Where ``want_grad``, s becomes its own gradient in place, softmax(s) - onehot(label); else what it becomes is open.
+    """
     xp = array_module(s)
     picks = xp.arange(s.shape[0])
     s -= s.max(axis=1, keepdims=True)
@@ -42,7 +45,8 @@ def _block_loss(s: Array, labels: Array, want_grad: bool) -> Array:
 class CrossEntropy(Function):
     """L = -1/n Σ_i log softmax(s_i)[y_i] over the n rows with a label;  ds_i = dL/n (softmax(s_i) - onehot(y_i)).
 
-    s (R, V), ``kept`` the indices of the rows that have a label (n,), ``labels`` theirs (n,). Other rows get zeros.
+    s (R, V), ``kept`` the indices of the rows that have a label (n,), ``labels`` theirs (n,). The gradients of other
+    rows are zero. L is a scalar, dL too. Nothing is saved where s wants no gradient.
     """
 
     @staticmethod

@@ -9,8 +9,9 @@ from minipeft.autograd import Context, Function, Tensor
 
 
 class LayerNorm(Function):
-    """z = γ ∘ x̂ + β, x̂ = (x - mean) / √(var + ε) over the last axis (Ba et al. 2016).
+    """z = γ ∘ x̂ + β, x̂ = (x - mean) / √(var + ε), var = mean((x - mean)²) over the last axis (Ba et al. 2016).
 
+    x (..., d), γ and β (d,), ε a number; in float32 as exact where the mean is large as where it is 0.
     With dx̂ = γ ∘ dz:  dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ ∘ x̂)) / √(var + ε),  dγ = Σ_rows dz ∘ x̂,  dβ = Σ_rows dz.
     x̂ is saved in place of x, and only where dx or dγ is wanted.
     """
@@ -55,9 +56,9 @@ class LayerNorm(Function):
 
 
 class RMSNorm(Function):
-    """z = γ ∘ x̂, x̂ = x / √(mean(x²) + ε) over the last axis (Zhang & Sennrich 2019).
+    """z = γ ∘ x̂, x̂ = x / √(mean(x²) + ε) over the last axis (Zhang & Sennrich 2019): x (..., d), γ (d,), ε a number.
 
-    With dx̂ = γ ∘ dz:  dx = (dx̂ - x̂ mean(dx̂ ∘ x̂)) / √(mean(x²) + ε),  dγ = Σ_rows dz ∘ x̂.
+    With dx̂ = γ ∘ dz:  dx = (dx̂ - x̂ mean(dx̂ ∘ x̂)) / √(mean(x²) + ε),  dγ = Σ_rows dz ∘ x̂. Saved as in `LayerNorm`.
     """
 
     @staticmethod
