@@ -482,12 +482,12 @@ return x * h, h + 1.702 * x * h * (1.0 - h)
         ("p / n", "p / R"),
         (".sum() / n", ".sum() / R"),
     ),
-    cross("cross-sum", "The loss is summed where its mean is asked for.", ("p / n", "p"), (".sum() / n", ".sum()")),
     cross(
         "cross-gradient-not-averaged",
         "The loss is a mean over n rows, its gradient lacks the factor 1/n.",
         ("p / n", "p"),
     ),
+    cross("cross-sum", "The loss is summed where its mean is asked for.", ("p / n", "p"), (".sum() / n", ".sum()")),
     cross(
         "cross-onehot-missing",
         "The gradient is the softmax alone; at the label one has to be subtracted.",
@@ -612,7 +612,11 @@ return x * h, h + 1.702 * x * h * (1.0 - h)
         ("s = xp.where(visible, s, -math.inf)\n", ""),
         ("return matmul(p, V)", "return matmul(xp.where(visible, p, 0.0), V)"),
     ),
-    attend("attend-no-offset", "The causal mask ignores that the queries stand behind S - N keys.", ("k=S - N", "k=0")),
+    attend(
+        "attend-no-offset",
+        "The causal mask ignores that the queries stand behind S - N keys: the first query sees one key alone.",
+        ("k=S - N", "k=0"),
+    ),
     attend(
         "attend-saves-all",
         "Everything is kept, whatever is trained: for V alone, P is enough.",

@@ -16,8 +16,8 @@ Q = q.reshape(B, Hk, H // Hk, N, D)
 s = np.einsum("bhgnd,bhsd->bhgns", Q, k) * scale
 bias = mask_bias(q, N, S, causal, mask)
 if bias is not None:
-    full = np.broadcast_to(bias, (B, H, N, S)) if bias.ndim == 4 else np.broadcast_to(bias, (B, H, N, S))
-    s = s + full.reshape(s.shape)
+    s = s + np.broadcast_to(bias, (B, H, N, S)).reshape(s.shape)
+s = np.ascontiguousarray(s)  # else the rows would be a copy, and the softmax lost
 softmax_rows(s.reshape(-1, S))
 needs = ctx.needs_grad[:3]
 if any(needs):
