@@ -1,0 +1,5 @@
+"""`pytest homework/hw2_transformer`: the public cases, each a test. What counts in the end are others, drawn anew."""
+
+from autograder.public import public_tests
+
+test_public = public_tests(__file__)
