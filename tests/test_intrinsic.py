@@ -182,6 +182,35 @@ def test_the_intrinsic_dimension_is_read_off_on_a_logarithmic_axis():
     assert dip.d == pytest.approx(10**0.9)
     with pytest.raises(ValueError, match="at least one"):
         intrinsic_dimension(score, [], 1.0)
+    with pytest.raises(ValueError, match="not finite"):
+        intrinsic_dimension(lambda d, s: float("nan"), [1, 10], 1.0)
+
+
+def test_the_intrinsic_dimension_of_a_network_that_is_trained(rng):
+    """The whole way: full training, then trainings in random subspaces of three seeds."""
+    x = rng.normal(size=(90, 6)).astype(np.float32)
+    labels = (x[:, 0] + x[:, 1] > 0).astype(int) + (x[:, 2] > 0.5)
+    data = Batches({"x": x, "labels": labels}, 30)
+
+    def accuracy(model):
+        fit(model, data, AdamW(model, lr=0.05, weight_decay=0.0), steps=90, progress=False)
+        with mp.no_grad():
+            return float((model(x).data.argmax(1) == labels).mean())
+
+    full = accuracy(mp.models.MLP((6, 12, 3), rng=0))
+    assert full > 0.9
+    config = {d: (lambda seed, d=d: IntrinsicConfig(d=d, projection="dense", seed=seed)) for d in (1, 4, 16, 64)}
+    found = intrinsic_dimension(
+        lambda d, seed: accuracy(get_peft_model(mp.models.MLP((6, 12, 3), rng=0), config[d](seed))),
+        list(config),
+        full,
+        seeds=[0, 1, 2],
+    )
+    assert found.d is not None
+    assert 1 < found.d < 123, "more than one direction, less than all parameters"
+    assert found.low is not None
+    assert found.low <= found.d
+    assert np.mean(found.scores[64]) > np.mean(found.scores[1])
 
 
 @pytest.mark.parametrize("P", [1, 7])
