@@ -237,13 +237,16 @@ def intrinsic_dimension(
 
     score(d, seed): of one training in d dimensions, higher is better. The means over seeds are made monotone (a larger
     space holds the smaller one's solutions) and read off between two dimensions on a logarithmic axis; the interval is
-    the central 95 % over resampled seeds. Raises ValueError for no dimensions or seeds.
+    the central 95 % over resampled seeds, so that it takes several seeds to say something: with one it is a point.
+    Raises ValueError for no dimensions or seeds, or a score that is not finite.
     """
     if not dimensions or not seeds:
         raise ValueError("intrinsic_dimension needs at least one dimension and one seed")
     ds = sorted(set(dimensions))
     scores = {d: [float(score(d, s)) for s in seeds] for d in ds}
     table = np.array([scores[d] for d in ds])  # (dimensions, seeds)
+    if not np.isfinite(table).all():
+        raise ValueError(f"intrinsic_dimension: a score is not finite: {scores}")
     target = threshold * full
     rng = np.random.default_rng(0)
     found = [_crossing(ds, table[:, rng.integers(0, len(seeds), len(seeds))].mean(1), target) for _ in range(resamples)]
