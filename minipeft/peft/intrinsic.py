@@ -81,7 +81,7 @@ class Sparse(Dense):
     """The same with all but a fraction q = 1/√D of the entries zero, the others ±√(1/(D q)) (Li et al. 2006)."""
 
     def _kept(self, values: np.ndarray, start: int) -> np.ndarray:
-        """Signs of ``values`` times √(1/(D q)) where ``default_rng((*seed, start, 1)).random(shape)`` < q, 0 elsewhere."""
+        """Signs of ``values`` times √(1/(D q)) where ``default_rng((*seed, start, 1)).random(shape)`` < q, else 0."""
         q = self.total**-0.5
         kept = np.random.default_rng((*self.seed, start, 1)).random(values.shape) < q
         return np.where(kept, np.sign(values) * (self.total * q) ** -0.5, 0.0)

@@ -39,7 +39,9 @@ SIDES = ("encoder", "decoder", "cross")
 class PrefixAttention(Function):
     """Attention behind a prefix: q (B, H, N, D), k and v (B, Hk, S, D), prefix (2, P, Hk, D) -> (B, H, N, D).
 
-    mask: boolean (B, 1, 1 or N, S) over the text, or None. G = H / Hk query heads share a key head.
+    mask: boolean (B, 1, 1 or N, S) over the text, or None: True where a query may look; the prefix is seen by all.
+    causal: query i of the N sees the prefix and the keys of the text up to position S - N + i. G = H / Hk query heads
+    share a key head: heads 0 … G - 1 the first, and so on. scale: s. prefix[0] holds the keys, prefix[1] the values.
     """
 
     @staticmethod
@@ -130,6 +132,7 @@ class SharedHidden(Module):
         self.bias = trainable(np.zeros(m), like)
 
     def forward(self) -> Tensor:
+        """The hidden layer, (P, m), through which gradients flow to Q_θ, W₁ and b₁."""
         return ops.tanh(ops.linear(self.embedding, self.weight, self.bias))
 
 
@@ -143,6 +146,7 @@ class ProjectedPrefix(Module):
         self.shape = (2, Hk, D)
 
     def forward(self) -> Tensor:
+        """The shared hidden layer times ``weight``ᵀ plus ``bias``, (P, 2 Hk D) = (P, 2, Hk, D), as (2, P, Hk, D)."""
         x = ops.linear(self.shared(), self.weight, self.bias)  # (P, 2 Hk D)
         return ops.transpose(ops.reshape(x, -1, *self.shape), 1, 0, 2, 3)
 
@@ -203,6 +207,12 @@ class PrefixTuningConfig(PeftConfig):
     sides: list[str] | None = None
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+        """Swap the core of every attention for a `PrefixedCore`, and let the text begin at position P.
+
+        Each attention has a prefix of its own: a `FlatPrefix` of values N(0, init_std²), or with prefix_projection a
+        `ProjectedPrefix` out of a `SharedHidden` that all attentions of one side share. The ``position_offset`` of each
+        `SequenceInput` on those sides becomes P. Raises PeftError where P leaves no room for text (`check_context`).
+        """
         check_fields(self, num_virtual_tokens=1, init_std=0, encoder_hidden_size=1)
         P, model = self.num_virtual_tokens, peft.base_model
         paths = on_sides(match_modules(model, ".*", MultiHeadAttention, "attention"), self.sides, SIDES)

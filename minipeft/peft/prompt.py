@@ -25,7 +25,7 @@ from minipeft.peft.select import on_sides
 
 
 class Prepend(Function):
-    """z = [p; x] for every example: p (P, d), x (B, T, d) -> (B, P + T, d)."""
+    """z = [p; x] for every example: p (P, d), x (B, T, d) -> (B, P + T, d);  dp = Σ_batch dz[:, :P], dx = dz[:, P:]."""
 
     @staticmethod
     def forward(ctx: Context, p: Array, x: Array) -> Array:
@@ -86,6 +86,13 @@ class PromptTuningConfig(PeftConfig):
             peft.swap(f"{path}.prompt" if path else "prompt", Prompt(trainable(rows, table)))
 
     def _start(self, table: np.ndarray, is_text: bool, rng: np.random.Generator) -> np.ndarray:
+        """The first P rows, by prompt_tuning_init: table (V, d) -> (P, d), every random number from ``rng``.
+
+        "RANDOM": standard normal draws (P, d) times init_std, or times the table's standard deviation where that is
+        None. "SAMPLE_VOCAB": the rows ``rng.integers(0, V, P)``. "TEXT": the rows prompt_tuning_init_ids, repeated from
+        the start or cut off to P. None: SAMPLE_VOCAB for text, RANDOM otherwise. Raises PeftError for another name, for
+        ids that are missing or outside of 0 … V - 1, and for all but RANDOM where is_text is False.
+        """
         P = self.num_virtual_tokens
         init = self.prompt_tuning_init or ("SAMPLE_VOCAB" if is_text else "RANDOM")
         if init == "RANDOM":

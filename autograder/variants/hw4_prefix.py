@@ -1,0 +1,267 @@
+"""Other ways to be right in hw4_prefix."""
+
+from autograder.variants import Variant
+
+PREFIX, PROMPT = "minipeft.peft.prefix:", "minipeft.peft.prompt:"
+MASK = "minipeft.ops.attention:mask_bias"
+ATTENTION = f"{PREFIX}PrefixAttention"
+
+LOOPS = """
+B, H, N, D = q.shape
+Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
+G = H // Hk
+A = np.zeros((B, H, N, P + S), dtype=q.dtype)
+z = np.empty((B, H, N, v.shape[-1]), dtype=q.dtype)
+for b in range(B):
+    for h in range(H):
+        K = np.concatenate([prefix[0, :, h // G], k[b, h // G]])
+        V = np.concatenate([prefix[1, :, h // G], v[b, h // G]])
+        s = q[b, h] @ K.T * scale
+        seen = np.ones((N, P + S), dtype=bool)
+        if causal:
+            for i in range(N):
+                seen[i, P + S - N + i + 1 :] = False
+        if mask is not None:
+            seen[:, P:] &= mask[b, 0]
+        s[~seen] = -np.inf
+        e = np.exp(s - s.max(axis=1, keepdims=True))
+        A[b, h] = e / e.sum(axis=1, keepdims=True)
+        z[b, h] = A[b, h] @ V
+ctx.save(A, q, k, v, prefix, scale)
+return z
+"""
+
+LOOPS_BACK = """
+A, q, k, v, prefix, scale = ctx.saved
+nq, nk, nv, nP = ctx.needs_grad[:4]
+B, H, N, D = q.shape
+Hk, P = k.shape[1], prefix.shape[1]
+G = H // Hk
+dq, dk, dv, dP = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v), np.zeros_like(prefix)
+for b in range(B):
+    for h in range(H):
+        g = h // G
+        K = np.concatenate([prefix[0, :, g], k[b, g]])
+        V = np.concatenate([prefix[1, :, g], v[b, g]])
+        a, d = A[b, h], dz[b, h]
+        dA = d @ V.T
+        dS = scale * a * (dA - (dA * a).sum(axis=1, keepdims=True))
+        dq[b, h] = dS @ K
+        dK, dV = dS.T @ q[b, h], a.T @ d
+        dP[0, :, g] += dK[:P]
+        dP[1, :, g] += dV[:P]
+        dk[b, g] += dK[P:]
+        dv[b, g] += dV[P:]
+return (
+    dq if nq else None, dk if nk else None, dv if nv else None, dP if nP else None, None, None, None,
+)
+"""
+
+EINSUM = """
+B, H, N, D = q.shape
+Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
+Q = q.reshape(B, Hk, -1, N, D)
+front = np.einsum("bhgnd,phd->bhgnp", Q, prefix[0])
+text = np.einsum("bhgnd,bhsd->bhgns", Q, k)
+if causal:
+    future = np.arange(S)[None] > (S - N + np.arange(N))[:, None]
+    text = np.where(future, -1e30, text)
+if mask is not None:
+    text = np.where(mask[:, None], text, -1e30)
+s = np.concatenate([front, text], axis=-1) * scale
+s = s - s.max(axis=-1, keepdims=True)
+A = np.exp(s)
+A /= A.sum(axis=-1, keepdims=True)
+A = A.astype(q.dtype)
+z = np.einsum("bhgnp,phd->bhgnd", A[..., :P], prefix[1]) + np.einsum("bhgns,bhsd->bhgnd", A[..., P:], v)
+ctx.save(A, Q, k, v, prefix, scale)
+return z.reshape(B, H, N, -1)
+"""
+
+EINSUM_BACK = """
+A, Q, k, v, prefix, scale = ctx.saved
+nq, nk, nv, nP = ctx.needs_grad[:4]
+P = prefix.shape[1]
+Z = dz.reshape(*A.shape[:4], -1)
+dA = np.concatenate(
+    [np.einsum("bhgnd,phd->bhgnp", Z, prefix[1]), np.einsum("bhgnd,bhsd->bhgns", Z, v)], axis=-1
+)
+dS = A * (dA - np.einsum("...s,...s->...", dA, A)[..., None]) * scale
+dq = dk = dv = dP = None
+if nq:
+    dq = np.einsum("bhgnp,phd->bhgnd", dS[..., :P], prefix[0]) + np.einsum("bhgns,bhsd->bhgnd", dS[..., P:], k)
+    dq = dq.reshape(dz.shape[:3] + (Q.shape[-1],))
+if nk:
+    dk = np.einsum("bhgns,bhgnd->bhsd", dS[..., P:], Q)
+if nv:
+    dv = np.einsum("bhgns,bhgnd->bhsd", A[..., P:], Z)
+if nP:
+    dP = np.stack([
+        np.einsum("bhgnp,bhgnd->phd", dS[..., :P], Q), np.einsum("bhgnp,bhgnd->phd", A[..., :P], Z)
+    ])
+return dq, dk, dv, dP, None, None, None
+"""
+
+VARIANTS = [
+    Variant(
+        "Prepend by concatenation",
+        {
+            f"{PROMPT}Prepend.forward": """
+ctx.save(len(p))
+return np.concatenate([np.broadcast_to(p, (len(x), *p.shape)), x], axis=1)
+""",
+            f"{PROMPT}Prepend.backward": """
+n = ctx.saved[0]
+dp, dx = np.split(dz, [n], axis=1)
+return (np.einsum("bpd->pd", dp) if ctx.needs_grad[0] else None), (dx if ctx.needs_grad[1] else None)
+""",
+        },
+    ),
+    Variant(
+        "Prepend by a list of rows",
+        {
+            f"{PROMPT}Prepend.forward": """
+ctx.save(p.shape)
+return np.stack([np.vstack([p, row]) for row in x])
+""",
+            f"{PROMPT}Prepend.backward": """
+(P, d), = ctx.saved
+dp = np.zeros((P, d), dtype=dz.dtype)
+for row in dz:
+    dp += row[:P]
+return [dp if ctx.needs_grad[0] else None, dz[:, P:].copy() if ctx.needs_grad[1] else None]
+""",
+        },
+    ),
+    Variant(
+        "a start by cases",
+        {
+            f"{PROMPT}PromptTuningConfig._start": """
+n, name = self.num_virtual_tokens, self.prompt_tuning_init
+V, d = table.shape
+if name is None:
+    name = "SAMPLE_VOCAB" if is_text else "RANDOM"
+if name == "RANDOM":
+    std = self.init_std if self.init_std is not None else np.std(table)
+    return std * rng.standard_normal((n, d))
+if name not in ("TEXT", "SAMPLE_VOCAB"):
+    raise PeftError("unknown")
+if not is_text:
+    raise PeftError("no vocabulary")
+if name == "SAMPLE_VOCAB":
+    return np.array(table[rng.integers(0, V, n)])
+ids = list(self.prompt_tuning_init_ids or [])
+if len(ids) == 0 or any(i < 0 or i >= V for i in ids):
+    raise PeftError("ids")
+return np.stack([table[ids[i % len(ids)]] for i in range(n)])
+"""
+        },
+    ),
+    Variant(
+        "a mask of -1e9 by comparison",
+        {
+            MASK: """
+xp = array_module(like)
+if mask is None and (not causal or N == 1):
+    return None
+hidden = xp.zeros((N, S), dtype=bool)
+if causal:
+    hidden = xp.arange(S)[None, :] > (xp.arange(N)[:, None] + (S - N))
+if mask is not None:
+    hidden = hidden | ~mask
+return hidden.astype(like.dtype) * like.dtype.type(-1e9)
+"""
+        },
+    ),
+    Variant(
+        "a mask by rows",
+        {
+            MASK: """
+bias = None
+if causal:
+    bias = np.zeros((N, S), dtype=like.dtype)
+    for i in range(N):
+        bias[i, S - N + i + 1 :] = -np.inf
+    if not (bias != 0).any():
+        bias = None
+if mask is not None:
+    own = np.zeros(mask.shape, dtype=like.dtype)
+    own[~mask] = -np.inf
+    bias = own if bias is None else own + bias
+return bias
+"""
+        },
+    ),
+    Variant(
+        "the prefix by concatenation",
+        {
+            f"{PREFIX}_behind": """
+front = np.broadcast_to(np.transpose(prefix, (1, 0, 2))[None], (x.shape[0], x.shape[1], len(prefix), x.shape[3]))
+return np.concatenate([front, x], axis=2)[:, :, None]
+"""
+        },
+    ),
+    Variant("attention in loops", {f"{ATTENTION}.forward": LOOPS, f"{ATTENTION}.backward": LOOPS_BACK}),
+    Variant("attention by einsum", {f"{ATTENTION}.forward": EINSUM, f"{ATTENTION}.backward": EINSUM_BACK}),
+    Variant(
+        "attention with repeated keys",
+        {
+            f"{ATTENTION}.forward": """
+B, H, N, D = q.shape
+Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
+G = H // Hk
+keys, values = (np.repeat(_behind(prefix[i], x)[:, :, 0], G, axis=1) for i, x in enumerate((k, v)))
+s = np.matmul(q, np.swapaxes(keys, -1, -2)) * scale
+if mask is not None:
+    mask = np.pad(mask, ((0, 0), (0, 0), (0, 0), (P, 0)), constant_values=True)
+bias = mask_bias(s, N, P + S, causal, mask)
+if bias is not None:
+    s = s + bias
+e = np.exp(s - s.max(axis=-1, keepdims=True))
+A = (e / e.sum(axis=-1, keepdims=True)).astype(q.dtype)
+ctx.save(A, q, keys, values, (B, Hk, G, N, P, scale))
+return A @ values
+""",
+            f"{ATTENTION}.backward": """
+A, q, keys, values, (B, Hk, G, N, P, scale) = ctx.saved
+needs = ctx.needs_grad[:4]
+dV = np.swapaxes(A, -1, -2) @ dz
+dA = dz @ np.swapaxes(values, -1, -2)
+dS = A * (dA - np.sum(dA * A, axis=-1, keepdims=True))
+dK = scale * (np.swapaxes(dS, -1, -2) @ q)
+dK, dV = (x.reshape(B, Hk, G, *x.shape[2:]).sum(axis=2) for x in (dK, dV))
+halves = [np.moveaxis(x[:, :, :P].sum(axis=0), 0, 1) for x in (dK, dV)]
+grads = (scale * (dS @ keys), dK[:, :, P:], dV[:, :, P:], np.stack(halves))
+return (*(g if n else None for g, n in zip(grads, needs)), None, None, None)
+""",
+        },
+    ),
+    Variant(
+        "the reparametrization by matmul",
+        {
+            f"{PREFIX}SharedHidden.forward": """
+x = ops.matmul(self.embedding, ops.transpose(self.weight, 1, 0)) + self.bias
+return ops.activation(x, "tanh")
+""",
+            f"{PREFIX}ProjectedPrefix.forward": """
+two, Hk, D = self.shape
+x = ops.matmul(self.shared(), ops.transpose(self.weight, 1, 0)) + self.bias
+P = x.shape[0]
+return ops.swapaxes(ops.reshape(x, P, two, Hk, D), 0, 1)
+""",
+        },
+    ),
+    Variant(
+        "collapsing in two steps",
+        {
+            f"{PREFIX}collapse": """
+cores = [m for _, m in peft.base_model.named_modules() if isinstance(m, PrefixedCore)]
+cores = [m for m in cores if not isinstance(m.prefix, FlatPrefix)]
+flat = [np.array(m.prefix().data) for m in cores]
+for core, values in zip(cores, flat):
+    core.prefix = FlatPrefix(Tensor(values, requires_grad=True))
+peft.peft_config.prefix_projection = False
+"""
+        },
+    ),
+]

@@ -1,0 +1,245 @@
+"""Attention with N queries and S keys, square or not, and what surrounds it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minipeft.array import Array, array_module, device_of, is_array, matmul, rows, to_device
+from minipeft.autograd import Context, Function, Tensor
+from minipeft.ops.activation import softmax_rows, softmax_rows_backward
+from minipeft.ops.blockwise import BlockwiseAttention
+
+
+def _by_head(x: Array, n_kv_heads: int) -> Array:
+    """A view of (B, H, N, ·) as (B, Hk, G, N, ·), G query heads to a key head; unchanged where G = 1."""
+    B, H, N, D = x.shape
+    return x if n_kv_heads == H else x.reshape(B, n_kv_heads, H // n_kv_heads, N, D)
+
+
+def _shared(x: Array, n_heads: int) -> Array:
+    """(B, Hk, S, D) -> (B, Hk, 1, S, D) to meet `_by_head`; unchanged where every head has its own keys."""
+    return x if x.shape[1] == n_heads else x[:, :, None]
+
+
+def _empty_heads(like: Array, shape: tuple[int, ...]) -> Array:
+    """An empty (B, H, N, D) that lies in memory as (B, N, H, D), so that merging the heads copies nothing."""
+    B, H, N, D = shape
+    return array_module(like).empty((B, N, H, D), dtype=like.dtype).transpose(0, 2, 1, 3)
+
+
+def mask_bias(like: Array, N: int, S: int, causal: bool, mask: Array | None) -> Array | None:
+    """The lecture's M: 0 where a query may look, -inf where not, broadcastable to (B, H, N, S); None for no mask.
+
+    Causal: query i stands at position S - N + i, so it sees the S - N keys before the first query (a prefix, a
+    cache) and the keys of positions up to its own.
+    """
+    raise NotImplementedError("hw4.3: mask_bias")
+
+
+class Attention(Function):
+    """Z = P V, P = softmax(s Q Kᵀ + M) for each head: q (B, H, N, D), k and v (B, Hk, S, D), Z (B, H, N, D).
+
+    The scores are (N, S), not square when keys stand before the queries (prefix tuning, a cache) or come from
+    elsewhere (cross-attention). H / Hk query heads share one key head (grouped-query attention).
+        dV = Pᵀ dZ,   dP = dZ Vᵀ,   dS = P ∘ (dP - Σ_row dP ∘ P),   dQ = s dS K,   dK = s dSᵀ Q
+    Only what the wanted gradients use is saved: for a frozen Q and K that is P alone. The scores are laid out before
+    they are computed: left to itself, ``matmul`` follows its inputs, and the softmax works on them in place, as rows.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, q: Array, k: Array, v: Array, mask: Array | None, causal: bool, scale: float) -> Array:
+        B, H, N, _D = q.shape
+        Hk, S = k.shape[1:3]
+        q = q * scale
+        scores = array_module(q).empty((B, H, N, S), dtype=q.dtype)
+        matmul(_by_head(q, Hk), _shared(k, H).swapaxes(-1, -2), out=_by_head(scores, Hk))
+        bias = mask_bias(scores, N, S, causal, mask)
+        if bias is not None:
+            scores += bias
+        softmax_rows(rows(scores))
+        z = _empty_heads(q, (B, H, N, v.shape[-1]))
+        matmul(_by_head(scores, Hk), _shared(v, H), out=_by_head(z, Hk))
+        needs_q, needs_k, needs_v = ctx.needs_grad[:3]
+        ctx.save(
+            scores if needs_q or needs_k or needs_v else None,
+            q if needs_k else None,
+            k if needs_q else None,
+            v if needs_q or needs_k else None,
+            (k.shape, v.shape, scale),
+        )
+        return z
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        p, scaled_q, k, v, (k_shape, v_shape, scale) = ctx.saved
+        needs_q, needs_k, needs_v = ctx.needs_grad[:3]
+        B, H, N, S = p.shape
+        Hk = k_shape[1]
+        dz_h = _by_head(dz, Hk)
+        dq = dk = dv = None
+        if needs_v:
+            dv = _key_gradient(_by_head(p, Hk), dz_h, v_shape)
+        if needs_q or needs_k:
+            ds = array_module(dz).empty((B, H, N, S), dtype=dz.dtype)
+            ds_h = _by_head(ds, Hk)
+            matmul(dz_h, _shared(v, H).swapaxes(-1, -2), out=ds_h)
+            softmax_rows_backward(rows(p), rows(ds))
+            if needs_q:
+                dq = _empty_heads(dz, (B, H, N, k_shape[-1]))
+                matmul(ds_h, _shared(k, H), out=_by_head(dq, Hk))
+                dq *= scale
+            if needs_k:
+                dk = _key_gradient(ds_h, _by_head(scaled_q, Hk), k_shape)
+        return dq, dk, dv, None, None, None
+
+
+def _key_gradient(p: Array, x: Array, shape: tuple[int, ...]) -> Array:
+    """pᵀ x, summed over the query heads that share a key head: (B, Hk, S, D)."""
+    if p.ndim == 5:
+        return matmul(p.swapaxes(-1, -2), x).sum(axis=2)
+    out = _empty_heads(x, shape)
+    matmul(p.swapaxes(-1, -2), x, out=out)
+    return out
+
+
+class SplitHeads(Function):
+    """(B, N, H D) -> (B, H, N, D), a view;  the backward merges."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, n_heads: int) -> Array:
+        B, N, d = x.shape
+        return x.reshape(B, N, n_heads, d // n_heads).transpose(0, 2, 1, 3)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        return _merged(dz), None
+
+
+class MergeHeads(Function):
+    """(B, H, N, D) -> (B, N, H D), the lecture's concat;  the backward splits."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Array) -> Array:
+        ctx.save(x.shape[1])
+        return _merged(x)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        B, N, d = dz.shape
+        (H,) = ctx.saved
+        return dz.reshape(B, N, H, d // H).transpose(0, 2, 1, 3)
+
+
+def _merged(x: Array) -> Array:
+    B, H, N, D = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(B, N, H * D)
+
+
+class Rotary(Function):
+    """Rotary positions (Su et al. 2021): the halves (x₁, x₂) of each head turned by an angle that grows with position.
+
+    z = (x₁ cos - x₂ sin, x₂ cos + x₁ sin);  dx turns back: (dz₁ cos + dz₂ sin, dz₂ cos - dz₁ sin).
+    x (B, H, T, D); cos and sin broadcastable to (B, H, T, D/2).
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, cos: Array, sin: Array) -> Array:
+        ctx.save(cos, sin)
+        return _turn(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Context, dz: Array) -> Any:
+        cos, sin = ctx.saved
+        return _turn(dz, cos, -sin), None, None
+
+
+def _turn(x: Array, cos: Array, sin: Array) -> Array:
+    half = x.shape[-1] // 2
+    x1, x2 = x[..., :half], x[..., half:]
+    z = _empty_heads(x, x.shape)
+    z[..., :half] = x1 * cos - x2 * sin
+    z[..., half:] = x2 * cos + x1 * sin
+    return z
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Array | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    block: int | None = None,
+) -> Tensor:
+    """softmax(s Q Kᵀ + M) V: q (B, H, N, D), k (B, Hk, S, D), v (B, Hk, S, D') -> (B, H, N, D').
+
+    mask: boolean, True where a query may look, (B, S) for padding or broadcastable to (B, H, N, S). causal: query i
+    sees keys 0 … S - N + i. scale: 1/√D by default. block: work by so many keys at a time and keep no (N, S) matrix.
+    A query that may look nowhere gets zeros, and no gradient.
+    Raises ValueError where the shapes do not fit, TypeError for a mask that is not boolean.
+    """
+    if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
+        raise ValueError(f"attention takes (B, H, N, D) arrays, got q {q.shape}, k {k.shape}, v {v.shape}")
+    B, H, N, D = q.shape
+    S = k.shape[2]
+    if k.shape[0] != B or k.shape[3] != D or v.shape[:3] != k.shape[:3] or H % k.shape[1]:
+        raise ValueError(
+            f"attention: q {q.shape} goes with k (B, Hk, S, D) and v (B, Hk, S, D'), Hk a divisor of H; "
+            f"got k {k.shape}, v {v.shape}"
+        )
+    if causal and S < N:
+        raise ValueError(f"causal attention needs at least as many keys as queries, got {S} keys for {N} queries")
+    if mask is not None:
+        if not is_array(mask) or mask.dtype != np.bool_:
+            got = mask.dtype if is_array(mask) else type(mask).__name__
+            raise TypeError(f"attention: the mask must be a boolean array, True where a query may look; got {got}")
+        mask = to_device(mask, device_of(q.data))
+        if mask.ndim == 2:
+            mask = mask[:, None, None, :]
+        if mask.ndim != 4 or any(m not in (1, n) for m, n in zip(mask.shape, (B, H, N, S), strict=True)):
+            raise ValueError(f"attention: the mask {mask.shape} does not broadcast to (B, H, N, S) = {(B, H, N, S)}")
+    scale = D**-0.5 if scale is None else float(scale)
+    if block is None:
+        return Attention.apply(q, k, v, mask, causal, scale)
+    if block < 1:
+        raise ValueError(f"attention: a block must have at least 1 key, got {block}")
+    return BlockwiseAttention.apply(q, k, v, mask, causal, scale, block)
+
+
+def split_heads(x: Tensor, n_heads: int) -> Tensor:
+    """(B, N, H D) -> (B, H, N, D) for H = n_heads; ValueError where the width does not divide."""
+    if len(x.shape) != 3 or n_heads < 1 or x.shape[-1] % n_heads:
+        raise ValueError(f"split_heads: x (B, N, d) with d a multiple of {n_heads} heads is expected, got {x.shape}")
+    return SplitHeads.apply(x, n_heads)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, N, D) -> (B, N, H D); ValueError for other than four axes."""
+    if len(x.shape) != 4:
+        raise ValueError(f"merge_heads takes (B, H, N, D), got {x.shape}")
+    return MergeHeads.apply(x)
+
+
+def rotary(x: Tensor, cos: Array, sin: Array) -> Tensor:
+    """x (B, H, T, D) turned by the angles whose cos and sin (T, D/2) or (B, 1, T, D/2) are given.
+
+    Raises ValueError where the shapes do not fit.
+    """
+    T, D = x.shape[-2:]
+    if len(x.shape) != 4 or D % 2 or cos.shape != sin.shape or cos.shape[-2:] != (T, D // 2):
+        raise ValueError(
+            f"rotary: x (B, H, T, D) with D even goes with cos and sin (T, D/2) or (B, 1, T, D/2); "
+            f"got x {x.shape}, cos {cos.shape}, sin {sin.shape}"
+        )
+    return Rotary.apply(x, cos, sin)
+
+
+def rotary_angles(positions: np.ndarray, head_dim: int, theta: float = 10000.0) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin of position · theta^(-2i / D), i < D / 2, D = head_dim, float64: positions (...) -> (..., D/2)."""
+    if head_dim % 2:
+        raise ValueError(f"rotary positions need an even head size, got {head_dim}")
+    angles = positions[..., None] * theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    return np.cos(angles), np.sin(angles)
