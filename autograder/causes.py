@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from autograder.cases import Case
+from autograder.check import allowance
 
 BATCH = "over the batch"
 
@@ -82,9 +83,9 @@ def wrong_entries(expected: np.ndarray, got: np.ndarray, tol: float) -> np.ndarr
     if expected.dtype.kind != "f":
         return np.asarray(expected != got)
     finite = np.isfinite(expected)
-    scale = float(np.abs(expected[finite]).max()) if finite.any() else 0.0
+    allowed = allowance(expected, tol) if tol > 0.0 else 0.0
     with np.errstate(invalid="ignore"):
-        close = np.abs(got.astype(np.float64) - expected.astype(np.float64)) <= tol * scale
+        close = np.abs(got.astype(np.float64) - expected.astype(np.float64)) <= allowed
     return np.asarray(~np.where(finite, close, (got == expected) | (np.isnan(got) & np.isnan(expected))))
 
 

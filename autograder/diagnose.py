@@ -34,7 +34,8 @@ class Diagnosis:
 
     cause: its category, "" where none was recognized. text: what is said of a public case; hidden: of a hidden one.
     details: "worst" (the index of the worst entry), "expected", "got" (the values there), "wrong" and "of" (how many
-    entries are), for arrays of one shape; public cases alone. trouble: what the diagnosis itself raised, for staff.
+    entries are), for arrays of one shape; public cases alone. wrong: which they are. trouble: what the diagnosis itself
+    raised, for staff.
     """
 
     failure: Failure
@@ -43,6 +44,7 @@ class Diagnosis:
     hidden: str
     details: Mapping[str, Any] = field(default_factory=dict)
     trouble: str = ""
+    wrong: np.ndarray | None = None
 
     @property
     def entries(self) -> str:
@@ -108,7 +110,8 @@ def diagnose(homework: Homework, verdict: Verdict, known: bool = True) -> list[D
             seen = [*seen[:1], Cause(seen[0].kind if seen else "known mistake", *(2 * [sentence(hint)]))]
         text = " ".join(dict.fromkeys(c.text for c in seen)) or sentence(f"{f.output}: {f.reason}")
         hidden = " ".join(dict.fromkeys(c.hidden for c in seen)) or f"{f.output} {PLAINLY[f.kind]}."
-        found.append(Diagnosis(f, seen[0].kind if seen else "", text, hidden, details(f, case), trouble))
+        entries, bad = details(f, case)
+        found.append(Diagnosis(f, seen[0].kind if seen else "", text, hidden, entries, trouble, bad))
     return found
 
 
@@ -217,25 +220,20 @@ def lists(f: Failure, case: Case, right: Outputs) -> list[Cause]:
     return []
 
 
-def details(f: Failure, case: Case) -> dict[str, Any]:
-    """The worst entry and how many are wrong, for arrays of numbers of one shape."""
+def details(f: Failure, case: Case) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The worst entry and how many are wrong, and which, for arrays of numbers of one shape."""
     e, g = f.expected, f.got
     if not isinstance(e, np.ndarray) or not isinstance(g, np.ndarray) or e.shape != g.shape or not e.size:
-        return {}
+        return {}, None
     if e.dtype.kind not in "fiub" or g.dtype.kind not in "fiub":
-        return {}
+        return {}, None
     bad = wrong_entries(e, g, case.tol if f.key not in case.exact else 0.0)
     with np.errstate(invalid="ignore"):
         error = np.abs(g.astype(np.float64) - e.astype(np.float64))
     error = np.where(np.isfinite(error), error, np.where(bad, np.inf, 0.0))
     worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), e.shape))
-    return {
-        "worst": worst,
-        "expected": e[worst].item(),
-        "got": g[worst].item(),
-        "wrong": int(bad.sum()),
-        "of": int(e.size),
-    }
+    numbers = {"expected": e[worst].item(), "got": g[worst].item(), "wrong": int(bad.sum()), "of": int(e.size)}
+    return {"worst": worst, **numbers}, bad
 
 
 def known_mistakes(homework: Homework, verdict: Verdict) -> dict[tuple[str, str], str]:

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from autograder.causes import wrong_entries
 from autograder.diagnose import Diagnosis, Reason, reasons
 from autograder.grade import Graded
 from autograder.homework import Problem
-from autograder.results import NOT_RUN, PLACES, clean, points
+from autograder.results import NOT_RUN, PLACES, clean, mark, points
 
 MAP_CELLS = 24  # an error map has at most so many squares a side
 FULL, PART, NONE = "full", "part", "none"
+SIGNS = {FULL: "✓", PART: "½", NONE: "✗"}
 
 
 @dataclass
@@ -30,14 +30,19 @@ class Part:
 
     problem: Problem
     points: float
-    aspects: dict[str, bool]
+    aspects: dict[str, float]
     reasons: list[Reason]
     run: bool = True
 
     @property
     def state(self) -> str:
         """All points, some, or none."""
-        return FULL if self.points == points(self.problem.points) else PART if self.points > 0 else NONE
+        return state(self.points, points(self.problem.points))
+
+
+def state(got: float, most: float) -> str:
+    """All, some or none of ``most``."""
+    return FULL if got >= most else PART if got > 0 else NONE
 
 
 def parts(done: Graded, hidden: bool) -> list[Part]:
@@ -49,7 +54,7 @@ def parts(done: Graded, hidden: bool) -> list[Part]:
             found.append(Part(problem, 0.0, {}, [], run=False))
         else:
             got = points(problem.points * verdict.share)
-            found.append(Part(problem, got, dict(verdict.passed), reasons(done.homework, verdict, hidden)))
+            found.append(Part(problem, got, dict(verdict.credit), reasons(done.homework, verdict, hidden)))
     return found
 
 
@@ -70,8 +75,8 @@ def text(done: Graded, hidden: bool, colour: bool = False) -> str:
         score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
         lines += ["", paint(f"{p.id:5} {clean(p.title, 200):50} {score:>12}", part.state)]
         if part.state != FULL:
-            for aspect, ok in part.aspects.items():
-                lines.append(f"      {paint('ok  ' if ok else 'FAIL', FULL if ok else NONE)}  {clean(aspect, 100)}")
+            for aspect, credit in part.aspects.items():
+                lines.append(f"      {paint(mark(credit), state(credit, 1.0))}  {clean(aspect, 100)}")
             for reason in part.reasons:
                 where = f"{', '.join(reason.aspects)}: " if hidden else ""
                 lines.append(f"      - {clean(where + reason.text, 1000)}")
@@ -111,7 +116,7 @@ def markdown(done: Graded, hidden: bool) -> str:
         if part.state == FULL or not part.run:
             continue
         lines += ["", f"## {escaped(part.problem.id)} {escaped(part.problem.title)}", ""]
-        lines += [f"- {'passed' if ok else '**failed**'}: {escaped(aspect)}" for aspect, ok in part.aspects.items()]
+        lines += [f"- {mark(credit).strip()}: {escaped(aspect)}" for aspect, credit in part.aspects.items()]
         for reason in part.reasons:
             where = f"{', '.join(reason.aspects)}: " if hidden else ""
             lines += ["", escaped(clean(where + reason.text, 1000))]
@@ -216,9 +221,9 @@ def section(part: Part) -> str:
     ]
     if part.aspects:
         lines.append('<ul class="aspects">')
-        for aspect, ok in part.aspects.items():
-            state, sign = (FULL, "✓") if ok else (NONE, "✗")
-            lines.append(f'<li><span class="{state}">{sign}</span> {esc(aspect)}</li>')
+        for aspect, credit in part.aspects.items():
+            s = state(credit, 1.0)
+            lines.append(f'<li><span class="{s}">{SIGNS[s]}</span> {esc(aspect)}</li>')
         lines.append("</ul>")
     for reason in part.reasons:
         lines.append('<div class="reason">')
@@ -239,16 +244,11 @@ def section(part: Part) -> str:
 def error_map(d: Diagnosis) -> str:
     """A drawing of where an output is wrong; "" where a sentence says as much (a number, a vector all wrong)."""
     f = d.failure
-    if not isinstance(f.expected, np.ndarray) or not isinstance(f.got, np.ndarray) or f.expected.ndim < 1:
+    if d.wrong is None or d.wrong.ndim < 1 or d.wrong.size < 4 or not d.wrong.any():
         return ""
-    if d.details["of"] < 4 or not d.details["wrong"]:
-        return ""
-    bad = wrong_entries(f.expected, f.got, 0.0) if f.expected.dtype.kind != "f" else None
-    e, g = f.expected.astype(np.float64), f.got.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        error = np.abs(g - e) if bad is None else bad.astype(np.float64)
-    error = np.where(np.isfinite(error), error, np.inf)
-    error[(e == g) | (np.isnan(e) & np.isnan(g))] = 0.0
+        error = np.abs(f.got.astype(np.float64) - f.expected.astype(np.float64))
+    error = np.where(d.wrong, np.where(np.isfinite(error), error, np.inf), 0.0)
     at, cut = d.details["worst"], ""
     if error.ndim == 1:
         error = error[None]
@@ -264,7 +264,7 @@ def error_map(d: Diagnosis) -> str:
     error = coarse(error)
     finite = error[np.isfinite(error)]
     scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    side = max(6, min(18, 320 // error.shape[1]))
+    side = max(6, min(14, 320 // error.shape[1], 200 // error.shape[0]))
     cells = []
     for (i, j), x in np.ndenumerate(error):
         if x > 0:
@@ -273,9 +273,10 @@ def error_map(d: Diagnosis) -> str:
     width, height = error.shape[1] * side, error.shape[0] * side
     what = f"Where {f.output}{cut} is wrong in the case {f.case}: {rows} × {columns}, the darker the larger the error"
     what += "; black is not finite." if not np.isfinite(error).all() else "."
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     return (
-        f'<figure><svg role="img" shape-rendering="crispEdges" aria-label="{esc(what)}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}">{"".join(cells)}</svg><figcaption>{esc(what)}</figcaption></figure>'
+        f'<figure><svg role="img" aria-label="{esc(what)}" shape-rendering="crispEdges" {size}>{"".join(cells)}</svg>'
+        f"<figcaption>{esc(what)}</figcaption></figure>"
     )
 
 

@@ -118,8 +118,13 @@ def explanation(homework: Homework, problem: Problem, verdict: Verdict, hidden: 
     """What is said of a problem: its aspects, and why some failed."""
     if verdict.share == 1.0:
         return "All right."
-    lines = [f"{'ok  ' if ok else 'FAIL'}  {aspect}" for aspect, ok in verdict.passed.items()]
+    lines = [f"{mark(credit)}  {aspect}" for aspect, credit in verdict.credit.items()]
     return "\n".join([*lines, "", *said(homework, verdict, hidden)])
+
+
+def mark(credit: float) -> str:
+    """The credit of an aspect in four letters."""
+    return "ok  " if credit >= 1.0 else "half" if credit > 0.0 else "FAIL"
 
 
 def said(homework: Homework, verdict: Verdict, hidden: bool) -> Iterator[str]:

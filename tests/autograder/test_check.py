@@ -1,0 +1,139 @@
+"""The pass rule accepts what is right up to rounding and nothing else; the points fall by aspects."""
+
+import numpy as np
+import pytest
+
+from autograder.cases import Case
+from autograder.check import Raised, compare, judge
+from autograder.homework import Problem, Target
+
+rng = np.random.default_rng(3)
+E = rng.standard_normal((3, 4))
+E32 = E.astype(np.float32)
+NAN, INF = np.nan, np.inf
+MASK = np.where(rng.random((3, 4)) < 0.5, -INF, E)
+
+
+def case(name="a case", **kwargs):
+    return Case(name, "driver", {}, {"z": "forward", "dx": "dx", "changed": "inputs untouched"}, **kwargs)
+
+
+def verdict_on(expected, got, **kwargs):
+    return compare(case(**kwargs), "z", expected, got)
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        (E, E + 1e-8),
+        (E, E.astype(np.float32)),  # computed in float32
+        (E32, E32 * np.float32(1 + 4e-6)),
+        (np.float64(2.0).reshape(()), 2.0),
+        (np.asarray(2.0, np.float32), 2.0),  # a loss as a Python number
+        (2.0, np.asarray([2.0])),
+        (2.0, 2),
+        (NAN, NAN),
+        (INF, INF),
+        (np.zeros(3), np.array([0.0, -0.0, 3e-17])),  # a zero up to rounding
+        (np.zeros((0, 3)), np.zeros((0, 3))),
+        (MASK, MASK * (1 + 1e-9)),
+        (np.array([NAN, 1.0]), np.array([NAN, 1.0])),
+        (np.array([True, False]), np.array([1, 0])),
+        (np.arange(3), np.arange(3, dtype=np.int32)),
+        ([E, None, "a"], (E, None, "a")),
+        (None, None),
+        ("adam", "adam"),
+    ],
+)
+def test_right_up_to_rounding_passes(expected, got):
+    assert verdict_on(expected, got) is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "kind"),
+    [
+        (E, E * (1 + 1e-5), "value"),
+        (E, np.where(E.max() == E, NAN, E), "finite"),
+        (E, np.full_like(E, INF), "finite"),
+        (E, E[:1], "shape"),  # would broadcast
+        (E, np.float64(1.0), "type"),
+        (E, np.asarray(1.0), "shape"),
+        (E, E[None], "shape"),
+        (E, E.T, "shape"),
+        (E, E.astype(complex), "dtype"),
+        (E, E.astype(int), "dtype"),
+        (E32, E, "dtype"),  # promoted
+        (E32, E32 * np.float32(1 + 4e-5), "value"),
+        (E, None, "type"),
+        (E, E.tolist(), "type"),
+        (None, E, "value"),
+        (np.zeros(3), np.array([0, 1e-9, 0.0]), "value"),
+        (MASK, -MASK, "value"),  # +inf for -inf
+        (MASK, np.where(np.isfinite(MASK), MASK, NAN), "value"),
+        (MASK, np.where(np.isfinite(MASK), MASK, -1e9), "value"),
+        (np.full(2, -INF), np.full(2, INF), "value"),
+        (2.0, NAN, "value"),
+        (2.0, True, "type"),
+        (2.0, "2.0", "type"),
+        (NAN, 1.0, "value"),
+        (np.arange(3), np.arange(3.0), "dtype"),
+        ([E, E], [E], "type"),
+        ([E, E], [E, -E], "value"),
+        (3, 3.5, "value"),
+        (True, 1, "value"),
+        ("adam", None, "value"),
+    ],
+)
+def test_what_is_wrong_does_not_pass(expected, got, kind):
+    assert verdict_on(expected, got)[0] == kind
+
+
+def test_exact_means_to_the_bit():
+    exact = frozenset({"z"})
+    assert verdict_on(E, E.copy(), exact=exact) is None
+    assert verdict_on(MASK, MASK.copy(), exact=exact) is None
+    assert verdict_on(E, np.nextafter(E, INF), exact=exact)[0] == "value"
+
+
+PROBLEM = Problem("9.1", "a problem", (Target("minipeft.ops.linear", "linear"),), 6.0, guards=("inputs untouched",))
+RIGHT = {"z": E, "dx": E, "changed": []}
+
+
+def share(*answers):
+    verdict = judge(PROBLEM, [(case(f"case {i}"), RIGHT, got) for i, got in enumerate(answers)])
+    return verdict.share
+
+
+def test_all_right_is_everything_and_nothing_written_is_nothing():
+    assert share(RIGHT, RIGHT) == 1.0
+    assert share(*[Raised("raised", "NotImplementedError")] * 2) == 0.0
+
+
+def test_a_wrong_aspect_costs_its_own_share():
+    wrong = {**RIGHT, "dx": -E}
+    assert share(wrong, wrong) == pytest.approx((1 + 0.5) / 3)  # the guard follows the aspects that are right
+
+
+def test_an_edge_that_was_missed_costs_half():
+    assert share(RIGHT, RIGHT, RIGHT, {**RIGHT, "dx": -E}) == pytest.approx((1.5 + 0.75) / 3)
+    assert share(RIGHT, RIGHT, {**RIGHT, "dx": -E}) == pytest.approx((1 + 0.5) / 3)  # a third of the cases is no edge
+
+
+def test_a_call_that_raises_in_one_case_of_four_keeps_half():
+    assert share(RIGHT, RIGHT, RIGHT, Raised("raised", "ValueError")) == pytest.approx((1.0 + 0.5 * 0.5) / 3)
+
+
+def test_doing_nothing_earns_no_guard():
+    assert share({"z": None, "dx": None, "changed": []}) == 0.0
+    assert share({"z": np.zeros_like(E), "dx": np.zeros_like(E), "changed": []}) == 0.0
+
+
+def test_an_output_that_is_missing_is_wrong():
+    verdict = judge(PROBLEM, [(case(), RIGHT, {"z": E, "changed": []})])
+    assert [(f.output, f.kind) for f in verdict.failures] == [("dx", "missing")]
+    assert verdict.passed == {"forward": True, "dx": False, "inputs untouched": True}
+
+
+def test_nan_from_a_submission_earns_nothing():
+    nan = np.full_like(E, NAN)
+    assert share({"z": nan, "dx": nan, "changed": []}) == 0.0
