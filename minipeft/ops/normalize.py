@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft.array import Array, array_module, column_sum, row_blocks, row_sum, rows
+from minipeft.array import Array, array_module, column_sum, row_blocks, row_dot, row_sum, rows
 from minipeft.autograd import Context, Function, Tensor
 
 
@@ -26,11 +26,12 @@ class LayerNorm(Function):
         x_hat = xp.empty(x2.shape, dtype=x.dtype) if keep else z
         rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
         for block in row_blocks(x2):
-            centred = x2[block] - row_sum(x2[block]) * (1.0 / d)
-            rstd[block] = 1.0 / xp.sqrt(row_sum(centred * centred) * (1.0 / d) + eps)
-            xp.multiply(centred, rstd[block], out=x_hat[block])
-            xp.multiply(x_hat[block], gamma, out=z[block])
-            z[block] += beta
+            xb, h, zb = x2[block], x_hat[block], z[block]
+            xp.subtract(xb, row_sum(xb) * (1.0 / d), out=h)
+            rstd[block] = 1.0 / xp.sqrt(row_dot(h, h) * (1.0 / d) + eps)
+            h *= rstd[block]
+            xp.multiply(h, gamma, out=zb)
+            zb += beta
         ctx.save(x_hat if keep else None, *((rstd, gamma) if ctx.needs_grad[0] else (None, None)), x.shape)
         return z.reshape(x.shape)
 
@@ -44,11 +45,12 @@ class LayerNorm(Function):
             d = dz2.shape[1]
             dx = xp.empty(dz2.shape, dtype=dz.dtype)
             for block in row_blocks(dz2):
-                g, h = dz2[block] * gamma, x_hat[block]
-                inner = row_sum(g * h) * (1.0 / d)
+                h = x_hat[block]
+                g = xp.multiply(dz2[block], gamma, out=dx[block])
+                inner = row_dot(g, h) * (1.0 / d)
                 g -= row_sum(g) * (1.0 / d)
                 g -= h * inner
-                xp.multiply(g, rstd[block], out=dx[block])
+                g *= rstd[block]
             dx = dx.reshape(shape)
         dgamma = column_sum(dz2 * x_hat) if ctx.needs_grad[1] else None
         dbeta = column_sum(dz2) if ctx.needs_grad[2] else None
@@ -70,9 +72,10 @@ class RMSNorm(Function):
         x_hat = xp.empty(x2.shape, dtype=x.dtype) if keep else z
         rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
         for block in row_blocks(x2):
-            rstd[block] = 1.0 / xp.sqrt(row_sum(x2[block] * x2[block]) * (1.0 / x2.shape[1]) + eps)
-            xp.multiply(x2[block], rstd[block], out=x_hat[block])
-            xp.multiply(x_hat[block], gamma, out=z[block])
+            xb = x2[block]
+            rstd[block] = 1.0 / xp.sqrt(row_dot(xb, xb) * (1.0 / x2.shape[1]) + eps)
+            h = xp.multiply(xb, rstd[block], out=x_hat[block])
+            xp.multiply(h, gamma, out=z[block])
         ctx.save(x_hat if keep else None, *((rstd, gamma) if ctx.needs_grad[0] else (None, None)), x.shape)
         return z.reshape(x.shape)
 
@@ -85,9 +88,10 @@ class RMSNorm(Function):
             xp = array_module(dz)
             dx = xp.empty(dz2.shape, dtype=dz.dtype)
             for block in row_blocks(dz2):
-                g, h = dz2[block] * gamma, x_hat[block]
-                g -= h * (row_sum(g * h) * (1.0 / dz2.shape[1]))
-                xp.multiply(g, rstd[block], out=dx[block])
+                h = x_hat[block]
+                g = xp.multiply(dz2[block], gamma, out=dx[block])
+                g -= h * (row_dot(g, h) * (1.0 / dz2.shape[1]))
+                g *= rstd[block]
             dx = dx.reshape(shape)
         return dx, column_sum(dz2 * x_hat) if ctx.needs_grad[1] else None, None
 
