@@ -15,6 +15,8 @@ from minipeft.array import (
     device_of,
     is_array,
     matmul,
+    row_blocks,
+    row_sum,
     to_device,
 )
 from minipeft.autograd import Context, Function, Tensor
@@ -30,15 +32,18 @@ def _block_loss(s: Array, labels: Array, want_grad: bool) -> Array:
     Where ``want_grad``, s becomes its own gradient in place, softmax(s) - onehot(label); else what it becomes is open.
     """
     xp = array_module(s)
-    picks = xp.arange(s.shape[0])
-    s -= s.max(axis=1, keepdims=True)
-    at_label = s[picks, labels]
-    xp.exp(s, out=s)
-    total = s.sum(axis=1)
-    loss = (xp.log(total) - at_label).sum()
-    if want_grad:
-        s *= (1.0 / total)[:, None]
-        s[picks, labels] -= 1.0
+    loss = xp.zeros((), dtype=s.dtype)
+    for block in row_blocks(s, 2 * BLOCK_BYTES):  # a row of a large vocabulary is long
+        p, chosen = s[block], labels[block]
+        picks = xp.arange(p.shape[0])
+        p -= p.max(axis=1, keepdims=True)
+        at_label = p[picks, chosen]
+        xp.exp(p, out=p)
+        total = row_sum(p)
+        loss += (xp.log(total[:, 0]) - at_label).sum()
+        if want_grad:
+            p *= 1.0 / total
+            p[picks, chosen] -= 1.0
     return loss
 
 
