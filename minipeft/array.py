@@ -134,13 +134,14 @@ def scatter_add(target: Array, index: Array, updates: Array) -> None:
     target[ids[starts]] += xp.add.reduceat(updates[order], starts, axis=0)
 
 
-BLOCK_BYTES = 256 * 1024
+BLOCK_BYTES = 512 * 1024
 
 
 def row_blocks(x: Array, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
     """Slices over the rows of ``x`` (R, C) whose blocks fit a core's cache; one slice for a GPU.
 
-    A chain of elementwise steps runs 1.5 to 3 times faster when each block stays in the cache.
+    A chain of elementwise steps runs 1.5 to 3 times faster when each block stays in the cache; in smaller blocks
+    threads would wait for Python's lock more often than they compute.
     """
     n_rows = x.shape[0]
     if device_of(x) == "cuda":
@@ -163,6 +164,11 @@ def row_sum(x: Array) -> Array:
     """Sum over the columns, (R, C) -> (R, 1), as a product with ones: faster than ``sum(axis=1)``."""
     xp = array_module(x)
     return xp.matmul(x, xp.ones((x.shape[1], 1), dtype=x.dtype))
+
+
+def row_dot(x: Array, y: Array) -> Array:
+    """Σ x ∘ y over the columns, (R, C) and (R, C) -> (R, 1), as a product for each row: x ∘ y is never stored."""
+    return array_module(x).matmul(x[:, None, :], y[:, :, None])[:, 0]
 
 
 def column_sum(x: Array) -> Array:
