@@ -1,7 +1,8 @@
 """A training step beside PyTorch eager + PEFT on the same processor: same weights, data and threads, dropout 0.
 
 Loss and gradients are compared first. Then steps are taken in turn, ours and theirs, and the ratio of each pair kept:
-the table has their median and quartiles. `minipeft bench step` runs every case in a process of its own.
+the table has their median and quartiles. The floor is a step's counted FLOPs at the rate that the better library keeps
+up in large products, measured between the pairs. `minipeft bench step` runs every case in a process of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ SHAPES = {
         Shape("gpt2", d_model=768, n_layers=12, n_heads=12, vocab_size=50257, length=128, shards=2),
     )
 }
-REPEATS = {"d64": 200, "d256": 40, "gpt2": 7}
+REPEATS = {"d64": 200, "d256": 40, "gpt2": 8}
+PAUSES = 4  # in which the rate of large products is measured
 CASES = [
     *((s, m, b, 0.0) for s in SHAPES for m in ("lora", "full") for b in ("stock", "tuned")),
     *((s, "lora", "tuned", 0.5) for s in SHAPES),
@@ -84,10 +86,14 @@ def measure(name: str, mode: str, baseline: str, masked: float, repeats: int | N
         def our_step() -> None:
             train_step(ours, batch, own, shards=shape.shards)
 
-        pairs = in_turn(our_step, their_step, repeats or REPEATS[name])
+        products = {"numpy": large_product(np), "torch": large_product(torch)}
+        pairs, rates = [], []
+        for _ in range(PAUSES):
+            pairs += in_turn(our_step, their_step, -(-(repeats or REPEATS[name]) // PAUSES))
+            rates.append(max(map(kept_up, products.values())))
         with count_flops() as flops:
             our_step()
-        rate = sgemm_rate()
+        rate = statistics.median(rates)
     ratios = [a / b for a, b in pairs]
     low, middle, high = quartiles(ratios)
     ours_s = statistics.median(a for a, _ in pairs)
@@ -100,21 +106,23 @@ def measure(name: str, mode: str, baseline: str, masked: float, repeats: int | N
         "upper quartile": high,
         "ours / GEMM floor": ours_s / (flops.total / rate),
         "ours ms": 1e3 * ours_s,
+        "theirs ms": 1e3 * statistics.median(b for _, b in pairs),
         "GFLOP": flops.total / 1e9,
+        "sgemm GFLOP/s": rate / 1e9,
         "largest disagreement": worst,
         "pairs": len(pairs),
     }
 
 
 def in_turn(ours: Callable[[], None], theirs: Callable[[], None], repeats: int) -> list[tuple[float, float]]:
-    """Seconds of (ours, theirs), taken in turn after two of each that are not counted."""
+    """Seconds of (ours, theirs), taken in turn after one of each that is not counted."""
     pairs = []
-    for i in range(repeats + 2):
+    for i in range(repeats + 1):
         start = time.perf_counter()
         ours()
         between = time.perf_counter()
         theirs()
-        if i >= 2:
+        if i:
             pairs.append((between - start, time.perf_counter() - between))
     return pairs
 
@@ -125,22 +133,23 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return float(a), float(b), float(c)
 
 
-def sgemm_rate(n: int = 1536, repeats: int = 5) -> float:
-    """FLOPs a second of a large float32 product, the best of several, NumPy's or PyTorch's: the floor's unit."""
-    import torch
+def large_product(library: Any, n: int = 1536) -> tuple[Callable[[], Any], int]:
+    """A product of two float32 matrices n × n by NumPy or PyTorch, and its FLOPs."""
+    x: Any = np.random.default_rng(0).standard_normal((n, n)).astype(np.float32)
+    if library is not np:
+        x = library.tensor(x)
+    return lambda: x @ x, 2 * n**3
 
-    x = np.random.default_rng(0).standard_normal((n, n)).astype(np.float32)
-    t = torch.tensor(x)
 
-    def best(product: Callable[[], Any]) -> float:
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            product()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return 2 * n**3 / min(best(lambda: x @ x), best(lambda: t @ t))
+def kept_up(product: tuple[Callable[[], Any], int], seconds: float = 0.2) -> float:
+    """FLOPs a second of the product, repeated for so many seconds: what is kept up, and not a burst."""
+    run, flops = product
+    run()
+    start, done = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds:
+        run()
+        done += 1
+    return done * flops / elapsed
 
 
 def disagreement(theirs: Any, ours: Any, batch: Any, ids: Any, labels: Any, mode: str, shape: Shape) -> float:
