@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, row_blocks, rows, to_device
+from minipeft.array import Array, array_module, device_of, row_blocks, row_dot, row_sum, rows, to_device
 from minipeft.autograd import Context, Function, Tensor
 
 # Our fits of Φ(-x) e^{x²/2} / t for x ≥ 0 with t = 1 / (1 + p x), by rising powers of t: errors 2e-8 and 6e-16.
@@ -202,16 +202,15 @@ def softmax_rows(s: Array) -> None:
         p = s[block]
         p -= xp.maximum(p.max(axis=1, keepdims=True), lowest)
         xp.exp(p, out=p)
-        total = p.sum(axis=1, keepdims=True)
-        p *= 1.0 / xp.maximum(total, float(np.finfo(s.dtype).tiny))
+        p *= 1.0 / xp.maximum(row_sum(p), float(np.finfo(s.dtype).tiny))
 
 
 def softmax_rows_backward(p: Array, dp: Array) -> None:
     """ds = p ∘ (dp - Σ_row dp ∘ p), written into dp; p, dp (R, S)."""
     for block in row_blocks(p):
         pb, d = p[block], dp[block]
+        d -= row_dot(pb, d)
         d *= pb
-        d -= pb * d.sum(axis=1, keepdims=True)
 
 
 def _last_axis(x: Array, axis: int) -> tuple[Array, Array]:
