@@ -56,7 +56,9 @@ def build_parser() -> Parser:
     seed.add_argument("--seed-file", type=Path, metavar="FILE", help="a file that holds the seed")
     grade.add_argument("--full", action="store_true", help="tell everything, as for public cases: for staff")
     grade.add_argument("--deadline", type=float, metavar="S", help="seconds for the whole (default: none)")
-    grade.add_argument("--trust", action="store_true", help="run the submission unconfined: only what you would run")
+    kept = grade.add_mutually_exclusive_group()
+    kept.add_argument("--trust", action="store_true", help="run the submission unconfined: only what you would run")
+    kept.add_argument("--gradescope", action="store_true", help="only as another user and behind a seccomp filter")
     grade.add_argument("--json", action="store_true", help="print results.json")
     grade.set_defaults(run=run_grade)
 
@@ -101,12 +103,13 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when all is right, 1 when something is not, 2 for a mistake of the user's."""
     args = build_parser().parse_args(argv)
+    from autograder.confinement import ConfinementError
     from autograder.intake import IntakeError
 
     try:
         code: int = args.run(args)
         return code
-    except (UserError, HomeworkError, IntakeError, OSError) as error:
+    except (UserError, HomeworkError, IntakeError, ConfinementError, OSError) as error:
         print(f"autograder {args.command}: {error}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
@@ -150,6 +153,7 @@ def run_submit(args: argparse.Namespace) -> int:
 
 def run_grade(args: argparse.Namespace) -> int:
     """grade: hidden cases, results.json."""
+    from autograder.confinement import GRADESCOPE, LOCAL, Confinement, ConfinementError
     from autograder.grade import Graded, grade
     from autograder.intake import IntakeError, take
     from autograder.results import not_run, refused, results, write
@@ -158,7 +162,6 @@ def run_grade(args: argparse.Namespace) -> int:
     if args.deadline is not None and not args.deadline > 0:
         raise UserError(f"--deadline must be a number of seconds above 0, got {args.deadline}")
     seed = args.seed_file.read_text("utf-8").strip() if args.seed_file else (args.seed or secrets.token_hex(16))
-    confinement = None
     made: dict[str, Any] = not_run(homework)
 
     def keep(document: dict[str, Any]) -> None:
@@ -177,7 +180,13 @@ def run_grade(args: argparse.Namespace) -> int:
     def progress(done: Graded) -> None:
         keep(results(done, hidden=not args.full))
 
-    done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
+    try:
+        confinement = None if args.trust else Confinement(GRADESCOPE if args.gradescope else LOCAL)
+        done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
+    except ConfinementError:
+        keep(not_run(homework, "This could not be graded: the grader is not set up right. Tell the course staff."))
+        raise
+    print(f"confined: {', '.join(f'{k} {v}' for k, v in done.layers.items()) or 'not at all'}", file=sys.stderr)
     made = results(done, hidden=not args.full)
     keep(made)
     show(homework, made, args.json)

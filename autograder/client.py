@@ -21,33 +21,25 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from autograder.cases import Case
 from autograder.check import Outputs, Raised
+from autograder.confinement import Confinement, ConfinementError
 from autograder.frames import FrameError, Reader, encode
 from autograder.homework import ROOT, Homework
 from autograder.strip import handout
 
 CHUNK = 1 << 20
 LOG_LIMIT = 64 * 1024  # bytes kept of what a worker prints; the rest is thrown away
+MOST_PRINTED = 4 * 1024 * 1024  # bytes that one worker may print
 START_SECONDS = 10.0  # of processor time, for importing NumPy, the library and the submission
 IDLE_SECONDS = 4.0  # in which a worker neither computes nor wants to, after which it counts as waiting for ever
 MOST_TIMEOUTS = 3  # in a problem; then the rest of it is not run
 TICK = 0.02
 SIDE = ("__init__.py", "frames.py", "layouts.py", "worker.py", "confine.py", "drivers/__init__.py", "drivers/common.py")
-
-
-class Confinement(Protocol):
-    """How workers are kept apart from everything else; see `autograder.confine`."""
-
-    def settings(self, session: Path, scratch: Path) -> dict[str, Any]:
-        """What the next worker is to do to itself, as the values of a frame."""
-
-    def end(self, settings: Mapping[str, Any]) -> None:
-        """Nothing that this worker began is alive when this returns."""
 
 
 class _Lost(Exception):
@@ -105,6 +97,7 @@ class Worker:
         self.sources = dict(sources)
         self.layers: dict[str, Any] = {}
         self.log = bytearray()
+        self._printed = 0
         self._session = session
         self._folder = session.new_folder()
         self._confine: dict[str, Any] | None = None
@@ -114,12 +107,12 @@ class Worker:
         files = {module: str(self._write(module, text)) for module, text in sources.items()}
         names = {module: Path(file).name for module, file in files.items()}
         self._shown = {module: session.shown.get(module, names[module]) for module in files}
-        scratch.mkdir(mode=0o700)
+        scratch.mkdir()
         if session.confinement is not None:
-            self._confine = session.confinement.settings(session.folder, scratch)
+            self._confine = session.confinement.settings(session.folder, self._folder)
         ours, theirs = os.pipe(), os.pipe()
         command = [sys.executable, "-I", "-S", "-B", "-W", "ignore", str(session.library / "autograder" / "worker.py")]
-        command += [str(ours[0]), str(theirs[1]), str(session.library), *session.packages]
+        command += [str(ours[0]), str(theirs[1]), str(session.library), str(session.packages)]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -131,6 +124,12 @@ class Worker:
                 env=environment(scratch),
                 start_new_session=True,
             )
+        except BaseException:
+            os.close(ours[1])
+            os.close(theirs[0])
+            if self._confine is not None and session.confinement is not None:
+                session.confinement.end(self._confine)
+            raise
         finally:
             os.close(ours[0])
             os.close(theirs[1])
@@ -138,7 +137,7 @@ class Worker:
         self._requests, self._replies, self._output = ours[1], theirs[0], self._process.stdout.fileno()
         for fd in (self._requests, self._replies, self._output):
             os.set_blocking(fd, False)
-        self._start = encode({"files": files, "homework": session.homework.name, "confine": self._confine})
+        self._start = encode({"files": files, "confine": self._confine})
 
     def _write(self, module: str, text: str) -> Path:
         package = self._session.library.joinpath(*module.split(".")).is_dir()
@@ -148,33 +147,40 @@ class Worker:
         return place
 
     def start(self) -> Raised | None:
-        """Wait until the submission is imported; what went wrong, where something did."""
+        """Wait until the submission is imported; what went wrong, where something did.
+
+        ConfinementError where the worker could not be confined: then nothing of the submission was loaded.
+        """
         if self._ready:
             return None
         try:
             reply = self._exchange(self._start, START_SECONDS)
-            layers = reply.get("layers")
-            if isinstance(layers, dict):
-                self.layers = layers
-            if "raised" in reply:
-                return self._raised(reply["raised"])
         except _Lost as lost:
-            return lost.raised
-        self._ready = True
-        return None
+            raise ConfinementError(
+                f"a worker {lost.raised.error} {lost.raised.message} before it began: {self.log[-400:].decode()!r}"
+            ) from None
+        if "unconfined" in reply:
+            self.close()
+            raise ConfinementError(f"a worker cannot be confined here: {reply['unconfined']}")
+        self.layers = reply["layers"]
+        came = self._request({"import": f"autograder.drivers.{self._session.homework.name}"}, START_SECONDS)
+        self._ready = not isinstance(came, Raised)
+        return came if isinstance(came, Raised) else None
 
     def call(self, case: Case) -> Outputs | Raised:
         """What the case's driver returned; a `Raised` of kind "timeout" or "crash" means that the worker is gone."""
         request = {
-            "id": self._last_id + 1,
             "driver": case.driver,
             "arrays": dict(case.arrays),
             "layouts": dict(case.layouts),
             "params": dict(case.params),
         }
+        return self._request(request, case.seconds)
+
+    def _request(self, request: dict[str, Any], seconds: float) -> Outputs | Raised:
         self._last_id += 1
         try:
-            reply = self._exchange(encode(request), case.seconds)
+            reply = self._exchange(encode({"id": self._last_id, **request}), seconds)
         except _Lost as lost:
             return lost.raised
         if "raised" in reply:
@@ -251,6 +257,9 @@ class Worker:
         """Take what was printed; False at its end."""
         chunk = os.read(self._output, CHUNK)
         self.log += chunk[: max(0, LOG_LIMIT - len(self.log))]
+        self._printed += len(chunk)
+        if self._printed > MOST_PRINTED:
+            raise _Lost(Raised("crash", "printed too much", f"more than {MOST_PRINTED >> 20} MiB"))
         return bool(chunk)
 
     def _after_the_end(self) -> Raised:
@@ -270,7 +279,7 @@ class Worker:
         self._process.wait()
         if self._confine is not None and self._session.confinement is not None:
             self._session.confinement.end(self._confine)
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(BlockingIOError, _Lost):
             while len(self.log) < LOG_LIMIT and self._keep_output():
                 pass
         self._process.stdout.close()
@@ -288,8 +297,8 @@ def environment(scratch: Path) -> dict[str, str]:
 class Session:
     """Workers for one homework: the handout library is laid out once, and removed at the end.
 
-    confinement: see `autograder.confine`; None runs workers as what they are, for one's own program. deadline: seconds
-    after which nothing is run any more.
+    confinement: see `autograder.confinement`; None runs workers as what they are, for one's own program. deadline:
+    seconds after which nothing is run any more.
     """
 
     def __init__(self, homework: Homework, confinement: Confinement | None = None, deadline: float | None = None):
@@ -298,9 +307,9 @@ class Session:
         self.layers: dict[str, Any] = {}
         self.log = ""
         self.shown = {f.module: f.stub for f in homework.files}
-        self.packages = [str(Path(np.__file__).resolve().parent.parent)]
         self.folder = Path(tempfile.mkdtemp(prefix="minipeft-grading-"))
         self.library = self.folder / "library"
+        self.packages = self.folder / "packages"
         self._until = None if deadline is None else time.monotonic() + deadline
         self._count = 0
         self._ahead: Worker | None = None
@@ -308,6 +317,7 @@ class Session:
             self.folder.chmod(0o711)  # other users pass through, and see nothing
         try:
             lay_out(homework, self.library)
+            link_numpy(self.packages)
         except BaseException:
             self.close()
             raise
@@ -401,6 +411,15 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def link_numpy(packages: Path) -> None:
+    """A folder with NumPy and nothing of what else is installed beside it."""
+    packages.mkdir()
+    numpy = Path(np.__file__).resolve().parent
+    for place in (numpy, numpy.parent / "numpy.libs"):
+        if place.is_dir():
+            (packages / place.name).symlink_to(place)
 
 
 def lay_out(homework: Homework, library: Path) -> None:

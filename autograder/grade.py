@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autograder.check import Raised, Verdict, judge
-from autograder.client import Confinement, Session
+from autograder.client import Session
+from autograder.confinement import Confinement
 from autograder.homework import Homework
 from autograder.inside import drawn, graded
 from autograder.intake import Remark, Submission, lint
@@ -56,8 +57,9 @@ def grade(
 ) -> Graded:
     """Grade a submission on the cases of ``seed``.
 
-    problems: the ids to grade, all by default. confinement: see `autograder.confine`; None only for one's own program.
-    deadline: seconds for the whole, after which what is left counts as not run. progress: called after every problem.
+    problems: the ids to grade, all by default. confinement: see `autograder.confinement`; None only for one's own
+    program. deadline: seconds for the whole, after which what is left counts as not run. progress: called after every
+    problem. ConfinementError where a worker cannot be confined as it must be.
     """
     begun = time.monotonic()
     done = Graded(homework, notes=list(submission.notes), remarks=lint(homework, submission.sources))

@@ -61,9 +61,9 @@ def raised(error: BaseException, files: Mapping[str, str]) -> dict[str, Any]:
     if isinstance(error, SyntaxError) and error.filename in names:
         module, line = names[error.filename], error.lineno or 0
     else:
-        for frame in traceback.extract_tb(error.__traceback__):
-            if frame.filename in names:
-                module, line = names[frame.filename], frame.lineno or 0
+        for frame, number in traceback.walk_tb(error.__traceback__):  # reads no file: some cannot be read any more
+            if frame.f_code.co_filename in names:
+                module, line = names[frame.f_code.co_filename], number
     if not module and isinstance(error, ImportError) and error.name in files:
         module = error.name
     try:
@@ -101,26 +101,31 @@ def call(mp: Any, drivers: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def serve(requests: int, replies: int) -> None:
-    """Answer until there are no more requests."""
+    """Answer until there are no more requests. The first answer is given before anything of the student's is loaded."""
     start = read_frame(requests)
     files: dict[str, str] = start["files"]
     layers: dict[str, Any] = {}
     if start["confine"] is not None:
         confine = importlib.import_module("autograder.confine")
-        layers = confine.enter(start["confine"], keep=(requests, replies))
-    sys.meta_path.insert(0, StudentModules(files))
-    try:
-        mp = importlib.import_module(PACKAGE)
-        for name in files:
-            importlib.import_module(name)
-        drivers = importlib.import_module(f"autograder.drivers.{start['homework']}")
-    except BaseException as error:
-        write_all(replies, encode({"id": 0, "layers": layers, "raised": raised(error, files)}))
-        return
+        try:
+            layers = confine.enter(start["confine"], keep=(requests, replies))
+        except (confine.ConfineError, OSError) as error:
+            write_all(replies, encode({"id": 0, "unconfined": str(error)}))
+            return
     write_all(replies, encode({"id": 0, "layers": layers}))
+    sys.meta_path.insert(0, StudentModules(files))
+    mp = drivers = None
     while (request := read_frame(requests)) is not None:
         try:
-            reply = encode({"id": request["id"], "outputs": call(mp, drivers, request)})
+            if "import" in request:
+                mp = importlib.import_module(PACKAGE)
+                for name in files:
+                    importlib.import_module(name)
+                drivers = importlib.import_module(request["import"])
+                outputs: dict[str, Any] = {}
+            else:
+                outputs = call(mp, drivers, request)
+            reply = encode({"id": request["id"], "outputs": outputs})
         except FrameError as error:
             reply = encode({"id": request["id"], "raised": {**raised(error, {}), "type": "TooLarge"}})
         except BaseException as error:

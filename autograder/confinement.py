@@ -1,0 +1,192 @@
+"""The trusted side of confinement: who a worker becomes, what it may read and use, and that nothing of it is left.
+
+Confinement()                     as safe as this machine allows; refuses where that is not safe enough
+Confinement(must=GRADESCOPE)      another user and a seccomp filter, or nothing is graded
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import ctypes
+import grp
+import os
+import pwd
+import random
+import re
+import socket
+import stat
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autograder.homework import ROOT
+from autograder.intake import PLAIN_MODULES
+
+GRADESCOPE = (("uid", "seccomp"),)
+LOCAL = (("uid", "seccomp"), ("landlock", "seccomp"))
+UIDS = range(20_000, 60_000)
+MEMORY = 1 << 30  # bytes of address space
+LEAST_MEMORY = 400 << 20
+PROCESSOR = 600  # seconds of a whole worker; each case has its own limit, kept by the client
+PR_SET_CHILD_SUBREAPER = 36
+NUMPY_PARTS = ("random", "linalg", "fft", "polynomial", "ma", "strings", "char", "rec", "lib.stride_tricks", "testing")
+
+
+class ConfinementError(RuntimeError):
+    """Submissions cannot be kept apart here; the message says what is missing and what to do."""
+
+
+class Confinement:
+    """How workers are confined; see `autograder.confine` for what they do to themselves.
+
+    must: lists of layers, one of which has to be there in full. uid, landlock: False leaves the layer out (for tests).
+    memory: bytes of address space, by default 1 GiB or what half a container's limit is.
+    """
+
+    def __init__(
+        self,
+        must: Sequence[Sequence[str]] = LOCAL,
+        *,
+        uid: bool = True,
+        landlock: bool = True,
+        memory: int | None = None,
+    ):
+        if sys.platform != "linux":
+            raise ConfinementError(
+                f"programs of others cannot be confined on {sys.platform}: grade on Linux, or with --trust what you "
+                "would run yourself"
+            )
+        self.must = [list(together) for together in must]
+        self.uid = uid and os.geteuid() == 0
+        self.landlock = landlock
+        self.memory = memory or max(LEAST_MEMORY, min(MEMORY, container_memory() // 2))
+        self._leases: dict[int, socket.socket] = {}
+        if not self.uid and ["uid", "seccomp"] in self.must and len(self.must) == 1:
+            raise ConfinementError("workers must run as another user: start the grader as root")
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
+
+    def settings(self, session: Path, folder: Path) -> dict[str, Any]:
+        """What the next worker does to itself. session: the folder of all workers; folder: its own, with its files."""
+        if self.uid and not open_to_others(session):
+            raise ConfinementError(f"{session} lies where no other user can read: set TMPDIR to a folder as /tmp is")
+        uid = self._lease() if self.uid else None
+        if uid is not None:
+            os.chown(folder, 0, uid)
+            folder.chmod(0o750)
+        package = Path(np.__file__).resolve().parent
+        python = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")] + [package]
+        read = [*python, package.parent / "numpy.libs", session / "library", session / "packages", folder]
+        shut = uid is not None and not all(map(open_to_others, python))
+        limits = {"AS": self.memory, "CPU": PROCESSOR, "FSIZE": 0, "NOFILE": 64, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0}
+        if uid is not None:
+            limits["NPROC"] = 64  # threads; only where the user has no other processes
+        return {
+            "uid": uid,
+            "parent": os.getpid(),
+            "limits": limits,
+            "read": sorted({str(p.resolve()) for p in read if p.is_dir()}),
+            "landlock": self.landlock,
+            "must": self.must,
+            "preload": list(needed_modules()) if shut else [],
+        }
+
+    def end(self, settings: Mapping[str, Any]) -> None:
+        """Nothing that a worker began is alive when this returns. ConfinementError where something will not die."""
+        uid = settings["uid"]
+        if uid is None:
+            return
+        purge(uid)
+        self._leases.pop(uid).close()
+
+    def _lease(self) -> int:
+        """A user number that no account, no process and no other grader on this machine has."""
+        for _ in range(1000):
+            uid = random.SystemRandom().choice(UIDS)
+            with contextlib.suppress(KeyError):
+                pwd.getpwuid(uid)
+                continue
+            with contextlib.suppress(KeyError):
+                grp.getgrgid(uid)
+                continue
+            claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                claim.bind(f"\0minipeft-grading-{uid}")  # gone with this process, however it ends
+            except OSError:
+                claim.close()
+                continue
+            if not list(processes_of(uid)):
+                self._leases[uid] = claim
+                return uid
+            claim.close()
+        raise ConfinementError(f"no free user number from {UIDS.start} to {UIDS.stop - 1}")
+
+
+def container_memory() -> int:
+    """Bytes that the container of this process may use; a large number where nothing says."""
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            return int(Path(name).read_text())
+    return 1 << 62
+
+
+def open_to_others(path: Path) -> bool:
+    """Whether any user may read the folder: the way to it and itself."""
+    path = path.resolve()
+    modes = [p.stat().st_mode for p in path.parents]
+    return all(m & stat.S_IXOTH for m in modes) and bool(path.stat().st_mode & stat.S_IXOTH)
+
+
+@cache
+def needed_modules() -> tuple[str, ...]:
+    """Modules of Python and NumPy that the library, or a submission, imports: where later they could not be read."""
+    names = {*PLAIN_MODULES - {"minipeft"}, "encodings.latin_1", "encodings.ascii", "copy", "heapq", "random", "string"}
+    for file in (ROOT / "minipeft").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names.update(a.name for a in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names.update(f"{node.module}:{a.name}" for a in node.names)
+    standard = {n for n in names if re.split("[.:]", n)[0] in sys.stdlib_module_names}
+    return tuple(sorted({*standard, *(f"numpy.{part}" for part in NUMPY_PARTS)}))
+
+
+def processes_of(uid: int) -> Iterator[tuple[int, bool]]:
+    """The processes that have this user in any of its roles, and whether each is a zombie."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                status = Path("/proc", name, "status").read_text("utf-8", "replace")
+                fields = dict(line.split(":", 1) for line in status.split("\n") if line.startswith(("Uid:", "State:")))
+                if str(uid) in fields["Uid"].split():
+                    yield int(name), "Z" in fields["State"].split()[0]
+
+
+def purge(uid: int, seconds: float = 10.0) -> None:
+    """End every process of a user, and take in what is left of them.
+
+    One process after the other would lose the race with a program that forks and exits: so a shell becomes that user
+    and kills all that it may, which the kernel does in one stroke.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        if not all(zombie for _, zombie in processes_of(uid)):
+            subprocess.run(["/bin/sh", "-c", "kill -9 -1"], user=uid, group=uid, extra_groups=(), env={}, cwd="/")
+        ours = alive = 0
+        for pid, zombie in processes_of(uid):
+            alive += not zombie
+            with contextlib.suppress(ChildProcessError):  # orphans are ours, since we are their reaper
+                os.waitpid(pid, os.WNOHANG)
+                ours += 1
+        if not alive and not ours:
+            return
+        if time.monotonic() > until:
+            raise ConfinementError(f"{alive} processes of user {uid} do not die")
+        time.sleep(0.002)
