@@ -7,12 +7,16 @@ import json
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autograder.homework import Homework, HomeworkError, load_homework
+from autograder.homework import HomeworkError, load_homework
 from minipeft.cli import INTERRUPTED, USER_MISTAKE, Parser, UserError
+
+if TYPE_CHECKING:
+    from autograder.grade import Graded
 
 HOMEWORK = "a homework: its name, or its folder"
 
@@ -29,6 +33,7 @@ def build_parser() -> Parser:
     )
     check.add_argument("homework", metavar="HOMEWORK", help=HOMEWORK)
     check.add_argument("--problem", action="append", metavar="ID", help="only this problem (may be given again)")
+    add_reports(check)
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=run_check)
 
@@ -59,6 +64,7 @@ def build_parser() -> Parser:
     kept = grade.add_mutually_exclusive_group()
     kept.add_argument("--trust", action="store_true", help="run the submission unconfined: only what you would run")
     kept.add_argument("--gradescope", action="store_true", help="only as another user and behind a seccomp filter")
+    add_reports(grade)
     grade.add_argument("--json", action="store_true", help="print results.json")
     grade.set_defaults(run=run_grade)
 
@@ -100,6 +106,12 @@ def build_parser() -> Parser:
     return parser
 
 
+def add_reports(command: argparse.ArgumentParser) -> None:
+    """The options for reports as files."""
+    command.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML page, too")
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="write the report as Markdown, too")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when all is right, 1 when something is not, 2 for a mistake of the user's."""
     args = build_parser().parse_args(argv)
@@ -121,17 +133,15 @@ def run_check(args: argparse.Namespace) -> int:
     """check: the public cases, everything told."""
     from autograder.intake import take
     from autograder.public import check
-    from autograder.results import results
 
     homework = load_homework(args.homework)
-    for problem in args.problem or ():
-        homework.problem(problem)
+    chosen = [homework.problem(name) for name in args.problem or ()]
     done = check(homework, take(homework.folder, homework), args.problem)
-    made = results(done, hidden=False)
-    made["tests"] = [t for t in made["tests"] if args.problem is None or t["number"] in args.problem]
-    show(homework, made, args.json)
+    if chosen:
+        done.homework = replace(homework, problems=tuple(chosen))
+    show(done, args, hidden=False)
     if done.log and not args.json:
-        print(f"printed by your program:\n{printable(done.log)}")
+        print(f"\nprinted by your program:\n{printable(done.log)}")
     return 0 if all(v.share == 1.0 for v in done.verdicts.values()) else 1
 
 
@@ -154,7 +164,7 @@ def run_submit(args: argparse.Namespace) -> int:
 def run_grade(args: argparse.Namespace) -> int:
     """grade: hidden cases, results.json."""
     from autograder.confinement import GRADESCOPE, LOCAL, Confinement, ConfinementError
-    from autograder.grade import Graded, grade
+    from autograder.grade import grade
     from autograder.intake import IntakeError, take
     from autograder.results import not_run, refused, results, write
 
@@ -174,7 +184,7 @@ def run_grade(args: argparse.Namespace) -> int:
     except IntakeError as error:
         made = refused(homework, str(error))
         keep(made)
-        show(homework, made, args.json)
+        print(json.dumps(made) if args.json else made["output"])
         return 1
 
     def progress(done: Graded) -> None:
@@ -187,9 +197,8 @@ def run_grade(args: argparse.Namespace) -> int:
         keep(not_run(homework, "This could not be graded: the grader is not set up right. Tell the course staff."))
         raise
     print(f"confined: {', '.join(f'{k} {v}' for k, v in done.layers.items()) or 'not at all'}", file=sys.stderr)
-    made = results(done, hidden=not args.full)
-    keep(made)
-    show(homework, made, args.json)
+    keep(results(done, hidden=not args.full))
+    show(done, args, hidden=not args.full)
     return 0
 
 
@@ -238,15 +247,18 @@ def printable(text: str) -> str:
     return clean(text)
 
 
-def show(homework: Homework, made: dict[str, Any], as_json: bool) -> None:
-    """Results for people, or as JSON."""
-    if as_json:
-        print(json.dumps(made, allow_nan=False))
+def show(done: Graded, args: argparse.Namespace, hidden: bool) -> None:
+    """A graded submission for people, or as JSON; and the reports that were asked for as files."""
+    from autograder import report
+    from autograder.results import results
+
+    if args.html is not None:
+        args.html.write_text(report.html(done, hidden), "utf-8")
+    if args.markdown is not None:
+        args.markdown.write_text(report.markdown(done, hidden), "utf-8")
+    if args.json:
+        print(json.dumps(results(done, hidden=hidden), allow_nan=False))
         return
-    if made["output"]:
-        print(made["output"], end="\n\n")
-    for test in made["tests"]:
-        print(f"{test['name']}: {test['score']:g} of {test['max_score']:g}")
-        print("".join(f"    {line}\n" if line else "\n" for line in test["output"].split("\n")))
-    total, most = sum(t["score"] for t in made["tests"]), sum(t["max_score"] for t in made["tests"])
-    print(f"{homework.name}: {total:g} of {most:g} points")
+    for remark in done.remarks:
+        print(f"{remark.file}, line {remark.line}: {printable(remark.text)}")
+    print(report.text(done, hidden, colour=sys.stdout.isatty()))

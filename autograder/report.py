@@ -17,7 +17,7 @@ import numpy as np
 from autograder.diagnose import Diagnosis, Reason, reasons
 from autograder.grade import Graded
 from autograder.homework import Problem
-from autograder.results import NOT_RUN, PLACES, clean, mark, points
+from autograder.results import NOT_RUN, PLACES, clean, earned, mark, points
 
 MAP_CELLS = 24  # an error map has at most so many squares a side
 FULL, PART, NONE = "full", "part", "none"
@@ -53,8 +53,9 @@ def parts(done: Graded, hidden: bool) -> list[Part]:
         if verdict is None:
             found.append(Part(problem, 0.0, {}, [], run=False))
         else:
-            got = points(problem.points * verdict.share)
-            found.append(Part(problem, got, dict(verdict.credit), reasons(done.homework, verdict, hidden)))
+            found.append(
+                Part(problem, earned(problem, verdict), dict(verdict.credit), reasons(done.homework, verdict, hidden))
+            )
     return found
 
 
@@ -88,9 +89,7 @@ def text(done: Graded, hidden: bool, colour: bool = False) -> str:
 
 def total(done: Graded) -> float:
     """The points, rounded as in results.json."""
-    return points(
-        sum(points(p.points * done.verdicts[p.id].share) for p in done.homework.problems if p.id in done.verdicts)
-    )
+    return points(sum(earned(p, done.verdicts.get(p.id)) for p in done.homework.problems))
 
 
 # Markdown

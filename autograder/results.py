@@ -50,6 +50,15 @@ def points(x: float) -> float:
     return round(float(x), 2) + 0.0
 
 
+def earned(problem: Problem, verdict: Verdict | None) -> float:
+    """The points of a problem, rounded; never all of them where something is wrong."""
+    if verdict is None:
+        return 0.0
+    most = points(problem.points)
+    got = points(problem.points * verdict.share)
+    return got if verdict.share >= 1.0 else max(0.0, min(got, points(most - 0.01)))
+
+
 def not_run(homework: Homework, why: str = NOT_RUN) -> dict[str, Any]:
     """The results before anything ran: no points, every problem "not run"."""
     return document(homework, why, {})
@@ -101,13 +110,10 @@ def document(
 
 
 def _test(problem: Problem, verdict: Verdict | None, said: str) -> dict[str, Any]:
-    score = 0.0 if verdict is None else points(problem.points * verdict.share)
-    if verdict is not None and verdict.share < 1.0:
-        score = min(score, points(problem.points) - 0.01)  # rounding gives no one the last hundredth
     return {
         "number": problem.id,
         "name": clean(f"{problem.id} {problem.title}", 200),
-        "score": max(0.0, points(score)),
+        "score": earned(problem, verdict),
         "max_score": points(problem.points),
         "status": "passed" if verdict is not None and verdict.share == 1.0 else "failed",
         "output": clean(said),

@@ -139,7 +139,7 @@ def forge(data):
         ("b'x' * 100", "begins with"),
         ("__import__('autograder.frames').frames.encode({'id': 99, 'outputs': {}})", "another request"),
         ("__import__('autograder.frames').frames.encode([1])", "another request"),
-        ("__import__('autograder.frames').frames.encode({'id': 1, 'outputs': 3})", "without outputs"),
+        ("__import__('autograder.frames').frames.encode({'id': 2, 'outputs': 3})", "without outputs"),
     ],
 )
 def test_forged_answers_are_no_answers(run, forged, says):
@@ -151,7 +151,7 @@ def test_forged_answers_are_no_answers(run, forged, says):
 
 def test_a_second_answer_is_refused(session, forward):
     body = (
-        "from autograder.frames import encode; f = encode({'id': 1, 'outputs': {'z': x, 'changed': []}}); "
+        "from autograder.frames import encode; f = encode({'id': 2, 'outputs': {'z': x, 'changed': []}}); "
         "forge(f + f); return x"
     )
     got = session.run(written(body, FRAME), forward)

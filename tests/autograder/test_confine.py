@@ -467,3 +467,22 @@ def test_prctl_numbers_are_those_of_this_kernel():
     ):
         assert int(re.search(rf"#define {name}\s+(\d+)", text)[1]) == ours
     assert ctypes.sizeof(ctypes.c_void_p) == 8
+
+
+DOCKER = {0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}  # the capabilities that a container has by default
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root")
+def test_it_works_with_what_a_container_has_by_default(tmp_path):
+    (tmp_path / "lora.py").write_text(SOURCE, "utf-8")
+    script = (
+        "import ctypes, os, sys\n"
+        "c = ctypes.CDLL(None)\n"
+        f"[c.prctl(24, ctypes.c_ulong(n), 0, 0, 0) for n in range(41) if n not in {DOCKER}]\n"  # PR_CAPBSET_DROP
+        "os.execv(sys.executable, [sys.executable, '-m', 'autograder', *sys.argv[1:]])\n"
+    )
+    command = [sys.executable, "-c", script, "grade", str(tmp_path), "--homework", "hw6_lora", "--gradescope"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=confinement.ROOT)
+    assert ran.returncode == 0, ran.stderr
+    assert "confined: uid yes, limits yes, seccomp yes" in ran.stderr
+    assert f"hw6_lora: {HOMEWORK.points:g} of {HOMEWORK.points:g} points" in ran.stdout

