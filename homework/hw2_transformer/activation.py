@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, row_blocks, rows, to_device
+from minipeft.array import Array, array_module, device_of, row_blocks, row_dot, row_sum, rows, to_device
 from minipeft.autograd import Context, Function, Tensor
 
 # Our fits of Φ(-x) e^{x²/2} / t for x ≥ 0 with t = 1 / (1 + p x), by rising powers of t: errors 2e-8 and 6e-16.
@@ -40,41 +40,53 @@ def normal_cdf(x: Array) -> tuple[Array, Array]:
     return 0.5 + xp.copysign(0.5 - tail, x), bell
 
 
-def _gelu(x: Array) -> tuple[Array, Array]:
-    """z = x Φ(x) and its derivative Φ(x) + x φ(x)."""
+Curve = Callable[[Array, Array, Array | None], None]  # (x, z, slope): f(x) into z, and f'(x) into slope where wanted
+
+
+def _gelu(x: Array, z: Array, slope: Array | None) -> None:
+    """z = x Φ(x); its derivative is Φ(x) + x φ(x)."""
     raise NotImplementedError("hw2.2: _gelu")
 
 
-def _gelu_tanh(x: Array) -> tuple[Array, Array]:
-    """z = x h with h = (1 + tanh u) / 2, u = x v, v = √(2/π) (1 + 0.044715 x²), and its derivative.
+def _gelu_tanh(x: Array, z: Array, slope: Array | None) -> None:
+    """z = x h with h = (1 + tanh u) / 2, u = x v, v = √(2/π) (1 + 0.044715 x²).
 
-    That is h + 2 h (1 - h) x du/dx with du/dx = 3 v - 2 √(2/π): v and h are worked over in place.
+    Its derivative is h + 2 h (1 - h) x du/dx with du/dx = 3 v - 2 √(2/π): v and h are worked over in place.
     """
     raise NotImplementedError("hw2.2: _gelu_tanh")
 
 
-def _silu(x: Array) -> tuple[Array, Array]:
-    """z = x σ(x), and its derivative σ (1 + x (1 - σ))."""
-    s = _sigmoid(x)
-    return x * s, s * (1.0 + x * (1.0 - s))
+def _silu(x: Array, z: Array, slope: Array | None) -> None:
+    """z = x σ(x); its derivative is σ (1 + x (1 - σ)) = σ + z (1 - σ)."""
+    xp = array_module(x)
+    s = 0.5 * x  # σ(x) = (1 + tanh(x / 2)) / 2 never overflows
+    xp.tanh(s, out=s)
+    s += 1.0
+    s *= 0.5
+    xp.multiply(x, s, out=z)
+    if slope is not None:
+        xp.subtract(1.0, s, out=slope)
+        slope *= z
+        slope += s
 
 
-def _sigmoid(x: Array) -> Array:
-    return 0.5 + 0.5 * array_module(x).tanh(0.5 * x)  # never overflows
+def _relu(x: Array, z: Array, slope: Array | None) -> None:
+    """z = max(x, 0); its derivative is 0 at 0."""
+    array_module(x).maximum(x, 0.0, out=z)
+    if slope is not None:
+        slope[...] = x > 0
 
 
-def _relu(x: Array) -> tuple[Array, Array]:
-    """z = max(x, 0), and its derivative, 0 at 0."""
-    return array_module(x).maximum(x, 0.0), (x > 0).astype(x.dtype)
+def _tanh(x: Array, z: Array, slope: Array | None) -> None:
+    """z = tanh x; its derivative is 1 - z²."""
+    xp = array_module(x)
+    xp.tanh(x, out=z)
+    if slope is not None:
+        xp.multiply(z, z, out=slope)
+        xp.subtract(1.0, slope, out=slope)
 
 
-def _tanh(x: Array) -> tuple[Array, Array]:
-    """z = tanh x, and its derivative 1 - z²."""
-    z = array_module(x).tanh(x)
-    return z, 1.0 - z * z
-
-
-CURVES: dict[str, Callable[[Array], tuple[Array, Array]]] = {
+CURVES: dict[str, Curve] = {
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "silu": _silu,
@@ -83,11 +95,22 @@ CURVES: dict[str, Callable[[Array], tuple[Array, Array]]] = {
 }
 
 
-def curve(name: str) -> Callable[[Array], tuple[Array, Array]]:
-    """The activation ``name`` as a function x -> (z, dz/dx); ValueError naming the known ones."""
+def _named(name: str) -> Curve:
     if name not in CURVES:
         raise ValueError(f"unknown activation {name!r}; expected one of {sorted(CURVES)}")
     return CURVES[name]
+
+
+def curve(name: str) -> Callable[[Array], tuple[Array, Array]]:
+    """The activation ``name`` as a function x -> (z, dz/dx); ValueError naming the known ones."""
+    write = _named(name)
+
+    def both(x: Array) -> tuple[Array, Array]:
+        z, slope = (array_module(x).empty(x.shape, dtype=x.dtype) for _ in range(2))
+        write(x, z, slope)
+        return z, slope
+
+    return both
 
 
 def _check_floats(name: str, *xs: Tensor) -> None:
@@ -102,15 +125,13 @@ class Activation(Function):
 
     @staticmethod
     def forward(ctx: Context, x: Array, name: str) -> Array:
-        f = curve(name)
+        f = _named(name)
         xp = array_module(x)
         x2 = rows(x)
         z = xp.empty(x2.shape, dtype=x.dtype)
         slope = xp.empty(x2.shape, dtype=x.dtype) if ctx.needs_grad[0] else None
         for block in row_blocks(x2):
-            z[block], derivative = f(x2[block])
-            if slope is not None:
-                slope[block] = derivative
+            f(x2[block], z[block], None if slope is None else slope[block])
         if slope is not None:
             ctx.save(slope.reshape(x.shape))
         return z.reshape(x.shape)
@@ -129,19 +150,18 @@ class Gate(Function):
 
     @staticmethod
     def forward(ctx: Context, g: Array, u: Array, name: str) -> Array:
-        f = curve(name)
+        f = _named(name)
         xp = array_module(g)
         g2, u2 = rows(g), rows(u)
         z = xp.empty(g2.shape, dtype=g.dtype)
         to_g = xp.empty(g2.shape, dtype=g.dtype) if ctx.needs_grad[0] else None
         to_u = xp.empty(g2.shape, dtype=g.dtype) if ctx.needs_grad[1] else None
         for block in row_blocks(g2):
-            value, derivative = f(g2[block])
-            z[block] = value * u2[block]
+            value = z[block] if to_u is None else to_u[block]
+            f(g2[block], value, None if to_g is None else to_g[block])
             if to_g is not None:
-                to_g[block] = derivative * u2[block]
-            if to_u is not None:
-                to_u[block] = value
+                to_g[block] *= u2[block]
+            xp.multiply(value, u2[block], out=z[block])
         ctx.save(None if to_g is None else to_g.reshape(g.shape), None if to_u is None else to_u.reshape(g.shape))
         return z.reshape(g.shape)
 

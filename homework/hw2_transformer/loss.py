@@ -15,6 +15,8 @@ from minipeft.array import (
     device_of,
     is_array,
     matmul,
+    row_blocks,
+    row_sum,
     to_device,
 )
 from minipeft.autograd import Context, Function, Tensor
@@ -67,10 +69,11 @@ class LinearCrossEntropy(Function):
         dW = xp.zeros(weight.shape, dtype=x.dtype) if needs_w else None
         db = xp.zeros((V,), dtype=x.dtype) if needs_b else None
         loss = xp.zeros((), dtype=x.dtype)
+        logits = xp.empty((min(block, n), V), dtype=x.dtype)
         for start in range(0, n, block):
             chosen = kept[start : start + block]
             xb = x[chosen]
-            s = matmul(xb, weight.T)  # (R', V)
+            s = matmul(xb, weight.T, out=logits[: xb.shape[0]])  # (R', V)
             if bias is not None:
                 s += bias
             loss += _block_loss(s, labels[start : start + block], needs_x or needs_w or needs_b)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft.array import Array, array_module, column_sum, row_blocks, row_sum, rows
+from minipeft.array import Array, array_module, column_sum, row_blocks, row_dot, row_sum, rows
 from minipeft.autograd import Context, Function, Tensor
 
 

@@ -33,8 +33,9 @@ def _empty_heads(like: Array, shape: tuple[int, ...]) -> Array:
 def mask_bias(like: Array, N: int, S: int, causal: bool, mask: Array | None) -> Array | None:
     """The lecture's M: 0 where a query may look, -inf where not, broadcastable to (B, H, N, S); None for no mask.
 
-    Causal: query i stands at position S - N + i, so it sees the S - N keys before the first query (a prefix, a
-    cache) and the keys of positions up to its own.
+    mask: booleans broadcastable to (B, H, N, S), True where a query may look, or None. Causal: query i stands at
+    position S - N + i, so it sees the S - N keys before the first query (a prefix, a cache) and the keys of positions
+    up to its own. With both, it sees what both allow. In the dtype of ``like``.
     """
     raise NotImplementedError("hw4.3: mask_bias")
 
@@ -45,6 +46,7 @@ class Attention(Function):
     The scores are (N, S), not square when keys stand before the queries (prefix tuning, a cache) or come from
     elsewhere (cross-attention). H / Hk query heads share one key head (grouped-query attention).
         dV = Pᵀ dZ,   dP = dZ Vᵀ,   dS = P ∘ (dP - Σ_row dP ∘ P),   dQ = s dS K,   dK = s dSᵀ Q
+    A query that may look nowhere gets zeros, and gives no gradient. M is `mask_bias`.
     Only what the wanted gradients use is saved: for a frozen Q and K that is P alone. The scores are laid out before
     they are computed: left to itself, ``matmul`` follows its inputs, and the softmax works on them in place, as rows.
     """
@@ -134,6 +136,7 @@ class MergeHeads(Function):
 
 
 def _merged(x: Array) -> Array:
+    """(B, H, N, D) -> (B, N, H D): of each position, head after head."""
     B, H, N, D = x.shape
     return x.transpose(0, 2, 1, 3).reshape(B, N, H * D)
 
@@ -157,6 +160,7 @@ class Rotary(Function):
 
 
 def _turn(x: Array, cos: Array, sin: Array) -> Array:
+    """The halves of x's last axis, turned: (x₁ cos - x₂ sin, x₂ cos + x₁ sin)."""
     half = x.shape[-1] // 2
     x1, x2 = x[..., :half], x[..., half:]
     z = _empty_heads(x, x.shape)
