@@ -382,6 +382,8 @@ def run_train(args: argparse.Namespace) -> int:
         if not args.json:
             print(line, flush=True)
 
+    if unfinished.exists():
+        say(f"going on from {unfinished} (--fresh begins anew)")
     with parent_to_write_in(out):
         try:
             peft, report = language.finetune(
@@ -393,10 +395,9 @@ def run_train(args: argparse.Namespace) -> int:
         write_text(out / "training.json", json.dumps(report, indent=2) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)
     after = report["perplexity_after"]
-    judged = len(report["evaluations"])
-    say(
-        f"{args.steps} steps, judged {judged} times, in {report['seconds']:.0f} s; the best: step {report['best_step']}"
-    )
+    judged, best, since = len(report["evaluations"]), report["best_step"], report["resumed_at"]
+    took = f"in {report['seconds']:.0f} s" + (f" from step {since} on" if since else "")
+    say(f"{args.steps} steps, judged {judged} times, {took}; the best: step {best}")
     say(f"adapted: perplexity {after['validation']:.2f} on validation, {after['test']:.2f} on test")
     say(f"test perplexity is {100 * report['lower_by']:.1f} % lower; the adapter is in {out}")
     if args.json:

@@ -206,12 +206,16 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 @dataclass
 class History:
-    """What happened: one row a step (step, loss, lr) and one an evaluation (step and the metrics)."""
+    """What happened: one row a step (step, loss, lr) and one an evaluation (step and the metrics).
+
+    resumed_at: the step of the checkpoint that this call went on from, 0 where it began anew.
+    """
 
     steps: list[Row] = field(default_factory=list)
     evaluations: list[Row] = field(default_factory=list)
     best_step: int | None = None
     stopped_early: bool = False
+    resumed_at: int = field(default=0, compare=False)
 
     @property
     def losses(self) -> list[float]:
@@ -523,7 +527,7 @@ class _State:
         try:
             step, best_value, since_best = facts["step"], facts["best_value"], facts["since_best"]
             evaluations = [{k: float(v) if k != "step" else v for k, v in row.items()} for row in facts["evaluations"]]
-            history = History(facts["steps"], evaluations, facts["best_step"])
+            history = History(facts["steps"], evaluations, facts["best_step"], resumed_at=step)
             if not isinstance(step, int) or len(history.steps) != step or set(groups["best"]) - set(trained):
                 raise ValueError("its parts do not agree")
             best_value = None if best_value is None else float(best_value)

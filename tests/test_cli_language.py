@@ -177,7 +177,10 @@ def test_ctrl_c_keeps_what_was_reached_and_the_same_command_goes_on_to_the_same_
     assert "interrupted" in err
     assert not cut.exists()
     assert 25 <= json.loads(reached.read_text())["step"] < 400
-    subprocess.run([*command, "--out", str(cut)], env=env, check=True, capture_output=True)
+    step = json.loads(reached.read_text())["step"]
+    done = subprocess.run([*command, "--out", str(cut)], env=env, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(f"going on from {cut}.unfinished (--fresh begins anew)\n")
+    assert f" s from step {step} on; the best" in done.stdout
     for name in ("minipeft_model.safetensors", "adapter_model.safetensors"):
         (a, about_a), (b, about_b) = read_safetensors(cut / name), read_safetensors(whole / name)
         assert about_a == about_b

@@ -121,11 +121,11 @@ def finetune(
     validation = windows(parts["validation"], plan.length, plan.judge_tokens)
     test = windows(parts["test"], plan.length, plan.judge_tokens)
     peft = get_peft_model(model, config, rng=plan.seed)  # first: a configuration that does not fit is told at once
+    trained, total = peft.trainable_counts()
+    say(f"{config.peft_type}: {trained:,} of {total:,} parameters are trained, on {len(parts['train']):,} tokens")
     with peft.disable_adapter():
         before = {"validation": perplexity(peft, validation), "test": perplexity(peft, test)}
     say(f"base: perplexity {before['validation']:.2f} on validation, {before['test']:.2f} on test")
-    trained, total = peft.trainable_counts()
-    say(f"{config.peft_type}: {trained:,} of {total:,} parameters are trained")
     optimizer = AdamW(peft, lr=CosineSchedule(plan.lr, plan.steps, warmup=plan.steps // 10))
     start = time.perf_counter()
     history = fit(
@@ -156,5 +156,6 @@ def finetune(
         "best_step": history.best_step,
         "evaluations": history.evaluations,
         "losses": [row["loss"] for row in history.steps],
-        "seconds": round(seconds, 1),
+        "resumed_at": history.resumed_at,
+        "seconds": round(seconds, 1),  # since then
     }
