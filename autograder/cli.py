@@ -136,7 +136,7 @@ def run_check(args: argparse.Namespace) -> int:
 
     homework = load_homework(args.homework)
     chosen = [homework.problem(name) for name in args.problem or ()]
-    done = check(homework, take(homework.folder, homework), args.problem)
+    done = check(homework, take(homework.folder, homework), args.problem, differences=True)
     if chosen:
         done.homework = replace(homework, problems=tuple(chosen))
     show(done, args, hidden=False)

@@ -26,8 +26,8 @@ class Graded:
     """A submission graded, as far as it has come.
 
     verdicts: of the problems that are done. notes: sentences for the student. layers: what kept the workers apart.
-    explained: by (problem, for hidden cases), what is said of it. log: what the submission printed, cut. seconds: since
-    the beginning.
+    explained: by (problem, for hidden cases), what is said of it. more: sentences about a problem, for its author.
+    log: what the submission printed, cut. seconds: since the beginning.
     """
 
     homework: Homework
@@ -36,6 +36,7 @@ class Graded:
     remarks: list[Remark] = field(default_factory=list)
     layers: dict[str, Any] = field(default_factory=dict)
     explained: dict[tuple[str, bool], str] = field(default_factory=dict)
+    more: dict[str, list[str]] = field(default_factory=dict)
     log: str = ""
     seconds: float = 0.0
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from autograder.cases import Case, cases, laid_out
 from autograder.check import Outputs, Raised, Verdict, judge
+from autograder.drivers import common
 from autograder.frames import normalized
 from autograder.homework import Homework, HomeworkError, Problem
 from autograder.library import Library, Patched, patched
@@ -75,7 +76,8 @@ def processor_time(seconds: float) -> Iterator[None]:
 
 def run_case(library: Library | Patched, homework: str, case: Case) -> Outputs | Raised:
     """What the case's driver returns with this copy of the library, or what it raised."""
-    driver = getattr(import_module(f"autograder.drivers.{homework}"), case.driver)
+    drivers = import_module(f"autograder.drivers.{homework}")
+    driver = getattr(drivers, case.driver, None) or getattr(common, case.driver)
     arrays = {name: laid_out(x, case.layouts.get(name, "plain")) for name, x in case.arrays.items()}
     with library.active() as mp, np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a warning is no mistake
@@ -137,8 +139,14 @@ def graded(
         except HomeworkError:  # a function that should be supplied is gone from the file
             return verdict
         other = attempt(helped)
-        verdict = other if other.share >= verdict.share else verdict  # as good: but then what is wrong is its own
+        # As good: then what is wrong is its own, unless its backward reads what its own forward saved, and now raises.
+        verdict = other if (other.share, -raises(other)) >= (verdict.share, -raises(verdict)) else verdict
     return verdict
+
+
+def raises(verdict: Verdict) -> int:
+    """The number of cases that raised something."""
+    return sum(isinstance(got, Raised) for _, _, got in verdict.results)
 
 
 def grade_sources(

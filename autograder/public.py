@@ -15,15 +15,29 @@ from pathlib import Path
 
 from autograder.cases import cases
 from autograder.check import Verdict
+from autograder.client import Session
+from autograder.differences import comparisons, sentences
 from autograder.grade import PUBLIC_SEED, Graded, grade
 from autograder.homework import Homework, load_homework
 from autograder.intake import Submission, take
 from autograder.results import clean, said
 
 
-def check(homework: Homework, submission: Submission, problems: Iterable[str] | None = None) -> Graded:
-    """A student's own program on the public cases, in another process but not confined."""
-    return grade(homework, submission, PUBLIC_SEED, problems=problems)
+def check(
+    homework: Homework, submission: Submission, problems: Iterable[str] | None = None, differences: bool = False
+) -> Graded:
+    """A student's own program on the public cases, in another process but not confined.
+
+    differences: where gradients are wrong, compare them with central differences of the student's own forward as well.
+    """
+    done = grade(homework, submission, PUBLIC_SEED, problems=problems)
+    wrong = [v for v in done.verdicts.values() if v.share < 1.0] if differences else []
+    if wrong:
+        with Session(homework) as session:
+            for verdict in wrong:
+                found = comparisons(homework, verdict, submission.sources, session.run)
+                done.more[verdict.problem] = sentences(found)
+    return done
 
 
 def public_tests(file: str | Path) -> Callable[..., None]:

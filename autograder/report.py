@@ -32,6 +32,7 @@ class Part:
     points: float
     aspects: dict[str, float]
     reasons: list[Reason]
+    more: list[str]
     run: bool = True
 
     @property
@@ -51,11 +52,10 @@ def parts(done: Graded, hidden: bool) -> list[Part]:
     for problem in done.homework.problems:
         verdict = done.verdicts.get(problem.id)
         if verdict is None:
-            found.append(Part(problem, 0.0, {}, [], run=False))
+            found.append(Part(problem, 0.0, {}, [], [], run=False))
         else:
-            found.append(
-                Part(problem, earned(problem, verdict), dict(verdict.credit), reasons(done.homework, verdict, hidden))
-            )
+            why, more = reasons(done.homework, verdict, hidden), [] if hidden else done.more.get(problem.id, [])
+            found.append(Part(problem, earned(problem, verdict), dict(verdict.credit), why, list(more)))
     return found
 
 
@@ -83,6 +83,7 @@ def text(done: Graded, hidden: bool, colour: bool = False) -> str:
                 lines.append(f"      - {clean(where + reason.text, 1000)}")
                 lines += [f"          {clean(place, 300)}" for place in reason.places[:PLACES]]
                 lines += [f"          and {len(reason.places) - PLACES} more"] if len(reason.places) > PLACES else []
+            lines += [f"      - {clean(sentence, 1000)}" for sentence in part.more]
     lines += ["", f"{done.homework.name}: {total(done):g} of {done.homework.points:g} points"]
     return "\n".join(lines).lstrip("\n")
 
@@ -119,9 +120,10 @@ def markdown(done: Graded, hidden: bool) -> str:
         for reason in part.reasons:
             where = f"{', '.join(reason.aspects)}: " if hidden else ""
             lines += ["", escaped(clean(where + reason.text, 1000))]
-            lines += (
-                ["", *(f"- {escaped(clean(place, 300))}" for place in reason.places[:PLACES])] if reason.places else []
-            )
+            if reason.places:
+                lines += ["", *(f"- {escaped(clean(place, 300))}" for place in reason.places[:PLACES])]
+        for sentence in part.more:
+            lines += ["", escaped(clean(sentence, 1000))]
     return "\n".join(lines) + "\n"
 
 
@@ -236,6 +238,7 @@ def section(part: Part) -> str:
         if reason.shown is not None:
             lines.append(error_map(reason.shown))
         lines.append("</div>")
+    lines += [f'<div class="reason"><p>{esc(sentence)}</p></div>' for sentence in part.more]
     lines.append("</section>")
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,77 @@ def function(mp: Any, F: Any, names: str, args: tuple[Any, ...], needs: Any, dz:
         if len(grads) != len(labels):
             raise ValueError(f"backward returned {len(grads)} gradients for {len(labels)} arguments ({names})")
         out.update({f"d{n}": g for n, g in zip(labels, grads, strict=True)})
+        if _compared is not None:
+            _compared.extend(compared(mp, F, labels, args, wanted, dz_before, grads))
         arrays, before = {**arrays, "dz": dz}, {**before, "dz": dz_before}
     out["changed"] = [n for n, x in arrays.items() if not np.array_equal(x, before[n], equal_nan=x.dtype.kind == "f")]
     return out
+
+
+ENTRIES = 60  # of an argument, that differences are taken of
+STEP = 1e-5
+_compared: list[dict[str, Any]] | None = None  # where `function` puts its comparisons, while they are asked for
+
+
+def finite_differences(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
+    """The driver p["driver"] of p["homework"] with p["params"], for what `compared` says of the Functions it calls."""
+    global _compared
+    _compared = []
+    try:
+        getattr(import_module(f"autograder.drivers.{p['homework']}"), p["driver"])(mp, a, p["params"])
+        return {"compared": _compared}
+    finally:
+        _compared = None
+
+
+def compared(
+    mp: Any, F: Any, labels: list[str], args: tuple[Any, ...], wanted: list[bool], dz: np.ndarray, grads: Any
+) -> list[dict[str, Any]]:
+    """Gradients beside central differences of the same Function's forward, for the float64 arguments that want one.
+
+    For each: "argument"; "at", "backward" and "differences", the worst entry and both its values; "error", the largest
+    difference relative to the largest of all those values; "entries", how many were looked at.
+    """
+
+    def loss(i: int, x: np.ndarray) -> float:
+        own = [v.copy() if isinstance(v, np.ndarray) else v for v in args]
+        own[i] = x.copy()
+        return float((F.forward(mp.Context(*wanted), *own) * dz).sum())
+
+    found = []
+    for i, (label, x, g) in enumerate(zip(labels, args, grads, strict=True)):
+        if not wanted[i] or not isinstance(x, np.ndarray) or x.dtype != np.float64 or not x.size:
+            continue
+        if not isinstance(g, np.ndarray) or g.shape != x.shape:
+            continue
+        x = np.array(x, order="C")
+        step = STEP * min(1.0, float(np.sqrt((x * x).mean())) or 1.0)
+        places = np.arange(x.size)
+        if x.size > ENTRIES:
+            places = np.sort(np.random.default_rng(0).choice(x.size, ENTRIES, replace=False))
+        flat, numeric = x.reshape(-1), np.zeros(len(places))
+        for k, j in enumerate(places):
+            value = flat[j]
+            flat[j] = value + step
+            up = loss(i, x)
+            flat[j] = value - step
+            numeric[k] = (up - loss(i, x)) / (2 * step)
+            flat[j] = value
+        analytic = np.array(g, dtype=np.float64).reshape(-1)[places]
+        difference = np.abs(analytic - numeric)
+        worst = int(np.where(np.isfinite(difference), difference, np.inf).argmax())
+        scale = max(float(np.abs(analytic).max()), float(np.abs(numeric).max()), 1e-12)
+        found.append(
+            {
+                "argument": label,
+                "at": [int(n) for n in np.unravel_index(places[worst], x.shape)],
+                "backward": float(analytic[worst]),
+                "differences": float(numeric[worst]),
+                "error": float(difference[worst]) / scale,
+                "entries": len(places),
+            }
+        )
+    return found
 
 
 def saved_by(ctx: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

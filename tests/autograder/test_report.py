@@ -1,0 +1,130 @@
+"""What people read: the points, the reasons once, nothing alive in the page, and of hidden cases no number."""
+
+import html.parser
+import re
+
+import numpy as np
+import pytest
+
+from autograder import report
+from autograder.cases import Case
+from autograder.check import Raised, judge
+from autograder.grade import Graded
+from autograder.homework import Homework, Problem, Target
+from autograder.results import clean
+
+EVIL = "<img src=x onerror=alert(1)>\x1b[31m\u202e`|**]("
+rng = np.random.default_rng(1)
+E = 7.0 * rng.standard_normal((2, 13, 5))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    target = (Target("minipeft.ops.linear", "linear"),)
+    problems = tuple(Problem(f"9.{i}", title, target, 4.0) for i, title in enumerate(["right", EVIL, "raises", "late"]))
+    homework = Homework("hw6_lora", "A title & more", tmp_path_factory.mktemp("hw"), (), problems)
+    wrong = E.copy()
+    wrong[1, 3:5] *= -3.7
+
+    def graded(problem, got):
+        cases = [Case(f"{EVIL} {i}", "driver", {"x": E}, {"dx": f"dx{EVIL}", "z": "forward"}) for i in range(5)]
+        return judge(problem, [(case, {"dx": E, "z": E}, got) for case in cases])
+
+    raised = Raised("raised", "ValueError", f"secret 0.123456 {EVIL}", f"{EVIL}.py", 17)
+    answers = [{"dx": E, "z": E}, {"dx": wrong, "z": E}, raised]
+    verdicts = {p.id: graded(p, got) for p, got in zip(problems, answers, strict=False)}
+    return Graded(homework, verdicts, notes=[EVIL], log=EVIL, more={"9.1": [f"compared {EVIL}"]})
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen, self.attributes, self.open = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "rect"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_the_page_is_well_formed_and_nothing_in_it_is_alive(done, hidden):
+    page = report.html(done, hidden, title=EVIL)
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert not set(tags.seen) & {"script", "img", "iframe", "link", "object", "form", "input", "button"}
+    assert not [name for name, _ in tags.attributes if name.startswith("on") or name in ("src", "srcset", "action")]
+    assert all(value.startswith("#") for name, value in tags.attributes if name == "href")
+    assert "default-src 'none'" in page
+    assert not set(page) & set("\x1b\u202e")
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_map_shows_where_it_is_wrong(done):
+    page = report.html(done, hidden=False)
+    assert "<svg" in page
+    assert "Where dx[1, :, :] is wrong" in page
+    shown = re.search(r"<svg.*?</svg>", page, re.DOTALL)[0]
+    assert shown.count("<rect") == 10  # two rows of five
+
+
+@pytest.mark.parametrize("write", [report.text, report.markdown, report.html])
+def test_of_hidden_cases_no_case_no_value_and_no_message_is_told(done, write):
+    made = re.sub(r"<style>.*</style>", "", write(done, True), flags=re.DOTALL)
+    numbers = {f"{x:.6g}" for x in E.ravel()}
+    assert not any(n in made for n in numbers)
+    assert "secret" not in made
+    assert "13" not in made  # a length
+    assert "compared" not in made
+    assert "ValueError" in made
+    assert "line 17" in re.sub(r"\\", "", made)
+
+
+def test_public_cases_are_told_with_their_values(done):
+    made = report.text(done, hidden=False)
+    assert "9.1" in made
+    assert "10 of 130 entries are wrong, the worst at [1, " in made
+    assert "and 2 more" in made
+    assert "secret" in made
+    assert "compared" in made
+
+
+def test_the_points_are_told_and_what_did_not_run(done):
+    for write in (report.text, report.markdown, report.html):
+        made = write(done, True)
+        assert "4 of 4" in made
+        assert "not run" in made
+        assert "6 of 16" in re.sub(r"\\", "", made)
+
+
+def test_colours_only_where_they_are_asked_for(done):
+    assert "\x1b" not in report.text(done, hidden=False)
+    assert "\x1b[32m" in report.text(done, hidden=False, colour=True)
+    assert EVIL not in report.text(done, hidden=False, colour=True)
+
+
+def test_markdown_does_nothing_with_foreign_text(done):
+    made = report.markdown(done, hidden=False)
+    foreign = EVIL.replace("\x1b", "�").replace("\u202e", "�")
+    assert foreign not in made
+    assert re.sub(r"\\(.)", r"\1", made).count(foreign) >= 3  # every sign of it behind a backslash
+    assert not re.search(r"(?<!\\)[<`\[]", made)
+
+
+def test_clean_leaves_no_sign_that_a_terminal_obeys():
+    assert not set(clean(EVIL)) & set("\x1b\u202e")
+
+
+def test_a_large_array_is_drawn_coarse():
+    assert report.coarse(np.ones((300, 50))).shape == (24, 24)
+    assert report.coarse(np.eye(100))[3, 20] == 0.0
+    assert report.blend(1.0) != report.blend(1e-3)
