@@ -7,6 +7,7 @@ it is told of both; an exception of a hidden case by its type and the line, for 
 
 from __future__ import annotations
 
+import builtins
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ from autograder.mutants import Mutant, mutants, mutated
 
 CASES = 8  # so many are tried with the known mistakes: the failing ones first, and of them the smallest
 NOT_WRITTEN = "NotImplementedError"
+KNOWN_ERRORS = {name for name in dir(builtins) if name.endswith(("Error", "Exit", "Interrupt", "Exception", "Warning"))}
+KNOWN_ERRORS |= {"LinAlgError", "AxisError", "TooLarge"}
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,8 @@ def raised(got: Raised) -> Cause:
         return Cause("crash", text, text)
     file = f" of {PurePath(got.file).name}" if got.file and got.line else ""
     message = f": {got.message}" if got.message else ""
-    return Cause("raised", sentence(f"{got.error}{where}{file}{message}"), f"It raises {got.error}{where}{file}.")
+    name = got.error if got.error in KNOWN_ERRORS else "an exception of its own"  # a name of its own may say anything
+    return Cause("raised", sentence(f"{got.error}{where}{file}{message}"), f"It raises {name}{where}{file}.")
 
 
 def none_or_array(f: Failure) -> list[Cause]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autograder.cli import main
+from autograder.confinement import Confinement
 from autograder.grade import grade
 from autograder.homework import homeworks, load_homework
 from autograder.inside import grade_sources
@@ -36,7 +37,7 @@ def shares(verdicts):
 @pytest.mark.parametrize("name", homeworks())
 def test_the_reference_gets_all_points_and_the_stubs_none(name):
     homework = load_homework(name)
-    done = grade(homework, whole(homework), 1)
+    done = grade(homework, whole(homework), 1, confinement=Confinement() if sys.platform == "linux" else None)
     assert shares(done.verdicts) == {p.id: 1.0 for p in homework.problems}
     assert (done.score, done.log) == (homework.points, "")
     blank = stubs(homework)
@@ -113,6 +114,14 @@ def test_hidden_cases_do_not_tell_what_was_drawn():
     assert digits in full
     assert digits not in hidden
     assert failure[:40] not in hidden
+
+
+def test_the_name_of_an_exception_tells_nothing_of_a_hidden_case():
+    body = 'raise type("Drawn_" + "_".join(str(int(abs(v) * 1000)) for v in x.ravel()[:3]), (Exception,), {})()'
+    wrong = replace_bodies(source_path(MODULE).read_text("utf-8"), {"LoRALinear.forward": body})
+    made = json.dumps(results(grade(LORA, whole(LORA, {MODULE: wrong}), 1)))
+    assert "Drawn_" not in made
+    assert "an exception of its own" in made
 
 
 def test_a_case_is_told_alone():
