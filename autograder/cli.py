@@ -1,4 +1,4 @@
-"""The command line: ``python -m autograder check | submit | grade | validate | strip | selftest | try``."""
+"""The command line: ``python -m autograder check | submit | grade | grade-all | validate | strip | selftest | try``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autograder.homework import HomeworkError, load_homework
-from minipeft.cli import INTERRUPTED, USER_MISTAKE, Parser, UserError
+from minipeft.cli import INTERRUPTED, USER_MISTAKE, Parser, UserError, default_jobs, positive
 
 if TYPE_CHECKING:
     from autograder.grade import Graded
@@ -67,6 +67,30 @@ def build_parser() -> Parser:
     add_reports(grade)
     grade.add_argument("--json", action="store_true", help="print results.json")
     grade.set_defaults(run=run_grade)
+
+    every = commands.add_parser(
+        "grade-all",
+        help="grade a class",
+        description="Grade every submission of a folder, or of a Gradescope export, on hidden cases.",
+        epilog="Each submission is kept as soon as it is graded; after any end --resume goes on.",
+    )
+    every.add_argument("folder", type=Path, metavar="FOLDER", help="a folder, a zip or a file for each submission")
+    every.add_argument("--homework", required=True, metavar="HOMEWORK", help=HOMEWORK)
+    every.add_argument("--out", type=Path, default=Path("grades"), metavar="FOLDER", help="default: %(default)s")
+    every.add_argument(
+        "-j", "--jobs", type=positive, default=default_jobs(), help="side by side (default: %(default)s)"
+    )
+    every.add_argument("--cluster", metavar="ADDRESS", help="send them to the Dask scheduler there")
+    every.add_argument("--seed-file", type=Path, metavar="FILE", help="a file that holds the seed (default: a new one)")
+    again = every.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on in an --out folder that has grades already")
+    again.add_argument("--fresh", action="store_true", help="forget the grades in the --out folder")
+    every.add_argument(
+        "--deadline", type=float, default=300.0, metavar="S", help="seconds for one (default: %(default)g)"
+    )
+    every.add_argument("--trust", action="store_true", help="run them unconfined: only what you would run yourself")
+    every.add_argument("--json", action="store_true", help="print the records as JSON")
+    every.set_defaults(run=run_grade_all)
 
     validate = commands.add_parser(
         "validate", help="is this a results.json?", description="Say what is wrong with a results.json."
@@ -199,6 +223,39 @@ def run_grade(args: argparse.Namespace) -> int:
     print(f"confined: {', '.join(f'{k} {v}' for k, v in done.layers.items()) or 'not at all'}", file=sys.stderr)
     keep(results(done, hidden=not args.full))
     show(done, args, hidden=not args.full)
+    return 0
+
+
+def run_grade_all(args: argparse.Namespace) -> int:
+    """grade-all: a class."""
+    from autograder.classroom import GRADED, ClassError, grade_all
+
+    homework = load_homework(args.homework)
+    if not args.deadline > 0:
+        raise UserError(f"--deadline must be a number of seconds above 0, got {args.deadline}")
+    try:
+        records = grade_all(
+            args.folder,
+            homework,
+            args.out,
+            seed=args.seed_file.read_text("utf-8").strip() if args.seed_file else None,
+            jobs=args.jobs,
+            cluster=args.cluster,
+            resume=args.resume,
+            fresh=args.fresh,
+            trust=args.trust,
+            deadline=args.deadline,
+            progress=not args.json,
+        )
+    except ClassError as error:
+        raise UserError(str(error)) from error
+    if args.json:
+        print(json.dumps(records))
+        return 0
+    graded = [r["score"] for r in records if r["status"] == GRADED]
+    mean = f", mean {sum(graded) / len(graded):.1f} of {homework.points:g}" if graded else ""
+    print(f"{len(records)} submissions, {len(records) - len(graded)} could not be taken in{mean}")
+    print(f"grades: {args.out / 'grades.csv'}   the class: {args.out / 'index.html'}")
     return 0
 
 

@@ -10,6 +10,7 @@ import ast
 import io
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -235,8 +236,13 @@ def decoded(data: bytes, name: str) -> str:
     return text
 
 
-PARSE = "import ast, sys; ast.parse(sys.stdin.buffer.read().decode())"
-PARSE_SECONDS = 5.0
+PARSE_SECONDS = 5  # of processor time: how busy the machine is must not decide what is Python
+PARSE = f"""
+import ast, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, ({PARSE_SECONDS}, {PARSE_SECONDS}))
+ast.parse(sys.stdin.buffer.read().decode())
+"""
+PARSE_PATIENCE = 300.0  # seconds
 
 
 def readable(text: str, name: str) -> None:
@@ -246,9 +252,11 @@ def readable(text: str, name: str) -> None:
     """
     command = [sys.executable, "-I", "-S", "-c", PARSE]
     try:
-        tried = subprocess.run(command, input=text.encode(), capture_output=True, timeout=PARSE_SECONDS)
+        tried = subprocess.run(command, input=text.encode(), capture_output=True, timeout=PARSE_PATIENCE)
     except subprocess.TimeoutExpired:
         raise SyntaxError("reading it takes too long", (name, 0, 0, "")) from None
+    if tried.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise SyntaxError("reading it takes too long", (name, 0, 0, ""))
     if tried.returncode < 0:
         raise SyntaxError("it is nested too deeply", (name, 0, 0, ""))
     try:

@@ -37,7 +37,10 @@ def mask(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     before = None if m is None else m.copy()
     like = np.zeros(1, p["dtype"])
     bias = import_module("minipeft.ops.attention").mask_bias(like, p["N"], p["S"], p["causal"], m)
-    out: dict[str, Any] = {"changed": [] if m is None or np.array_equal(m, before) else ["mask"], "none": bias is None}
+    out: dict[str, Any] = {
+        "changed": [] if m is None or before is None or np.array_equal(m, before) else ["mask"],
+        "none": bias is None,
+    }
     if bias is not None:
         whole = np.broadcast_to(bias, (p["B"], p["H"], p["N"], p["S"]))
         out["seen"] = np.array(whole == 0)

@@ -21,7 +21,9 @@ def _unchanged(call: Any, *arrays: np.ndarray | None) -> dict[str, Any]:
     before = [None if x is None else x.copy() for x in arrays]
     out = {"z": call()}
     pairs = zip(before, arrays, strict=True)
-    out["changed"] = [i for i, (b, x) in enumerate(pairs) if b is not None and not np.array_equal(b, x, equal_nan=True)]
+    out["changed"] = [
+        i for i, (b, x) in enumerate(pairs) if b is not None and x is not None and not np.array_equal(b, x)
+    ]
     return out
 
 

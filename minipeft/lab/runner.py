@@ -112,16 +112,16 @@ def on_cluster(name: str, configs: Sequence[Config], folder: str, address: str) 
     The workers must have minipeft and see the folder. Raises LabError where there is no cluster.
     """
     try:
-        from dask.distributed import Client, as_completed
+        distributed: Any = import_module("dask.distributed")
     except ModuleNotFoundError as error:
         raise LabError('--cluster needs Dask; install it with `pip install "minipeft[cluster]"`') from error
     try:
-        client = Client(address, timeout="10s")
+        client = distributed.Client(address, timeout="10s")
     except (OSError, ValueError) as error:
         raise LabError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:
         futures = [client.submit(perform, name, c, folder, key=f"{name}-{key(c)}", retries=3) for c in configs]
-        for future in as_completed(futures):
+        for future in distributed.as_completed(futures):
             yield future.result()
 
 

@@ -1,0 +1,84 @@
+"""A class made up: correct programs, mutants, broken ones and hostile ones, as folders, zips and in an export's form.
+
+python tests/autograder/mock_class.py FOLDER HOMEWORK N [SEED]
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import zipfile
+from pathlib import Path
+
+from autograder.homework import Homework, load_homework
+from autograder.mutants import mutants, mutated
+from autograder.strip import source_path, stubs
+from autograder.variants import variants, varied
+
+HOSTILE = {
+    "exits": "import os\nos._exit(0)\n",
+    "hangs": "while True:\n    pass\n",
+    "eats": "x = [bytearray(1 << 26) for _ in range(100)]\n",
+    "forks": "import os\nfor _ in range(50):\n    os.fork()\n",
+    "shouts": "while True:\n    print('PASSED 100/100' * 1000)\n",
+    "reads": "print(open('/etc/passwd').read())\n",
+    "forges": "import json\nopen('results.json', 'w').write(json.dumps({'score': 1000}))\n",
+    "kills": "import os, signal\nos.kill(-1, signal.SIGKILL)\n",
+    "marks up": "raise ValueError('<script>alert(1)</script>\\x1b[31m\\u202e')\n",
+}
+KINDS = ("correct", "variant", "mutant", "stub", "broken", "absent", "hostile")
+WEIGHTS = (4, 3, 9, 2, 2, 1, 2)
+
+
+def program(homework: Homework, rng: random.Random) -> tuple[str, dict[str, str]]:
+    """A kind, and files by name."""
+    sources = {f.module: source_path(f.module).read_text("utf-8") for f in homework.files}
+    names = {f.module: f.stub for f in homework.files}
+    kind = rng.choices(KINDS, WEIGHTS)[0]
+    if kind == "variant":
+        sources.update(varied(rng.choice(variants(homework.name))))
+    elif kind == "mutant":
+        sources.update(mutated(rng.choice([m for m in mutants(homework.name) if not m.equivalent])))
+    elif kind == "stub":
+        blank = stubs(homework)
+        sources = {f.module: blank[f.stub] for f in homework.files}
+    elif kind == "broken":
+        module = rng.choice(list(sources))
+        sources[module] = sources[module].replace("return", "retrun", 1)
+    elif kind == "absent":
+        return kind, {"essay.txt": "I was ill."}
+    elif kind == "hostile":
+        how = rng.choice(list(HOSTILE))
+        module = rng.choice(list(sources))
+        sources[module] += "\n\n" + HOSTILE[how]
+        kind = f"hostile: {how}"
+    return kind, {names[m]: text + f"\n# {rng.random()}\n" for m, text in sources.items()}
+
+
+def make(folder: Path, homework: Homework, n: int, seed: int = 0) -> dict[str, str]:
+    """n submissions; by id, what each is. The names of two students would be formulas or markup."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds, lines = {}, ["---"]
+    for i in range(n):
+        name = f"submission_{i:04}"
+        kinds[name], files = program(homework, rng)
+        if rng.random() < 0.5:
+            (folder / name).mkdir()
+            for file, text in files.items():
+                (folder / name / file).write_text(text, "utf-8")
+        else:
+            inside = f"{homework.name}/" if rng.random() < 0.3 else ""
+            with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+                for file, text in files.items():
+                    archive.writestr(inside + file, text)
+        student = {0: "=cmd|' /C calc'!A0", 1: "<img src=x onerror=alert(1)>"}.get(i, f"Student {i}")
+        lines += [f"{name}:", "  :submitters:", f"  - :name: {student}", f"    :email: s{i}@example.org"]
+    (folder / "submission_metadata.yml").write_text("\n".join(lines) + "\n", "utf-8")
+    return kinds
+
+
+if __name__ == "__main__":
+    made = make(Path(sys.argv[1]), load_homework(sys.argv[2]), int(sys.argv[3]), int((sys.argv[4:] or ["0"])[0]))
+    for kind in sorted(set(made.values())):
+        print(f"{sum(k == kind for k in made.values()):5} {kind}")

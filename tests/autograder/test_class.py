@@ -1,0 +1,193 @@
+"""A class graded: nothing is lost, nothing is graded twice, and the same grades come out in any order."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from mock_class import make
+
+from autograder.classpage import page
+from autograder.classroom import ClassError, Handed, _harmless, digest, grade_all, handed_in
+from autograder.cli import main
+from autograder.confinement import Confinement, ConfinementError
+from autograder.homework import load_homework
+from autograder.results import validate
+from autograder.similarity import fingerprints, pairs, regions, tokens
+from autograder.strip import replace_bodies, stubs
+
+FEW_SHOT = load_homework("hw8_few_shot")
+BLANK = {f.module: stubs(FEW_SHOT)[f.stub] for f in FEW_SHOT.files}
+
+
+def confinable():
+    try:
+        Confinement()
+    except ConfinementError:
+        return False
+    return True
+
+
+trusting = [] if confinable() else ["--trust"]
+trust = not confinable()
+
+
+@pytest.fixture(scope="module")
+def handed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("class")
+    return folder, make(folder, FEW_SHOT, 5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def graded(handed, tmp_path_factory):
+    out = tmp_path_factory.mktemp("grades") / "out"
+    records = grade_all(handed[0], FEW_SHOT, out, seed="s", jobs=2, trust=trust, progress=False)
+    return out, records
+
+
+def test_every_submission_has_its_files_and_a_row(handed, graded):
+    out, records = graded
+    assert [r["id"] for r in records] == sorted(handed[1])
+    for r in records:
+        assert not [c for c in validate(out / "students" / r["id"] / "results.json") if c.error]
+        assert (out / "students" / r["id"] / "report.html").is_file()
+        assert (out / "staff" / f"{r['id']}.html").is_file()
+    rows = list(csv.reader((out / "grades.csv").read_text("utf-8").splitlines()))
+    assert rows[0][:5] == ["id", "name", "status", "score", "of"]
+    assert len(rows) == 6
+    by_kind = {kind: r for name, kind in handed[1].items() for r in records if r["id"] == name}
+    for kind, r in by_kind.items():
+        if kind in ("correct", "variant"):
+            assert r["score"] == FEW_SHOT.points
+        elif kind == "stub":
+            assert r["score"] == 0
+        elif kind == "mutant":
+            assert 0 < r["score"] < FEW_SHOT.points
+
+
+def test_the_same_bytes_in_another_order_and_on_a_second_call(handed, graded, tmp_path):
+    out, _ = graded
+    backwards = tmp_path / "backwards"
+    grade_all(
+        handed[0], FEW_SHOT, backwards, seed="s", jobs=1, trust=trust, progress=False, order=lambda x: list(reversed(x))
+    )
+    assert (backwards / "grades.csv").read_bytes() == (out / "grades.csv").read_bytes()
+    before = (out / "graded.jsonl").read_bytes()
+    grade_all(handed[0], FEW_SHOT, out, resume=True, trust=trust, progress=False)
+    assert (out / "graded.jsonl").read_bytes() == before
+
+
+def test_grades_that_are_there_are_not_written_over(handed, graded):
+    with pytest.raises(ClassError, match="--resume goes on with them, --fresh forgets them"):
+        grade_all(handed[0], FEW_SHOT, graded[0], trust=trust, progress=False)
+    with pytest.raises(ClassError, match="one class, one seed"):
+        grade_all(handed[0], FEW_SHOT, graded[0], seed="t", resume=True, trust=trust, progress=False)
+
+
+def test_a_line_that_was_cut_off_is_graded_again(handed, graded, tmp_path):
+    out, records = graded
+    other = tmp_path / "cut"
+    subprocess.run(["cp", "-r", str(out), str(other)], check=True)
+    log = other / "graded.jsonl"
+    log.write_bytes(log.read_bytes()[:-20])
+    grade_all(handed[0], FEW_SHOT, other, resume=True, jobs=1, trust=trust, progress=False)
+    assert (other / "grades.csv").read_bytes() == (out / "grades.csv").read_bytes()
+    ids = [json.loads(line)["id"] for line in log.read_text().splitlines() if line.endswith("}")]
+    assert sorted(ids) == sorted(r["id"] for r in records)
+
+
+@pytest.mark.slow
+def test_a_class_that_is_killed_goes_on_to_the_same_grades(handed, graded, tmp_path):
+    out = tmp_path / "killed"
+    (tmp_path / "seed").write_text("s\n")
+    command = [sys.executable, "-m", "autograder", "grade-all", str(handed[0]), "--homework", FEW_SHOT.name]
+    command += ["--out", str(out), "-j", "2", "--resume", "--seed-file", str(tmp_path / "seed"), *trusting]
+    for delay in (2.0, 4.0, 6.0):
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(delay)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    assert (out / "grades.csv").read_bytes() == (graded[0] / "grades.csv").read_bytes()
+
+
+def test_the_class_in_a_page_without_scripts_and_with_everything_escaped(graded):
+    out, records = graded
+    text = (out / "index.html").read_text()
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "What goes wrong" in text
+    assert page(FEW_SHOT, []).count("<h2>") >= 4
+    odd = [{**records[0], "id": "a", "name": "<img src=x>", "reasons": {"8.1": ["<b>no</b>"]}}]
+    assert "&lt;img src=x&gt;" in page(FEW_SHOT, odd)
+    assert "&lt;b&gt;no&lt;/b&gt;" in page(FEW_SHOT, odd)
+
+
+def test_a_spreadsheet_takes_nothing_for_a_formula():
+    assert _harmless("=cmd|' /C calc'!A0").startswith("'=")
+    assert _harmless("-1.5") == "-1.5"
+    assert _harmless("@x") == "'@x"
+
+
+def test_what_is_handed_in(tmp_path):
+    with pytest.raises(ClassError, match="holds no submission"):
+        handed_in(tmp_path)
+    with pytest.raises(ClassError, match="is no folder"):
+        handed_in(tmp_path / "nothing")
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "bob@x.org.zip").write_bytes(b"")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "eve").symlink_to("ann")
+    assert [(h.id, h.name) for h in handed_in(tmp_path)] == [("ann", ""), ("bob@x.org", "")]
+    (tmp_path / "ann.zip").write_bytes(b"")
+    with pytest.raises(ClassError, match="two submissions would have one name: ann"):
+        handed_in(tmp_path)
+
+
+def test_a_submission_that_changed_is_another(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\n")
+    one = digest(tmp_path / "a.py")
+    (tmp_path / "a.py").write_text("x = 2\n")
+    assert digest(tmp_path / "a.py") != one
+    assert Handed("a", tmp_path / "a.py") == Handed("a", tmp_path / "a.py")
+
+
+def test_programs_that_look_alike():
+    body = """
+best, before = -np.inf, None
+for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+    best = max(best, min(1.0, (len(ps) - rank) * ps[i]))
+    before = np.array([best if j == i else 0.0 for j in range(len(ps))])
+    if before.sum() > len(ps):
+        return before * 2 + np.arange(len(ps))[::-1].cumsum() - before.mean()
+return np.zeros(len(ps)) + best
+"""
+    other = "p = np.sort(ps)\nq = p[::-1] * np.arange(1, 1 + p.size)\nreturn np.clip(np.cumsum(q) / q.sum(), 0, 1)\n"
+    welch = "minipeft.lab.welch"
+
+    def prints(text):
+        return fingerprints(regions(FEW_SHOT, {**BLANK, welch: replace_bodies(BLANK[welch], {"holm": text})}))
+
+    moved = "# mine\n" + body.replace("\n    ", "\n      ").replace("  best = max", "  best   = max")
+    found = pairs({"ann": prints(body), "bob": prints(moved), "eve": prints(other)}, at_least=0.3)
+    assert [(p.a, p.b) for p in found] == [("ann", "bob")]
+    assert found[0].share == 1.0
+
+
+def test_what_the_handout_gave_is_nobodys():
+    assert regions(FEW_SHOT, BLANK) == ""
+    assert tokens("x = 'a'  # b\n") == ["x", "=", "STRING"]
+    assert fingerprints("") == frozenset()
+
+
+def test_the_command_line(handed, tmp_path, capsys):
+    code = main(["grade-all", str(tmp_path / "nothing"), "--homework", "hw8_few_shot", *trusting])
+    assert code == 2
+    assert "is no folder" in capsys.readouterr().err
+    assert main(["grade-all", str(handed[0]), "--homework", "hw99", *trusting]) == 2
+    assert "no homework 'hw99'" in capsys.readouterr().err
