@@ -39,6 +39,10 @@ class LoRALinear(Function):
     def forward(
         ctx: Context, x: Array, weight: Array, bias: Array | None, lora_A: Array, lora_B: Array, scale: float
     ) -> Array:
+        """z (..., d). No (d, k) array is made, here or in the backward.
+
+        Kept in ``ctx`` is what the wanted gradients will use, and no array beside: W₀ serves dx alone, x serves others.
+        """
         needs_x, needs_W, _, needs_A, needs_B, _ = ctx.needs_grad
         X = rows(x)  # (R, k)
         H = matmul(X, lora_A.T)  # (R, r)
@@ -58,6 +62,10 @@ class LoRALinear(Function):
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
+        """dx, dW, db, dA, dB and None for s; None for every input that wants no gradient.
+
+        The formulas are above; dW = dZᵀ X and db = Σ_rows dZ, as of any linear layer, where W₀ or b are trained, too.
+        """
         x, H, weight, lora_A, lora_B, (scale, x_shape) = ctx.saved
         needs_x, needs_W, needs_b, needs_A, needs_B, _ = ctx.needs_grad
         dZ = rows(dz)  # (R, d)
@@ -87,6 +95,7 @@ class LoRAEmbedding(Function):
 
     @staticmethod
     def forward(ctx: Context, table: Array, ids: Array, lora_A: Array, lora_B: Array, scale: float) -> Array:
+        """z (..., d): E₀ is not written, and no (V, d) array is made. The table is kept for no gradient."""
         needs_E, _, needs_A, needs_B, _ = ctx.needs_grad
         H = lora_A.T[ids]  # (..., r)
         z = table[ids]
@@ -99,6 +108,7 @@ class LoRAEmbedding(Function):
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
+        """dE (V, d), None for the ids, dA (r, V), dB (d, r) and None for s; None for what wants no gradient."""
         ids, H, lora_B, scale, (table_shape, A_shape) = ctx.saved
         needs_E, _, needs_A, needs_B, _ = ctx.needs_grad
         xp, dZ = array_module(dz), rows(dz)
@@ -116,10 +126,14 @@ class LoRAEmbedding(Function):
 
 
 class AddToRows(Function):
-    """z = x with y added to the examples ``index``: x (B, ...), y (n, ...), index (n,);  dx = dz,  dy = dz[index]."""
+    """z = x with y added to the examples ``index``: x (B, ...), y (n, ...), index (n,) of distinct integers.
+
+    dx = dz, dy = dz[index]: of x and y themselves the backward needs nothing.
+    """
 
     @staticmethod
     def forward(ctx: Context, x: Array, y: Array, index: Array) -> Array:
+        """z (B, ...), a new array: x is not written."""
         ctx.save(index if ctx.needs_grad[1] else None)
         z = x.copy()
         z[index] += y
@@ -127,6 +141,7 @@ class AddToRows(Function):
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
+        """dx, dy and None for the index; None for what wants no gradient."""
         (index,) = ctx.saved
         return dz if ctx.needs_grad[0] else None, None if index is None else dz[index], None
 
@@ -142,7 +157,11 @@ class LoraLayer(Mergeable):
         self.lora_B = trainable(np.zeros((base.out_features, r)), base.weight)
 
     def draw(self, rng: np.random.Generator, init: bool | str) -> None:
-        """A at random (see `LoraConfig.init_lora_weights`); B stays 0, unless ``init`` is False."""
+        """A (r, k) drawn out of ``rng``, anew; B (d, r) stays 0, unless ``init`` is False.
+
+        init True or False: A uniform in ±1/√k; "gaussian": A ~ N(0, 1/r²). False: then B, too, uniform in ±1/√r.
+        ``lora_A`` and ``lora_B`` stay trainable and keep their dtype.
+        """
         r, k = self.lora_A.shape
         bound = k**-0.5
         A = rng.standard_normal((r, k)) / r if init == "gaussian" else rng.uniform(-bound, bound, (r, k))
@@ -151,13 +170,18 @@ class LoraLayer(Mergeable):
             self.lora_B = trainable(rng.uniform(-(r**-0.5), r**-0.5, self.lora_B.shape), self.lora_B)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., k) -> (..., d): `LoRALinear` in one step where it can be, else the base's output plus `change`.
+
+        It can be where no dropout acts (it acts in training mode, with p above 0, and on the input of A alone) and the
+        base is of the very class `Linear`: a subclass may compute something else.
+        """
         base = self.base
         if (self.training and self.dropout.p) or type(base) is not Linear:
             return base(x) + self.change(x)
         return LoRALinear.apply(x, base.weight, base.bias, self.lora_A, self.lora_B, self.scale)
 
     def change(self, x: Tensor) -> Tensor:
-        """s B A x alone, with dropout on x."""
+        """s B A x alone, (..., d), with dropout on x."""
         return ops.linear(ops.linear(self.dropout(x), self.lora_A), self.lora_B) * self.scale
 
     def delta(self) -> Array:
@@ -165,6 +189,7 @@ class LoraLayer(Mergeable):
         return matmul(self.lora_B.data, self.lora_A.data) * self.scale
 
     def merged(self) -> Linear:
+        """A plain `Linear` of the same sizes: a new weight W₀ + s B A, the base's own bias. W₀ is not written."""
         layer = Linear(1, 1, bias=False, rng=0)
         layer.in_features, layer.out_features = self.base.in_features, self.base.out_features
         layer.weight = Tensor(self.base.weight.data + self.delta(), requires_grad=True)
@@ -186,7 +211,10 @@ class LoraEmbedding(Mergeable):
         self.lora_embedding_B = trainable(np.zeros((d, r)), base.weight)
 
     def draw(self, rng: np.random.Generator, init: bool | str) -> None:
-        """B ~ N(0, 1); A stays 0, unless ``init`` is False."""
+        """B ~ N(0, 1) out of ``rng``, anew; A stays 0, unless ``init`` is False: then A ~ N(0, 1), too.
+
+        Both stay trainable and keep their dtype.
+        """
         self.lora_embedding_B = trainable(rng.standard_normal(self.lora_embedding_B.shape), self.lora_embedding_B)
         if init is False:
             self.lora_embedding_A = trainable(rng.standard_normal(self.lora_embedding_A.shape), self.lora_embedding_A)
@@ -205,6 +233,7 @@ class LoraEmbedding(Mergeable):
         return matmul(self.lora_embedding_A.data.T, self.lora_embedding_B.data.T) * self.scale
 
     def merged(self) -> Embedding:
+        """A plain `Embedding` with the new table E₀ + ΔE. E₀ is not written."""
         layer = Embedding(1, 1, rng=0)
         layer.weight = Tensor(self.weight.data + self.delta(), requires_grad=True)
         return layer
@@ -225,7 +254,10 @@ def _merge_error(weight: Tensor, delta: Array, left: Tensor, right: Tensor, scal
 
 
 class MixedLora(Mergeable):
-    """One linear layer for a batch whose examples have different adapters: the base's product is made once for all."""
+    """One linear layer for a batch whose examples have different adapters: the base's product is made once for all.
+
+    layers: by name; names: one for each example, of a layer or of none. ``rows[name]``: the examples of that layer.
+    """
 
     def __init__(self, base: Linear, layers: dict[str, LoraLayer], names: Sequence[str]):
         self.base = base
@@ -234,6 +266,11 @@ class MixedLora(Mergeable):
         self.n_examples = len(names)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, ..., k) -> (B, ..., d): the base's output for all, and each layer's `change` added to its own examples.
+
+        A change is computed for its own examples alone (`AddToRows` puts it in its place); an example of no layer gets
+        the base's output. Raises PeftError where x has another number of examples than there are names.
+        """
         if x.shape[0] != self.n_examples:
             raise PeftError(f"a mixed batch of {self.n_examples} adapters got {x.shape[0]} examples; give one for each")
         z = self.base(x)
@@ -254,7 +291,8 @@ class LoraConfig(PeftConfig):
     ("tokens"). exclude_modules: the same, left out. layers_to_transform: only these layers. init_lora_weights: True for
     A uniform in ±1/√k (of an embedding: B ~ N(0, 1)), "gaussian" for A ~ N(0, 1/r²), False for a random B as well.
     bias: "none", "lora_only" (of the wrapped layers) or "all"; trained as copies, so that the base keeps its own.
-    rank_pattern and alpha_pattern: other r and α for modules whose path ends in a regular expression.
+    rank_pattern and alpha_pattern: other r and α for modules whose path ends in a regular expression, the first that
+    fits (`_ends_in`).
     """
 
     peft_type: ClassVar[str] = "LORA"
@@ -275,12 +313,19 @@ class LoraConfig(PeftConfig):
         return next((v for p, v in self.rank_pattern.items() if _ends_in(p, path)), self.r)
 
     def rank_and_scale(self, path: str) -> tuple[int, float]:
-        """r and s = α / r (α / √r with use_rslora) of the module at ``path``."""
+        """r and s = α / r (α / √r with use_rslora) of the module at ``path``, both by its own r and α."""
         r = self.rank(path)
         alpha = next((v for p, v in self.alpha_pattern.items() if _ends_in(p, path)), self.lora_alpha)
         return r, alpha / (r**0.5 if self.use_rslora else r)
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+        """Swap a `LoraLayer`, or for an embedding a `LoraEmbedding`, in for every target; then train the biases.
+
+        The targets are q_proj and v_proj where nothing is said; "all-linear" means linear layers, a name or a pattern
+        embeddings as well. They are drawn out of ``rng`` one after the other, in the order of `match_modules`.
+        Raises PeftError for r below 1, an α of 0, an unknown init_lora_weights or bias, a rank (of a pattern, too)
+        beyond min(d, k) of its module, and a pattern that matches none of the targets.
+        """
         check_fields(self, r=1)
         check_not_zero(self, "lora_alpha")
         if self.init_lora_weights not in (True, False, "gaussian"):
@@ -310,7 +355,11 @@ class LoraConfig(PeftConfig):
         self.train_biases(peft, paths)
 
     def train_biases(self, peft: PeftModel, paths: Sequence[str]) -> None:
-        """Copies to train of the biases that the option names; ``paths``: of the wrapped layers."""
+        """Copies to train of the biases that the option names; ``paths``: of the wrapped layers.
+
+        A bias is a parameter whose name ends in ".bias"; a wrapped layer's is at ``path``.base.bias now. Those that are
+        trained already (`peft.trained`) stay as they are.
+        """
         taken = peft.trained()
         wrapped = tuple(f"{path}.base." for path in paths)
         for name in [n for n, _ in peft.base_model.named_parameters() if n.endswith(".bias") and n not in taken]:
