@@ -130,7 +130,7 @@ def lookup_back(name: str, hint: str, **parts: str) -> Mutant:
     """LoRAEmbedding.backward with some of its parts done otherwise."""
     body = LOOKUP_BACK.format(**{**LOOKED_BACK, **parts})
     along = {"LoRAEmbedding.forward": lookup("", "").body} if name else {}
-    return Mutant(name, f"{EMBEDDING}.backward", "6.3", hint, body=body, along=along)
+    return Mutant(name, f"{EMBEDDING}.backward", "6.4", hint, body=body, along=along)
 
 
 def patch(name: str, target: str, problem: str, hint: str, old: str, new: str, *also: str) -> Mutant:
@@ -285,7 +285,7 @@ MUTANTS = [
     patch(
         "draw-both-zero",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "A and B are both zero: no gradient would ever reach either.",
         "self.lora_A = trainable(A, self.lora_A)",
         "self.lora_A = trainable(A * 0.0, self.lora_A)",
@@ -293,7 +293,7 @@ MUTANTS = [
     patch(
         "draw-both-random",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "B is random: the model would not start as the pretrained one.",
         "if init is False:",
         "if True:",
@@ -301,7 +301,7 @@ MUTANTS = [
     patch(
         "draw-reversed",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "A is zero and B random, the wrong way round.",
         "self.lora_A = trainable(A, self.lora_A)",
         "self.lora_B = trainable(rng.uniform(-bound, bound, self.lora_B.shape), self.lora_B)",
@@ -309,7 +309,7 @@ MUTANTS = [
     patch(
         "draw-bound-r",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "The bound of A is 1/√k, k the number of its columns, not of its rows.",
         "bound = k**-0.5",
         "bound = r**-0.5",
@@ -317,7 +317,7 @@ MUTANTS = [
     patch(
         "draw-variance",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "A's bound is 1/k, much smaller than 1/√k.",
         "bound = k**-0.5",
         "bound = 1 / k",
@@ -325,7 +325,7 @@ MUTANTS = [
     patch(
         "draw-he",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "A's bound is √(6/k), He's for ReLU; here it is 1/√k.",
         "bound = k**-0.5",
         "bound = (6 / k) ** 0.5",
@@ -333,7 +333,7 @@ MUTANTS = [
     patch(
         "draw-gaussian-unit",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         'With "gaussian", A has standard deviation 1/r, not 1.',
         "rng.standard_normal((r, k)) / r",
         "rng.standard_normal((r, k))",
@@ -341,7 +341,7 @@ MUTANTS = [
     patch(
         "draw-gaussian-variance",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         'With "gaussian", 1/r² is the variance: the standard deviation is 1/r.',
         "rng.standard_normal((r, k)) / r",
         "rng.standard_normal((r, k)) / r**2",
@@ -349,7 +349,7 @@ MUTANTS = [
     patch(
         "draw-always-gaussian",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         'A is uniform unless "gaussian" is asked for.',
         'if init == "gaussian" else rng.uniform(-bound, bound, (r, k))',
         'if init == "gaussian" else rng.standard_normal((r, k)) * (3 * k) ** -0.5',
@@ -357,7 +357,7 @@ MUTANTS = [
     patch(
         "draw-positive",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "A is uniform from 0 on, where it must lie on both sides of 0.",
         "rng.uniform(-bound, bound, (r, k))",
         "rng.uniform(0.0, bound, (r, k))",
@@ -365,7 +365,7 @@ MUTANTS = [
     patch(
         "draw-own-generator",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "A is drawn from a generator made here: every layer gets the same numbers.",
         "rng.uniform(-bound, bound, (r, k))",
         "np.random.default_rng(0).uniform(-bound, bound, (r, k))",
@@ -373,7 +373,7 @@ MUTANTS = [
     patch(
         "draw-fresh",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "A is not drawn from the generator that was passed in: a seed does not give it back.",
         "rng.uniform(-bound, bound, (r, k))",
         "np.random.default_rng().uniform(-bound, bound, (r, k))",
@@ -381,7 +381,7 @@ MUTANTS = [
     patch(
         "draw-frozen",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "A is not trainable any more.",
         "self.lora_A = trainable(A, self.lora_A)",
         "self.lora_A = Tensor(A.astype(self.lora_A.dtype))",
@@ -389,7 +389,7 @@ MUTANTS = [
     patch(
         "draw-float64",
         f"{LAYER}.draw",
-        "6.4",
+        "6.5",
         "A became float64: it keeps its dtype.",
         "self.lora_A = trainable(A, self.lora_A)",
         "self.lora_A = Tensor(A, requires_grad=True)",
@@ -397,7 +397,7 @@ MUTANTS = [
     patch(
         "draw-embedding-reversed",
         f"{TABLE}.draw",
-        "6.4",
+        "6.5",
         "Of an embedding B is random and A zero: an id looks up a column of A.",
         "self.lora_embedding_B = trainable(rng.standard_normal(self.lora_embedding_B.shape), self.lora_embedding_B)",
         "self.lora_embedding_A = trainable(rng.standard_normal(self.lora_embedding_A.shape), self.lora_embedding_A)",
@@ -405,7 +405,7 @@ MUTANTS = [
     patch(
         "layer-dropout-on-all",
         f"{LAYER}.forward",
-        "6.5",
+        "6.6",
         "Dropout acts on the frozen layer's input, too.",
         "return base(x) + self.change(x)",
         "x = self.dropout(x)\n            self.dropout, kept = Dropout(0.0), self.dropout\n"
@@ -414,7 +414,7 @@ MUTANTS = [
     patch(
         "layer-dropout-ignored",
         f"{LAYER}.forward",
-        "6.5",
+        "6.6",
         "In training mode no dropout acts.",
         "(self.training and self.dropout.p) or",
         "False or",
@@ -422,7 +422,7 @@ MUTANTS = [
     patch(
         "layer-base-class",
         f"{LAYER}.forward",
-        "6.5",
+        "6.6",
         "A base of another class than Linear is not called: its weight alone is used.",
         "or type(base) is not Linear",
         "",
@@ -430,34 +430,34 @@ MUTANTS = [
     patch(
         "layer-scale-one",
         f"{LAYER}.forward",
-        "6.5",
+        "6.6",
         "The layer calls LoRALinear without its scale.",
         "self.lora_B, self.scale)",
         "self.lora_B, 1.0)",
-        "6.10",
+        "6.11",
     ),
     patch(
         "layer-no-bias",
         f"{LAYER}.forward",
-        "6.5",
+        "6.6",
         "The layer drops the bias of its base.",
         "base.weight, base.bias, self",
         "base.weight, None, self",
-        "6.10",
+        "6.11",
     ),
     patch(
         "change-scale",
         f"{LAYER}.change",
-        "6.5",
+        "6.6",
         "The change lacks the factor s.",
         "self.lora_B) * self.scale",
         "self.lora_B)",
-        "6.8",
+        "6.9",
     ),
     patch(
         "change-no-dropout",
         f"{LAYER}.change",
-        "6.5",
+        "6.6",
         "The change is made without dropout on x.",
         "self.dropout(x)",
         "x",
@@ -465,7 +465,7 @@ MUTANTS = [
     patch(
         "change-dropout-late",
         f"{LAYER}.change",
-        "6.5",
+        "6.6",
         "Dropout acts behind A, on r numbers, where it must act on x.",
         "ops.linear(ops.linear(self.dropout(x), self.lora_A), self.lora_B)",
         "ops.linear(self.dropout(ops.linear(x, self.lora_A)), self.lora_B)",
@@ -473,7 +473,7 @@ MUTANTS = [
     patch(
         "scale-rslora-ignored",
         f"{CONFIG}.rank_and_scale",
-        "6.6",
+        "6.7",
         "use_rslora is ignored: then s is α / √r.",
         "(r**0.5 if self.use_rslora else r)",
         "r",
@@ -481,7 +481,7 @@ MUTANTS = [
     patch(
         "scale-rslora-always",
         f"{CONFIG}.rank_and_scale",
-        "6.6",
+        "6.7",
         "s is α / r; α / √r only with use_rslora.",
         "(r**0.5 if self.use_rslora else r)",
         "r**0.5",
@@ -489,7 +489,7 @@ MUTANTS = [
     patch(
         "scale-is-inverse",
         f"{CONFIG}.rank_and_scale",
-        "6.6",
+        "6.7",
         "s is α / r, not r / α.",
         "alpha / (r**0.5 if self.use_rslora else r)",
         "(r**0.5 if self.use_rslora else r) / alpha",
@@ -497,7 +497,7 @@ MUTANTS = [
     patch(
         "scale-is-alpha",
         f"{CONFIG}.rank_and_scale",
-        "6.6",
+        "6.7",
         "s is α without the division by r.",
         "alpha / (r**0.5 if self.use_rslora else r)",
         "alpha * 1.0",
@@ -505,7 +505,7 @@ MUTANTS = [
     patch(
         "scale-of-the-default-rank",
         f"{CONFIG}.rank_and_scale",
-        "6.6",
+        "6.7",
         "The scale divides by the configuration's r, where a pattern gives this module another.",
         "(r**0.5 if self.use_rslora else r)",
         "(self.r**0.5 if self.use_rslora else self.r)",
@@ -513,7 +513,7 @@ MUTANTS = [
     patch(
         "alpha-pattern-ignored",
         f"{CONFIG}.rank_and_scale",
-        "6.6",
+        "6.7",
         "alpha_pattern is ignored.",
         "next((v for p, v in self.alpha_pattern.items() if _ends_in(p, path)), self.lora_alpha)",
         "self.lora_alpha",
@@ -521,16 +521,16 @@ MUTANTS = [
     patch(
         "rank-pattern-ignored",
         f"{CONFIG}.rank",
-        "6.6",
+        "6.7",
         "rank_pattern is ignored.",
         "next((v for p, v in self.rank_pattern.items() if _ends_in(p, path)), self.r)",
         "self.r",
-        "6.10",
+        "6.11",
     ),
     patch(
         "rank-pattern-last",
         f"{CONFIG}.rank",
-        "6.6",
+        "6.7",
         "Of several patterns that fit, the last is taken, not the first.",
         "self.rank_pattern.items() if",
         "reversed(self.rank_pattern.items()) if",
@@ -538,7 +538,7 @@ MUTANTS = [
     patch(
         "rank-pattern-anywhere",
         f"{CONFIG}.rank",
-        "6.6",
+        "6.7",
         "A pattern is searched anywhere in the path; the path must end in it, from one of its dots on.",
         "_ends_in(p, path)",
         "re.search(p, path)",
@@ -546,7 +546,7 @@ MUTANTS = [
     patch(
         "rank-pattern-by-name",
         f"{CONFIG}.rank",
-        "6.6",
+        "6.7",
         "A pattern is compared as a name; it is a regular expression.",
         "_ends_in(p, path)",
         "path.endswith(p)",
@@ -554,16 +554,16 @@ MUTANTS = [
     patch(
         "delta-scale",
         f"{LAYER}.delta",
-        "6.7",
+        "6.8",
         "ΔW lacks the factor s.",
         "matmul(self.lora_B.data, self.lora_A.data) * self.scale",
         "matmul(self.lora_B.data, self.lora_A.data)",
-        "6.10",
+        "6.11",
     ),
     patch(
         "delta-transposed",
         f"{LAYER}.delta",
-        "6.7",
+        "6.8",
         "ΔW is (k, d), the transpose of W₀'s shape.",
         "matmul(self.lora_B.data, self.lora_A.data)",
         "matmul(self.lora_A.data.T, self.lora_B.data.T)",
@@ -571,7 +571,7 @@ MUTANTS = [
     patch(
         "delta-with-base",
         f"{LAYER}.delta",
-        "6.7",
+        "6.8",
         "ΔW is the change alone; W₀ is added here already.",
         "* self.scale",
         "* self.scale + self.base.weight.data",
@@ -579,7 +579,7 @@ MUTANTS = [
     patch(
         "delta-AB",
         f"{LAYER}.delta",
-        "6.7",
+        "6.8",
         "A B is another product than B A, of another shape.",
         "matmul(self.lora_B.data, self.lora_A.data)",
         "np.resize(self.lora_A.data @ self.lora_A.data.T, self.base.weight.shape)",
@@ -587,7 +587,7 @@ MUTANTS = [
     patch(
         "merged-in-place",
         f"{LAYER}.merged",
-        "6.7",
+        "6.8",
         "W₀ itself is written: nothing could take the change back to the bit.",
         "layer.weight = Tensor(self.base.weight.data + self.delta(), requires_grad=True)",
         "self.base.weight.data += self.delta()\n"
@@ -596,7 +596,7 @@ MUTANTS = [
     patch(
         "merged-without-bias",
         f"{LAYER}.merged",
-        "6.7",
+        "6.8",
         "The merged layer has lost the bias.",
         "layer.bias = self.base.bias",
         "layer.bias = None",
@@ -604,7 +604,7 @@ MUTANTS = [
     patch(
         "merged-twice",
         f"{LAYER}.merged",
-        "6.7",
+        "6.8",
         "The change is in the merged weight twice.",
         "self.base.weight.data + self.delta()",
         "self.base.weight.data + self.delta() + self.delta()",
@@ -612,7 +612,7 @@ MUTANTS = [
     patch(
         "merged-minus",
         f"{LAYER}.merged",
-        "6.7",
+        "6.8",
         "Merging adds the change; subtracting it is how it is taken out.",
         "self.base.weight.data + self.delta()",
         "self.base.weight.data - self.delta()",
@@ -620,7 +620,7 @@ MUTANTS = [
     patch(
         "merged-is-the-base",
         f"{LAYER}.merged",
-        "6.7",
+        "6.8",
         "The merged layer is the base without the change.",
         "self.base.weight.data + self.delta()",
         "self.base.weight.data.copy()",
@@ -628,7 +628,7 @@ MUTANTS = [
     patch(
         "merged-keeps-the-branch",
         f"{LAYER}.merged",
-        "6.7",
+        "6.8",
         "The merged layer still adds the low-rank branch, or is no plain Linear.",
         "return layer",
         "import copy\n        other = copy.copy(self)\n        other.base = layer\n"
@@ -638,7 +638,7 @@ MUTANTS = [
     patch(
         "embedding-delta-scale",
         f"{TABLE}.delta",
-        "6.7",
+        "6.8",
         "ΔE lacks the factor s.",
         "self.lora_embedding_B.data.T) * self.scale",
         "self.lora_embedding_B.data.T)",
@@ -646,7 +646,7 @@ MUTANTS = [
     patch(
         "embedding-delta-transposed",
         f"{TABLE}.delta",
-        "6.7",
+        "6.8",
         "ΔE is (d, V); the table is (V, d).",
         "matmul(self.lora_embedding_A.data.T, self.lora_embedding_B.data.T)",
         "matmul(self.lora_embedding_B.data, self.lora_embedding_A.data)",
@@ -654,16 +654,16 @@ MUTANTS = [
     patch(
         "embedding-merged-in-place",
         f"{TABLE}.merged",
-        "6.7",
+        "6.8",
         "E₀ itself is written.",
         "layer.weight = Tensor(self.weight.data + self.delta(), requires_grad=True)",
         "self.weight.data[...] += self.delta()\n        layer.weight = Tensor(self.weight.data, requires_grad=True)",
     ),
-    patch("rows-in-place", f"{ROWS}.forward", "6.8", "x is written.", "z = x.copy()", "z = x"),
+    patch("rows-in-place", f"{ROWS}.forward", "6.9", "x is written.", "z = x.copy()", "z = x"),
     patch(
         "rows-replaced",
         f"{ROWS}.forward",
-        "6.8",
+        "6.9",
         "The rows are replaced by y; y must be added.",
         "z[index] += y",
         "z[index] = y",
@@ -671,7 +671,7 @@ MUTANTS = [
     patch(
         "rows-in-order",
         f"{ROWS}.forward",
-        "6.8",
+        "6.9",
         "y goes to the first rows, whatever the index says.",
         "z[index] += y",
         "z[: len(y)] += y",
@@ -679,7 +679,7 @@ MUTANTS = [
     patch(
         "rows-dy-whole",
         f"{ROWS}.backward",
-        "6.8",
+        "6.9",
         "dy has the gradient of the first rows, not of those of the index.",
         "dz[index]",
         "dz[: len(index)].copy()",
@@ -687,7 +687,7 @@ MUTANTS = [
     Mutant(
         "rows-dx-masked",
         f"{ROWS}.backward",
-        "6.8",
+        "6.9",
         "dx is zero where y was added; x passes there as well.",
         body="""
 (index,) = ctx.saved
@@ -700,7 +700,7 @@ return dx if ctx.needs_grad[0] else None, None if index is None else dz[index], 
     Mutant(
         "rows-keep-x",
         f"{ROWS}.forward",
-        "6.8",
+        "6.9",
         "x is kept for the backward, which needs nothing of it.",
         body="ctx.save(index, x)\nz = x.copy()\nz[index] += y\nreturn z",
         along={
@@ -713,7 +713,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "mixed-all-rows",
         f"{MIXED}.forward",
-        "6.8",
+        "6.9",
         "Each change is computed for the whole batch; its own examples are enough.",
         "layer.change(x[index])",
         "layer.change(x)[index]",
@@ -721,7 +721,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "mixed-base-each",
         f"{MIXED}.forward",
-        "6.8",
+        "6.9",
         "The base's product is made again for every adapter.",
         "z = AddToRows.apply(z, layer.change(x[index]), index)",
         "z = AddToRows.apply(z, layer(x[index]) - self.base(x[index]), index)",
@@ -729,7 +729,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "mixed-wrong-rows",
         f"{MIXED}.forward",
-        "6.8",
+        "6.9",
         "The change of the first examples is added to the adapter's own.",
         "layer.change(x[index])",
         "layer.change(x[: len(index)])",
@@ -737,7 +737,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "mixed-one-adapter",
         f"{MIXED}.forward",
-        "6.8",
+        "6.9",
         "All examples get the change of one adapter.",
         "for name, layer in self.layers.items():",
         "only = next(iter(self.layers.values()))\n        for name, layer in ((n, only) for n in self.layers):",
@@ -745,7 +745,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "mixed-unchecked",
         f"{MIXED}.forward",
-        "6.8",
+        "6.9",
         "Another number of examples than there are names is not refused.",
         "x.shape[0] != self.n_examples",
         "x.shape[0] > 10**9",
@@ -753,16 +753,16 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "biases-lora-only-is-all",
         f"{CONFIG}.train_biases",
-        "6.9",
+        "6.10",
         '"lora_only" trains the biases of wrapped layers alone; here all are trained.',
         'self.bias == "lora_only" and name.startswith(wrapped)',
         'self.bias == "lora_only"',
-        "6.10",
+        "6.11",
     ),
     patch(
         "biases-all-is-lora-only",
         f"{CONFIG}.train_biases",
-        "6.9",
+        "6.10",
         '"all" trains every bias of the model.',
         'self.bias == "all" or (self.bias == "lora_only" and name.startswith(wrapped))',
         'self.bias != "none" and name.startswith(wrapped)',
@@ -770,34 +770,34 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "biases-always",
         f"{CONFIG}.train_biases",
-        "6.9",
+        "6.10",
         'Biases are trained though bias is "none".',
         'self.bias == "lora_only" and',
         'self.bias != "all" and',
-        "6.10",
+        "6.11",
     ),
     patch(
         "biases-never",
         f"{CONFIG}.train_biases",
-        "6.9",
+        "6.10",
         "No bias is trained, whatever the option says.",
         'if self.bias == "all" or',
         "if False and",
-        "6.10",
+        "6.11",
     ),
     patch(
         "biases-of-the-base",
         f"{CONFIG}.train_biases",
-        "6.9",
+        "6.10",
         "The base's own biases are trained; it must keep them, so train copies.",
         "peft.train_copy(name)",
         "{n: p for n, p in peft.base_model.named_parameters()}[name].requires_grad_(True)",
-        "6.10",
+        "6.11",
     ),
     patch(
         "biases-taken-again",
         f"{CONFIG}.train_biases",
-        "6.9",
+        "6.10",
         "A bias that is trained already was copied once more.",
         "and n not in taken",
         "",
@@ -805,7 +805,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-biases-forgotten",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "The biases that the option names are not trained.",
         "self.train_biases(peft, paths)",
         "pass",
@@ -813,7 +813,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-not-drawn",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "A and B are left at zero: no gradient reaches either.",
         "layer.draw(rng, self.init_lora_weights)",
         "pass",
@@ -821,7 +821,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-random-B",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "The layers are drawn with a random B: the model does not start as the base.",
         "layer.draw(rng, self.init_lora_weights)",
         "layer.draw(rng, False)",
@@ -829,7 +829,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-rank-unchecked",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "A rank beyond min(d, k) is not refused.",
         "<= min(d, k):",
         "<= 10**9:",
@@ -837,7 +837,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-alpha-zero",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "An α of 0 is not refused: nothing would be learnt.",
         'check_not_zero(self, "lora_alpha")',
         "pass",
@@ -845,7 +845,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-pattern-unchecked",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "A pattern that matches none of the targets is not refused.",
         "if not any(_ends_in(pattern, path) for path in paths):",
         "if False:",
@@ -853,7 +853,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-default-rank",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "Every module gets the configuration's own r and α, patterns or not.",
         "r, scale = self.rank_and_scale(path)",
         "r, scale = self.r, self.lora_alpha / self.r",
@@ -861,7 +861,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-excluded",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "exclude_modules is ignored.",
         "exclude=self.exclude_modules",
         "exclude=None",
@@ -869,7 +869,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-all-layers",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "layers_to_transform is ignored.",
         "layers=self.layers_to_transform",
         "layers=None",
@@ -877,7 +877,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-keys-too",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "Where no target is named, queries and values are adapted, nothing else.",
         '["q_proj", "v_proj"] if',
         '["q_proj", "k_proj", "v_proj"] if',
@@ -885,7 +885,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-unknown-bias",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "An unknown option is not refused.",
         'if self.bias not in ("none", "all", "lora_only"):',
         "if False:",
@@ -893,7 +893,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-first-only",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "Only the first of the target modules is adapted.",
         "for path in paths:\n            base",
         "for path in paths[:1]:\n            base",
@@ -901,7 +901,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
     patch(
         "apply-base-trained",
         f"{CONFIG}.apply",
-        "6.10",
+        "6.11",
         "The base's weights are trained beside A and B.",
         "peft.swap(path, layer)",
         "peft.swap(path, layer)\n            base.weight.requires_grad_(True)",

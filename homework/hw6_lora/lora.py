@@ -41,7 +41,7 @@ class LoRALinear(Function):
     ) -> Array:
         """z (..., d). No (d, k) array is made, here or in the backward.
 
-        Kept in ``ctx`` is what the wanted gradients will use, and no array beside: W₀ serves dx alone, x serves others.
+        Kept in ``ctx`` is what the wanted gradients will use, and no array that only others would: W₀ is for dx alone.
         """
         raise NotImplementedError("hw6.1: LoRALinear.forward")
 
@@ -55,20 +55,20 @@ class LoRALinear(Function):
 
 
 class LoRAEmbedding(Function):
-    """z = E₀[ids] + s A[:, ids]ᵀ Bᵀ: E₀ (V, d), ids (...), A (r, V), B (d, r) -> (..., d).
+    """z = E₀[ids] + s H Bᵀ, H (..., r) the columns of A at ids (...): E₀ (V, d), A (r, V), B (d, r) -> (..., d).
 
-    With H = A[:, ids]ᵀ and dH = s dZ B:  dB = s dZᵀ H,  dA[:, v] = Σ of dH where ids = v,  dE₀[v] = Σ of dZ there.
+    With dH = s dZ B and rows as above:  dB = s dZᵀ H,  dA[:, v] = Σ of dH where ids = v,  dE₀[v] = Σ of dZ there.
     """
 
     @staticmethod
     def forward(ctx: Context, table: Array, ids: Array, lora_A: Array, lora_B: Array, scale: float) -> Array:
-        """z (..., d): E₀ is not written, and no (V, d) array is made. The table is kept for no gradient."""
+        """z (..., d), for ids of any number of axes. E₀ is not written, and not kept: no gradient needs it."""
         raise NotImplementedError("hw6.3: LoRAEmbedding.forward")
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         """dE (V, d), None for the ids, dA (r, V), dB (d, r) and None for s; None for what wants no gradient."""
-        raise NotImplementedError("hw6.3: LoRAEmbedding.backward")
+        raise NotImplementedError("hw6.4: LoRAEmbedding.backward")
 
 
 class AddToRows(Function):
@@ -80,12 +80,12 @@ class AddToRows(Function):
     @staticmethod
     def forward(ctx: Context, x: Array, y: Array, index: Array) -> Array:
         """z (B, ...), a new array: x is not written."""
-        raise NotImplementedError("hw6.8: AddToRows.forward")
+        raise NotImplementedError("hw6.9: AddToRows.forward")
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         """dx, dy and None for the index; None for what wants no gradient."""
-        raise NotImplementedError("hw6.8: AddToRows.backward")
+        raise NotImplementedError("hw6.9: AddToRows.backward")
 
 
 class LoraLayer(Mergeable):
@@ -104,7 +104,7 @@ class LoraLayer(Mergeable):
         init True or False: A uniform in ±1/√k; "gaussian": A ~ N(0, 1/r²). False: then B, too, uniform in ±1/√r.
         ``lora_A`` and ``lora_B`` stay trainable and keep their dtype.
         """
-        raise NotImplementedError("hw6.4: LoraLayer.draw")
+        raise NotImplementedError("hw6.5: LoraLayer.draw")
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., k) -> (..., d): `LoRALinear` in one step where it can be, else the base's output plus `change`.
@@ -112,19 +112,19 @@ class LoraLayer(Mergeable):
         It can be where no dropout acts (it acts in training mode, with p above 0, and on the input of A alone) and the
         base is of the very class `Linear`: a subclass may compute something else.
         """
-        raise NotImplementedError("hw6.5: LoraLayer.forward")
+        raise NotImplementedError("hw6.6: LoraLayer.forward")
 
     def change(self, x: Tensor) -> Tensor:
         """s B A x alone, (..., d), with dropout on x."""
-        raise NotImplementedError("hw6.5: LoraLayer.change")
+        raise NotImplementedError("hw6.6: LoraLayer.change")
 
     def delta(self) -> Array:
         """ΔW = s B A, (d, k)."""
-        raise NotImplementedError("hw6.7: LoraLayer.delta")
+        raise NotImplementedError("hw6.8: LoraLayer.delta")
 
     def merged(self) -> Linear:
         """A plain `Linear` of the same sizes: a new weight W₀ + s B A, the base's own bias. W₀ is not written."""
-        raise NotImplementedError("hw6.7: LoraLayer.merged")
+        raise NotImplementedError("hw6.8: LoraLayer.merged")
 
     def merge_error(self) -> tuple[float, float]:
         return _merge_error(self.base.weight, self.delta(), self.lora_B, self.lora_A, self.scale)
@@ -145,7 +145,7 @@ class LoraEmbedding(Mergeable):
 
         Both stay trainable and keep their dtype.
         """
-        raise NotImplementedError("hw6.4: LoraEmbedding.draw")
+        raise NotImplementedError("hw6.5: LoraEmbedding.draw")
 
     @property
     def weight(self) -> Tensor:
@@ -158,11 +158,11 @@ class LoraEmbedding(Mergeable):
 
     def delta(self) -> Array:
         """ΔE = s (B A)ᵀ, (V, d)."""
-        raise NotImplementedError("hw6.7: LoraEmbedding.delta")
+        raise NotImplementedError("hw6.8: LoraEmbedding.delta")
 
     def merged(self) -> Embedding:
         """A plain `Embedding` with the new table E₀ + ΔE. E₀ is not written."""
-        raise NotImplementedError("hw6.7: LoraEmbedding.merged")
+        raise NotImplementedError("hw6.8: LoraEmbedding.merged")
 
     def merge_error(self) -> tuple[float, float]:
         A, B = self.lora_embedding_A, self.lora_embedding_B
@@ -197,7 +197,7 @@ class MixedLora(Mergeable):
         A change is computed for its own examples alone (`AddToRows` puts it in its place); an example of no layer gets
         the base's output. Raises PeftError where x has another number of examples than there are names.
         """
-        raise NotImplementedError("hw6.8: MixedLora.forward")
+        raise NotImplementedError("hw6.9: MixedLora.forward")
 
 
 @method
@@ -229,11 +229,11 @@ class LoraConfig(PeftConfig):
 
     def rank(self, path: str) -> int:
         """r of the module at ``path``."""
-        raise NotImplementedError("hw6.6: LoraConfig.rank")
+        raise NotImplementedError("hw6.7: LoraConfig.rank")
 
     def rank_and_scale(self, path: str) -> tuple[int, float]:
         """r and s = α / r (α / √r with use_rslora) of the module at ``path``, both by its own r and α."""
-        raise NotImplementedError("hw6.6: LoraConfig.rank_and_scale")
+        raise NotImplementedError("hw6.7: LoraConfig.rank_and_scale")
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
         """Swap a `LoraLayer`, or for an embedding a `LoraEmbedding`, in for every target; then train the biases.
@@ -243,7 +243,7 @@ class LoraConfig(PeftConfig):
         Raises PeftError for r below 1, an α of 0, an unknown init_lora_weights or bias, a rank (of a pattern, too)
         beyond min(d, k) of its module, and a pattern that matches none of the targets.
         """
-        raise NotImplementedError("hw6.10: LoraConfig.apply")
+        raise NotImplementedError("hw6.11: LoraConfig.apply")
 
     def train_biases(self, peft: PeftModel, paths: Sequence[str]) -> None:
         """Copies to train of the biases that the option names; ``paths``: of the wrapped layers.
@@ -251,7 +251,7 @@ class LoraConfig(PeftConfig):
         A bias is a parameter whose name ends in ".bias"; a wrapped layer's is at ``path``.base.bias now. Those that are
         trained already (`peft.trained`) stay as they are.
         """
-        raise NotImplementedError("hw6.9: LoraConfig.train_biases")
+        raise NotImplementedError("hw6.10: LoraConfig.train_biases")
 
 
 def _ends_in(pattern: str, path: str) -> bool:

@@ -41,7 +41,7 @@ class LoRALinear(Function):
     ) -> Array:
         """z (..., d). No (d, k) array is made, here or in the backward.
 
-        Kept in ``ctx`` is what the wanted gradients will use, and no array beside: W₀ serves dx alone, x serves others.
+        Kept in ``ctx`` is what the wanted gradients will use, and no array that only others would: W₀ is for dx alone.
         """
         needs_x, needs_W, _, needs_A, needs_B, _ = ctx.needs_grad
         X = rows(x)  # (R, k)
@@ -88,14 +88,14 @@ class LoRALinear(Function):
 
 
 class LoRAEmbedding(Function):
-    """z = E₀[ids] + s A[:, ids]ᵀ Bᵀ: E₀ (V, d), ids (...), A (r, V), B (d, r) -> (..., d).
+    """z = E₀[ids] + s H Bᵀ, H (..., r) the columns of A at ids (...): E₀ (V, d), A (r, V), B (d, r) -> (..., d).
 
-    With H = A[:, ids]ᵀ and dH = s dZ B:  dB = s dZᵀ H,  dA[:, v] = Σ of dH where ids = v,  dE₀[v] = Σ of dZ there.
+    With dH = s dZ B and rows as above:  dB = s dZᵀ H,  dA[:, v] = Σ of dH where ids = v,  dE₀[v] = Σ of dZ there.
     """
 
     @staticmethod
     def forward(ctx: Context, table: Array, ids: Array, lora_A: Array, lora_B: Array, scale: float) -> Array:
-        """z (..., d): E₀ is not written, and no (V, d) array is made. The table is kept for no gradient."""
+        """z (..., d), for ids of any number of axes. E₀ is not written, and not kept: no gradient needs it."""
         needs_E, _, needs_A, needs_B, _ = ctx.needs_grad
         H = lora_A.T[ids]  # (..., r)
         z = table[ids]
