@@ -156,10 +156,10 @@ def embedding_forward(draw: Draw) -> Iterator[Case]:
     yield _looked_up(
         draw, "a row of ids", "E A B", FORWARD, _repeated(draw, 5), backward=False, layouts={"E": "strided"}
     )
-    single = {"backward": False, "dtype": "float32", "tol": 2e-5}
+    single: dict[str, Any] = {"backward": False, "dtype": "float32", "tol": 2e-5}
     yield _looked_up(draw, "float32", "A B", {"z": "float32"}, _repeated(draw, 2, 3), **single)
     yield _looked_up(draw, "no id", "A B", {"z": "edge sizes"}, np.zeros((2, 0), dtype=np.int64), backward=False)
-    small = {"unneeded": ["E"], "at_most": 60 * 3 * 8, "sizes": (3, 17)}  # H, but no rows of the table
+    small: dict[str, Any] = {"unneeded": ["E"], "at_most": 60 * 3 * 8, "sizes": (3, 17)}  # H, but no rows of the table
     for needs in ("A", "B", "A B"):
         checks = {"z": "forward", "lean": FROZEN}
         ids = _repeated(draw, 60)

@@ -88,7 +88,7 @@ def layer(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     base = _linear(mp, a)
     if p.get("other base"):
 
-        class Doubled(mp.nn.Linear):  # type: ignore[name-defined, misc]
+        class Doubled(mp.nn.Linear):  # type: ignore[misc]
             def forward(self, x: Any) -> Any:
                 return super().forward(x) * 2.0
 
