@@ -16,18 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from minipeft import cuda
+
 Array = Any  # a numpy.ndarray, a cupy.ndarray, or the array type of a registered backend
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One array library: its functions ``xp``, its array type, and the way from and to NumPy."""
+    """One array library: its functions ``xp``, its array type, the way from and to NumPy, its kernels if any."""
 
     name: str
     xp: Any
     array_type: type
     from_numpy: Callable[[np.ndarray], Array]
     to_numpy: Callable[[Array], np.ndarray]
+    kernels: cuda.Device | None = None
 
 
 _by_name: dict[str, Backend] = {}
@@ -44,13 +47,8 @@ register(Backend("cpu", np, np.ndarray, lambda x: x, lambda x: x))
 
 
 def _register_cupy() -> None:
-    try:
-        import cupy
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            'device "cuda" needs CuPy 14 or newer; install it with `pip install "minipeft[gpu]"`'
-        ) from error
-    register(Backend("cuda", cupy, cupy.ndarray, cupy.asarray, cupy.asnumpy))
+    cupy = cuda.library()
+    register(Backend("cuda", cupy, cupy.ndarray, cupy.asarray, cupy.asnumpy, cuda.CupyDevice()))
 
 
 def backend_of(x: Any) -> Backend:
@@ -76,6 +74,19 @@ def device_of(x: Any) -> str:
     return backend_of(x).name
 
 
+def has_kernels(x: Any) -> bool:
+    """Whether ``x`` is on a device with kernels of its own (`minipeft.fused`): a GPU."""
+    return backend_of(x).kernels is not None
+
+
+def kernels_of(x: Any) -> cuda.Device:
+    """What runs kernels on the device of ``x``; TypeError for one that has none."""
+    backend = backend_of(x)
+    if backend.kernels is None:
+        raise TypeError(f"device {backend.name!r} has no kernels: call the NumPy form, or check has_kernels(x) first")
+    return backend.kernels
+
+
 def is_array(x: Any) -> bool:
     """Whether ``x`` is an array of a known library."""
     return type(x) in _by_type or isinstance(x, np.ndarray) or type(x).__module__.partition(".")[0] == "cupy"
@@ -89,7 +100,7 @@ def to_numpy(x: Any) -> np.ndarray:
 def to_device(x: Any, device: str) -> Array:
     """``x`` on ``device`` ("cpu" or "cuda"); the same array when it is there already.
 
-    Raises ValueError for an unknown device, ModuleNotFoundError where CuPy is not installed.
+    Raises ValueError for an unknown device, NoGpuError where CuPy or a GPU is missing.
     """
     if device == "cuda" and device not in _by_name:
         _register_cupy()
@@ -121,7 +132,7 @@ def scatter_add(target: Array, index: Array, updates: Array) -> None:
     target (V, ...), index (M,) integers from 0 to V - 1, updates (M, ...). On the CPU the rows are sorted by index and
     summed by segments, in a fixed order: the same bits each time, and many times faster than ``add.at``.
     """
-    if device_of(target) == "cuda":
+    if has_kernels(target):
         array_module(target).add.at(target, index, updates)
         return
     if index.shape[0] == 0:
@@ -144,7 +155,7 @@ def row_blocks(x: Array, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
     threads would wait for Python's lock more often than they compute.
     """
     n_rows = x.shape[0]
-    if device_of(x) == "cuda":
+    if has_kernels(x):
         yield slice(0, n_rows)
         return
     row_bytes = max(1, x.nbytes // max(1, n_rows))
@@ -175,6 +186,14 @@ def column_sum(x: Array) -> Array:
     """Sum over the rows, (R, C) -> (C,), as a product with ones: three times faster than ``sum(axis=0)``."""
     xp = array_module(x)
     return xp.matmul(xp.ones((1, x.shape[0]), dtype=x.dtype), x)[0]
+
+
+def read(*scalars: Array) -> list[float]:
+    """The values of arrays of one entry on one device, all of them in one wait for it."""
+    if device_of(scalars[0]) == "cpu":
+        return [float(x) for x in scalars]
+    xp = array_module(scalars[0])
+    return to_numpy(xp.stack([x.reshape(()).astype(np.float64) for x in scalars])).tolist()
 
 
 @dataclass
@@ -222,8 +241,11 @@ def backward_phase() -> Iterator[None]:
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """``a @ b`` for (..., m, k) and (..., k, n), counted: 2 m k n FLOPs for each matrix of the batch."""
-    xp = array_module(a)
-    c = xp.matmul(a, b) if out is None else xp.matmul(a, b, out=out)
+    backend = backend_of(a)
+    if backend.kernels is not None and max(a.ndim, b.ndim) > 2:
+        c = cuda.batched_matmul(backend.kernels, backend.xp, a, b, out)
+    else:
+        c = backend.xp.matmul(a, b) if out is None else backend.xp.matmul(a, b, out=out)
     count = _counter.get()
     if count is not None:
         flops = 2 * c.size * a.shape[-1]

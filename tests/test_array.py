@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import minipeft as mp
 from minipeft import array as arr
+from minipeft.cuda import NoGpuError
 from minipeft.ops.activation import normal_cdf
 
 
@@ -190,7 +191,7 @@ def test_moving_between_devices(rng):
 def test_a_missing_cupy_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)
     monkeypatch.delitem(arr._by_name, "cuda", raising=False)
-    with pytest.raises(ModuleNotFoundError, match=r"minipeft\[gpu\]"):
+    with pytest.raises(NoGpuError, match=r"minipeft\[gpu\]"):
         arr.to_device(np.ones(2), "cuda")
 
 

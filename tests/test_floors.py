@@ -19,7 +19,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minipeft"
 FLOORS = {  # halves: an order within one floor
+    "cuda": -0.5,
     "array": 0,
+    "fused": 0.5,
     "autograd": 1,
     "gradcheck": 1.5,
     "ops": 2,
@@ -35,7 +37,7 @@ FLOORS = {  # halves: an order within one floor
 NOWHERE = {"autograder", "homework", "tests", "scipy", "pickle"}
 ONLY_IN = {  # and there at import time where that is said
     "matplotlib": "lab/plots.py, at import time too",
-    "cupy": "array.py",
+    "cupy": "cuda.py",
     **dict.fromkeys(("torch", "transformers", "peft"), "bench/"),
 }
 ONLY_WHEN_CALLED = {"sklearn", "joblib", "dask", "distributed", "tqdm", "safetensors", "platformdirs", "threadpoolctl"}
@@ -133,7 +135,7 @@ def test_a_file_imports_only_what_its_floor_may(module):
         ("lab/compare.py", "from minipeft.bench import speed", "imports minipeft.bench"),
         ("bench/speed.py", "import torch", "only in bench/, when called"),
         ("train.py", "def f():\n    import torch", "only in bench/, when called"),
-        ("ops/linear.py", "def f():\n    import cupy", "only in array.py, when called"),
+        ("ops/linear.py", "def f():\n    import cupy", "only in cuda.py, when called"),
         ("cli.py", "def f():\n    from autograder import grade", "imports autograder"),
     ],
 )
@@ -149,7 +151,7 @@ def test_what_would_be_complained_about(path, line, complaint):
         ("nn/layers.py", "from minipeft import ops\nfrom minipeft.nn.module import Module"),
         ("lab/plots.py", "import matplotlib.pyplot as plt"),
         ("bench/speed.py", "def f():\n    import torch"),
-        ("array.py", "def f():\n    import cupy"),
+        ("cuda.py", "def f():\n    import cupy"),
         ("data/digits.py", "def f():\n    from sklearn.datasets import load_digits"),
         ("cli.py", "import minipeft\nfrom minipeft.lab import compare"),
     ],

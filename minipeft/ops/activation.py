@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, row_blocks, row_dot, row_sum, rows, to_device
+from minipeft import fused
+from minipeft.array import Array, array_module, device_of, has_kernels, row_blocks, row_dot, row_sum, rows, to_device
 from minipeft.autograd import Context, Function, Tensor
 
 # Our fits of Φ(-x) e^{x²/2} / t for x ≥ 0 with t = 1 / (1 + p x), by rising powers of t: errors 2e-8 and 6e-16.
@@ -147,6 +148,10 @@ class Activation(Function):
     @staticmethod
     def forward(ctx: Context, x: Array, name: str) -> Array:
         f = _named(name)
+        if has_kernels(x):
+            z, slope = fused.activation(x, name, ctx.needs_grad[0])
+            ctx.save(slope)
+            return z
         xp = array_module(x)
         x2 = rows(x)
         z = xp.empty(x2.shape, dtype=x.dtype)
@@ -172,6 +177,10 @@ class Gate(Function):
     @staticmethod
     def forward(ctx: Context, g: Array, u: Array, name: str) -> Array:
         f = _named(name)
+        if has_kernels(g):
+            z, to_g, to_u = fused.gate(g, u, name, *ctx.needs_grad[:2])
+            ctx.save(to_g, to_u)
+            return z
         xp = array_module(g)
         g2, u2 = rows(g), rows(u)
         z = xp.empty(g2.shape, dtype=g.dtype)
@@ -196,6 +205,9 @@ def softmax_rows(s: Array) -> None:
     """Softmax of each row of s (R, S), in place, for entries of any size; a row of -inf alone becomes zeros."""
     if s.shape[1] == 0:
         return
+    if has_kernels(s):
+        fused.softmax(s[None, None], False, None)
+        return
     xp = array_module(s)
     lowest = float(np.finfo(s.dtype).min)
     for block in row_blocks(s):
@@ -207,6 +219,9 @@ def softmax_rows(s: Array) -> None:
 
 def softmax_rows_backward(p: Array, dp: Array) -> None:
     """ds = p ∘ (dp - Σ_row dp ∘ p), written into dp; p, dp (R, S)."""
+    if has_kernels(p):
+        fused.softmax_backward(p, dp)
+        return
     for block in row_blocks(p):
         pb, d = p[block], dp[block]
         d -= row_dot(pb, d)

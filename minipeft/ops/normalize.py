@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft.array import Array, array_module, column_sum, row_blocks, row_dot, row_sum, rows
+from minipeft import fused
+from minipeft.array import Array, array_module, column_sum, has_kernels, row_blocks, row_dot, row_sum, rows
 from minipeft.autograd import Context, Function, Tensor
 
 
@@ -22,16 +23,19 @@ class LayerNorm(Function):
         x2 = rows(x)
         d = x2.shape[1]
         keep = ctx.needs_grad[0] or ctx.needs_grad[1]
-        z = xp.empty(x2.shape, dtype=x.dtype)
-        x_hat = xp.empty(x2.shape, dtype=x.dtype) if keep else z
-        rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
-        for block in row_blocks(x2):
-            xb, h, zb = x2[block], x_hat[block], z[block]
-            xp.subtract(xb, row_sum(xb) * (1.0 / d), out=h)
-            rstd[block] = 1.0 / xp.sqrt(row_dot(h, h) * (1.0 / d) + eps)
-            h *= rstd[block]
-            xp.multiply(h, gamma, out=zb)
-            zb += beta
+        if has_kernels(x):
+            z, x_hat, rstd = fused.norm(x2, gamma, beta, eps, centre=True, keep=keep)
+        else:
+            z = xp.empty(x2.shape, dtype=x.dtype)
+            x_hat = xp.empty(x2.shape, dtype=x.dtype) if keep else z
+            rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
+            for block in row_blocks(x2):
+                xb, h, zb = x2[block], x_hat[block], z[block]
+                xp.subtract(xb, row_sum(xb) * (1.0 / d), out=h)
+                rstd[block] = 1.0 / xp.sqrt(row_dot(h, h) * (1.0 / d) + eps)
+                h *= rstd[block]
+                xp.multiply(h, gamma, out=zb)
+                zb += beta
         ctx.save(x_hat if keep else None, *((rstd, gamma) if ctx.needs_grad[0] else (None, None)), x.shape)
         return z.reshape(x.shape)
 
@@ -40,7 +44,9 @@ class LayerNorm(Function):
         x_hat, rstd, gamma, shape = ctx.saved
         dz2 = rows(dz)
         dx = None
-        if ctx.needs_grad[0]:
+        if ctx.needs_grad[0] and has_kernels(dz):
+            dx = fused.norm_backward(dz2, x_hat, rstd, gamma, centre=True).reshape(shape)
+        elif ctx.needs_grad[0]:
             xp = array_module(dz)
             d = dz2.shape[1]
             dx = xp.empty(dz2.shape, dtype=dz.dtype)
@@ -68,14 +74,17 @@ class RMSNorm(Function):
         xp = array_module(x)
         x2 = rows(x)
         keep = ctx.needs_grad[0] or ctx.needs_grad[1]
-        z = xp.empty(x2.shape, dtype=x.dtype)
-        x_hat = xp.empty(x2.shape, dtype=x.dtype) if keep else z
-        rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
-        for block in row_blocks(x2):
-            xb = x2[block]
-            rstd[block] = 1.0 / xp.sqrt(row_dot(xb, xb) * (1.0 / x2.shape[1]) + eps)
-            h = xp.multiply(xb, rstd[block], out=x_hat[block])
-            xp.multiply(h, gamma, out=z[block])
+        if has_kernels(x):
+            z, x_hat, rstd = fused.norm(x2, gamma, None, eps, centre=False, keep=keep)
+        else:
+            z = xp.empty(x2.shape, dtype=x.dtype)
+            x_hat = xp.empty(x2.shape, dtype=x.dtype) if keep else z
+            rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
+            for block in row_blocks(x2):
+                xb = x2[block]
+                rstd[block] = 1.0 / xp.sqrt(row_dot(xb, xb) * (1.0 / x2.shape[1]) + eps)
+                h = xp.multiply(xb, rstd[block], out=x_hat[block])
+                xp.multiply(h, gamma, out=z[block])
         ctx.save(x_hat if keep else None, *((rstd, gamma) if ctx.needs_grad[0] else (None, None)), x.shape)
         return z.reshape(x.shape)
 
@@ -84,7 +93,9 @@ class RMSNorm(Function):
         x_hat, rstd, gamma, shape = ctx.saved
         dz2 = rows(dz)
         dx = None
-        if ctx.needs_grad[0]:
+        if ctx.needs_grad[0] and has_kernels(dz):
+            dx = fused.norm_backward(dz2, x_hat, rstd, gamma, centre=False).reshape(shape)
+        elif ctx.needs_grad[0]:
             xp = array_module(dz)
             dx = xp.empty(dz2.shape, dtype=dz.dtype)
             for block in row_blocks(dz2):
