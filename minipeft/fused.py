@@ -338,6 +338,8 @@ def norm_backward(dz: Array, x_hat: Array, rstd: Array, gamma: Array, centre: bo
 
 def softmax(s: Array, causal: bool, mask: Array | None) -> None:
     """Softmax of each row of s (B, H, N, S), contiguous, in place; mask boolean, broadcastable, True where seen."""
+    if not s.flags.c_contiguous:
+        raise ValueError("softmax works in place on rows: s must be contiguous")
     _, H, N, S = s.shape
     strides = [0, 0, 0, 0] if mask is None else [0 if n == 1 else k for n, k in zip(mask.shape, mask.strides)]
     sizes = (np.int64(S), np.int64(H), np.int64(N), np.int32(causal))
@@ -346,11 +348,15 @@ def softmax(s: Array, causal: bool, mask: Array | None) -> None:
 
 def softmax_backward(p: Array, dp: Array) -> None:
     """ds = p (dp - Σ_row dp p), written into dp; p and dp (R, S), contiguous."""
+    if not (p.flags.c_contiguous and dp.flags.c_contiguous):
+        raise ValueError("softmax_backward works in place on rows: p and dp must be contiguous")
     _by_row(p, "softmax_backward", p.shape[0], p.shape[1], p, dp, np.int64(p.shape[1]))
 
 
 def cross_entropy(s: Array, labels: Array, want_grad: bool, scale: float = 1.0) -> Array:
     """The loss of each row of logits s (R, V), contiguous, (R,); s becomes ``scale`` times its gradient, if wanted."""
+    if not s.flags.c_contiguous:
+        raise ValueError("cross_entropy works in place on rows: the logits must be contiguous")
     xp = array_module(s)
     n, V = s.shape
     losses = xp.empty((n,), dtype=s.dtype)
@@ -399,6 +405,12 @@ def squares(arrays: Sequence[Array]) -> Array:
 
 
 def scale(arrays: Sequence[Array], c: float) -> None:
-    """x *= c for all arrays of one dtype, contiguous, in one launch."""
-    table, grid = _table([(x,) for x in arrays])
-    _launch(arrays[0], "scale", grid, THREADS, table, np.float64(c))
+    """x *= c for all arrays of one dtype, in one launch for those that are contiguous."""
+    solid = [x for x in arrays if x.flags.c_contiguous and x.size]
+    for x in arrays:
+        if not x.flags.c_contiguous:
+            x *= c
+    if not solid:
+        return
+    table, grid = _table([(x,) for x in solid])
+    _launch(solid[0], "scale", grid, THREADS, table, np.float64(c))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, is_array, to_device, to_numpy
+from minipeft.array import Array, array_module, device_of, has_kernels, is_array, read, to_device, to_numpy
 from minipeft.autograd import Tensor, no_grad
 from minipeft.files.atomic import atomic_folder
 from minipeft.files.config import read_json, write_json
@@ -27,7 +27,7 @@ from minipeft.files.safetensors import read_safetensors, write_safetensors
 from minipeft.nn.layers import random_stream
 from minipeft.nn.module import Module
 from minipeft.ops.loss import IGNORED
-from minipeft.optim import Optimizer, clip_grad_norm_
+from minipeft.optim import Optimizer, gradients, scale_gradients, squared_norm
 from minipeft.peft.saving import base_checksum
 
 Batch = Mapping[str, Any]
@@ -55,17 +55,23 @@ def train_step(
     the dropout masks, shard by shard; by default the optimizer's step does. Raises TrainingError for a loss or a
     gradient norm that is not finite; the parameters are as they were then.
     """
+    if max_norm is not None and not max_norm > 0:
+        raise ValueError(f"max_norm must be positive, got {max_norm}")
     seed = (0, optimizer.steps) if rng is None else rng
     optimizer.zero_grad()
-    loss = backward(model, batch, shards, seed)
+    result = _backward(model, batch, shards, seed)
+    grads = gradients(optimizer.params.values())
+    loss, *squares = read(result, *([] if max_norm is None else [squared_norm(grads)]))  # one wait for a GPU
     if not math.isfinite(loss):
         raise TrainingError(f"the loss became {loss}; first tensor that is not finite: {_blame(model, batch, seed)}")
     if max_norm is not None:
-        norm = clip_grad_norm_(optimizer.params.values(), max_norm)
+        norm = math.sqrt(squares[0])
         if not math.isfinite(norm):
             raise TrainingError(
                 f"the gradients' norm became {norm}; first tensor that is not finite: {_bad_gradient(model)}"
             )
+        if norm > max_norm:
+            scale_gradients(grads, max_norm / (norm + 1e-6))
     optimizer.step()
     optimizer.zero_grad()
     return loss
@@ -73,11 +79,18 @@ def train_step(
 
 def backward(model: Any, batch: Batch, shards: int = 1, rng: Seed = 0) -> float:
     """The mean loss of a batch, its gradients added to ``.grad``; see `train_step` for the arguments."""
+    return read(_backward(model, batch, shards, rng))[0]
+
+
+def _backward(model: Any, batch: Batch, shards: int, rng: Seed) -> Array | float:
+    """`backward`, whose loss stays on the device."""
     if shards == 1:
         with random_stream(_shard_rng(rng, 0)):
             loss = model.loss(**batch)
         loss.backward()
-        return loss.item()
+        return loss.data
+    if any(has_kernels(p.data) for p in model.parameters()):
+        raise ValueError(f"shards share the cores of a processor; on a GPU a batch stays whole: shards=1, not {shards}")
     parts = _shards(batch, shards)
     total = sum(n for _, n in parts)
 
