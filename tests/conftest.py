@@ -1,18 +1,15 @@
 """Fixtures: random numbers, and the devices that one test body runs on."""
 
 import os
-from contextlib import contextmanager
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before NumPy is imported: the tests' arrays are small
 
-import emulate
 import numpy as np
 import pytest
-import strict  # registers the device "strict"
+from devices import GPU, available, comparison
 
-from minipeft.array import register, to_device, to_numpy
-from minipeft.cuda import NoGpuError, library
+from minipeft.array import to_device
 from minipeft.data.fetch import FetchError, cached, fetch
 
 
@@ -21,32 +18,16 @@ def rng():
     return np.random.default_rng(0)
 
 
-GPU = pytest.param("cuda", marks=pytest.mark.gpu)
-
-
-@contextmanager
-def available(name):
-    """The device ``name`` made ready, or the test skipped where it cannot be had."""
-    strict.Syncs.count = strict.Syncs.sizes = strict.Syncs.uploads = 0
-    emulate.device.launches.clear()
-    if name == "emulated":
-        if emulate.COMPILER is None:
-            pytest.skip("running the kernels of a GPU on the host needs g++ or clang++")
-        register(emulate.backend)
-    if name == "cuda":
-        try:
-            library()
-        except NoGpuError as error:
-            pytest.skip(str(error))
-    try:
-        yield name
-    finally:
-        register(strict.backend)
-
-
 @pytest.fixture(params=["cpu", "strict", "emulated", GPU])
 def device(request):
     """The CPU, the strict stand-in for a GPU, the same with a GPU's kernels, and a GPU (`pytest -m gpu`)."""
+    with available(request.param) as name:
+        yield name
+
+
+@pytest.fixture(params=["cpu", GPU])
+def cpu_or_gpu(request):
+    """For what is slow on the stand-ins, and covered by their agreement with NumPy."""
     with available(request.param) as name:
         yield name
 
@@ -81,15 +62,9 @@ def on_device(device):
 
 @pytest.fixture
 def assert_agrees(device):
-    """Holds a result of this test's device to NumPy's: the same type, and bits; nearly them where kernels made it."""
+    """`comparison` with this test's device."""
 
-    def check(result, expected, rtol=1e-5, atol=1e-6):
-        host = to_numpy(result)
-        assert host.dtype == expected.dtype
-        close = {"rtol": rtol, "atol": atol} if device in ("cuda", "emulated") else {"rtol": 0, "atol": 0}
-        np.testing.assert_allclose(host, expected, strict=True, **close)
-
-    return check
+    return comparison(device)
 
 
 def fetched(name):

@@ -127,10 +127,10 @@ def test_each_device_gives_the_same_bits_and_clipping_reads_one_number(device):
                 before = Syncs.count
                 norm = clip_grad_norm_([p, q], 0.5)
                 optimizer.step()
-                assert where != "strict" or Syncs.count == before + 1
+                assert where not in ("strict", "emulated") or Syncs.count == before + 1
             results.append([norm, *(mp.to_numpy(t.data) for t in (p, q))])
         for a, b in zip(*results, strict=True):
-            np.testing.assert_allclose(a, b, rtol=0 if device == "strict" else 1e-6)
+            np.testing.assert_allclose(a, b, rtol=0 if device == "strict" else 2e-6)
 
 
 def test_what_is_frozen_has_no_state_and_no_decay(rng):
