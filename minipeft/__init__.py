@@ -3,6 +3,7 @@
 from minipeft import accounting, models, nn, ops, optim, peft, train
 from minipeft.array import array_module, to_device, to_numpy
 from minipeft.autograd import Context, Function, Tensor, no_grad
+from minipeft.cuda import NoGpuError, allow_tf32
 from minipeft.generate import generate
 from minipeft.gradcheck import GradcheckError, check_contract, gradcheck, gradcheck_parameters
 
@@ -12,8 +13,10 @@ __all__ = [
     "Context",
     "Function",
     "GradcheckError",
+    "NoGpuError",
     "Tensor",
     "accounting",
+    "allow_tf32",
     "array_module",
     "check_contract",
     "generate",

@@ -51,6 +51,15 @@ def _register_cupy() -> None:
     register(Backend("cuda", cupy, cupy.ndarray, cupy.asarray, cupy.asnumpy, cuda.CupyDevice()))
 
 
+def backend_named(device: str) -> Backend:
+    """The backend of a device name; ValueError for an unknown one, NoGpuError for "cuda" without CuPy or a GPU."""
+    if device == "cuda" and device not in _by_name:
+        _register_cupy()
+    if device not in _by_name:
+        raise ValueError(f"unknown device {device!r}; expected one of {sorted({*_by_name, 'cuda'})}")
+    return _by_name[device]
+
+
 def backend_of(x: Any) -> Backend:
     """The backend whose array type ``x`` has; NumPy for Python and NumPy scalars."""
     backend = _by_type.get(type(x))
@@ -102,11 +111,7 @@ def to_device(x: Any, device: str) -> Array:
 
     Raises ValueError for an unknown device, NoGpuError where CuPy or a GPU is missing.
     """
-    if device == "cuda" and device not in _by_name:
-        _register_cupy()
-    if device not in _by_name:
-        raise ValueError(f"unknown device {device!r}; expected one of {sorted({*_by_name, 'cuda'})}")
-    backend = _by_name[device]
+    backend = backend_named(device)
     if isinstance(x, backend.array_type):
         return x
     return backend.from_numpy(to_numpy(x))

@@ -44,6 +44,7 @@ def build_parser() -> Parser:
     compare.add_argument("--task", default="digits", help="digits (default), text or sentiment")
     compare.add_argument("--out", type=Path, help="folder of the results (default: minipeft-compare/TASK)")
     compare.add_argument("--jobs", type=positive, default=default_jobs(), help="runs at a time (default: %(default)s)")
+    add_device(compare)
     compare.add_argument("--quick", action="store_true", help="a few steps only, to see that all works")
     compare.add_argument("--fresh", action="store_true", help="forget the finished runs in the --out folder")
     compare.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
@@ -85,6 +86,7 @@ def build_parser() -> Parser:
     )
     generate.add_argument("prompt", metavar="TEXT", help="the text to go on from")
     add_model(generate)
+    add_device(generate)
     generate.add_argument("--adapter", type=Path, metavar="FOLDER", help="an adapter that `minipeft train` saved")
     generate.add_argument("--max-new-tokens", type=positive, default=40, metavar="N", help="default: %(default)s")
     generate.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the likeliest token")
@@ -102,6 +104,7 @@ def build_parser() -> Parser:
         epilog="Ctrl-C keeps what was reached; the same command goes on from it.",
     )
     add_model(train)
+    add_device(train)
     train.add_argument("--data", default="austen", metavar="TEXT", help="austen (default) or a text file in UTF-8")
     train.add_argument("--out", type=Path, metavar="FOLDER", help="of the adapter (default: minipeft-train/TEXT)")
     train.add_argument("--r", type=positive, default=8, help="LoRA's rank (default: %(default)s)")
@@ -180,10 +183,11 @@ def run_compare(args: argparse.Namespace) -> int:
     out = args.out or Path("minipeft-compare") / (args.task + ("-quick" if args.quick else ""))
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
+    use_device(args)
     if not args.json:
         print(f"{task.name}: {task.story}", flush=True)
     budget = lab.quick(task.budget) if args.quick else None
-    result = lab.compare(args.task, out, budget, args.jobs, args.fresh, progress=not args.json)
+    result = lab.compare(args.task, out, budget, args.jobs, args.fresh, not args.json, args.device)
     figures = plots.draw_comparison(task, result["rows"], out / "compare")
     write_text(out / "compare.json", json.dumps(result, indent=2) + "\n")
     if args.json:
@@ -269,6 +273,28 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), or cuda for a GPU by CuPy")
+    parser.add_argument("--tf32", action="store_true", help="on a GPU, products of float32 rounded to TF32: faster")
+
+
+def use_device(args: argparse.Namespace) -> None:
+    """Make --device and --tf32 ready before anything else is done; UserError for what cannot be had."""
+    from minipeft.array import backend_named
+    from minipeft.cuda import NoGpuError, allow_tf32
+
+    try:
+        backend_named(args.device)
+        if args.tf32 and args.device == "cpu":
+            raise ValueError("TF32 is a GPU's; give --device cuda too")
+        if args.tf32:
+            allow_tf32()
+    except ValueError as error:
+        raise UserError(f"--{'tf32' if args.tf32 else 'device'}: {error}") from error
+    except NoGpuError as error:
+        raise UserError(str(error)) from error
+
+
 def load_model(name: str) -> tuple[Any, Any]:
     """A decoder and its tokenizer; fetched first where its name is one that can be."""
     from minipeft.data import BytePairs
@@ -292,9 +318,11 @@ def run_generate(args: argparse.Namespace) -> int:
 
     if args.chat and installed("jinja2") is None:
         raise UserError('--chat needs jinja2; install it with `pip install "minipeft[chat]"`')
+    use_device(args)
     model, tokenizer = load_model(args.model)
     if args.adapter is not None:
         model = PeftModel.from_pretrained(model, args.adapter)
+    model.to(args.device)
     try:
         ids = tokenizer.chat([{"role": "user", "content": args.prompt}]) if args.chat else tokenizer.encode(args.prompt)
     except ValueError as error:
@@ -370,6 +398,7 @@ def run_train(args: argparse.Namespace) -> int:
         shutil.rmtree(unfinished)
     if out.exists() and not args.fresh:
         raise UserError(f"--out {out} is there already; name another folder, or replace it with --fresh")
+    use_device(args)
     targets = args.targets if args.targets == "all-linear" else args.targets.split(",")
     alpha = 2.0 * args.r if args.alpha is None else args.alpha
     lora = LoraConfig(r=args.r, lora_alpha=alpha, lora_dropout=args.dropout, target_modules=targets)
@@ -377,6 +406,7 @@ def run_train(args: argparse.Namespace) -> int:
     plan = language.Plan(args.steps, args.batch_size, args.length, args.lr, args.seed)
     prose = language.read_prose(args.data)
     model, tokenizer = load_model(args.model)
+    model.to(args.device)
 
     def say(line: str) -> None:
         if not args.json:
@@ -409,6 +439,7 @@ def run_bench(args: argparse.Namespace) -> int:
     from importlib import import_module
 
     from minipeft.bench import BENCHES, table
+    from minipeft.cuda import NoGpuError
 
     if args.name is None:
         print(json.dumps(BENCHES, indent=2) if args.json else "\n".join(f"{n:<10} {s}" for n, s in BENCHES.items()))
@@ -417,6 +448,8 @@ def run_bench(args: argparse.Namespace) -> int:
         raise UserError(f"unknown name {args.name!r}; expected one of {', '.join(BENCHES)}")
     try:
         rows = import_module(f"minipeft.bench.{args.name}").run()
+    except NoGpuError as error:
+        raise UserError(f"bench {args.name}: {error}") from error
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("minipeft"):
             raise
@@ -443,6 +476,7 @@ def run_info(args: argparse.Namespace) -> int:
         "cores": default_jobs(),
         "blas": [f"{p['internal_api']} {p.get('version')} ({p['num_threads']} threads)" for p in threadpool_info()],
         "cupy": installed("cupy"),
+        "gpu": gpu_facts(),
         "cache": str(cache_folder()),
     }
     if args.json:
@@ -451,6 +485,22 @@ def run_info(args: argparse.Namespace) -> int:
         for name, value in facts.items():
             print(f"{name:<9} {', '.join(value) if isinstance(value, list) else value or 'not installed'}")
     return 0
+
+
+def gpu_facts() -> str | None:
+    """The GPU in one line: name, memory, what CuPy's pool uses, TF32; why there is none, or None without CuPy."""
+    from minipeft import cuda
+    from minipeft.accounting import readable_bytes
+
+    if installed("cupy") is None:
+        return None
+    try:
+        gpu = cuda.describe()
+    except cuda.NoGpuError as error:
+        return str(error)
+    memory, used, held = (readable_bytes(gpu[f"{name} bytes"]) for name in ("memory", "pool used", "pool held"))
+    tf32 = "on" if gpu["tf32"] else "off"
+    return f"{gpu['name']} ({gpu['compute capability']}), {memory}; pool: {used} of {held} used; TF32 {tf32}"
 
 
 def installed(module: str) -> str | None:

@@ -28,12 +28,14 @@ from minipeft.accounting.formulas import (
 from minipeft.accounting.methods import step_cost
 from minipeft.accounting.published import GPT3_SIZES, Gpt3Size, gpt3_parameters, zero_memory
 from minipeft.accounting.steps import StepCost
+from minipeft.cuda import PeakMemory, peak_memory
 
 __all__ = [
     "GPT3_SIZES",
     "Gpt3Size",
     "Memory",
     "ParameterCount",
+    "PeakMemory",
     "Report",
     "StepCost",
     "count_flops",
@@ -43,6 +45,7 @@ __all__ = [
     "gpt3_parameters",
     "linear_flops",
     "memory",
+    "peak_memory",
     "readable_bytes",
     "recorded_nodes",
     "report",

@@ -10,6 +10,7 @@ BENCHES = {
     "forward": "SmolLM2's forward and cached generation beside transformers' (needs [parity])",
     "scaling": "time for each counted FLOP over widths and lengths; the top K layers beside all",
     "latency": "a forward pass with merged LoRA, AdapterL and AdapterH, batch by length",
+    "gpu": "a training step beside PyTorch eager + PEFT on one GPU, TF32 off and on (needs [parity] and [gpu])",
     "swap": "switching, disabling, merging and loading adapters, beside a forward pass",
 }
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting import count_flops
+from minipeft.array import to_numpy
 from minipeft.bench.torch_side import TARGETS, Shape, batch_of, both, keep_pages, shifted
 from minipeft.optim import AdamW
 from minipeft.train import backward, train_step
@@ -175,7 +176,7 @@ def disagreement(theirs: Any, ours: Any, batch: Any, ids: Any, labels: Any, mode
             pairs = [(a.weight.grad, dW[:, i * d : (i + 1) * d].T) for i, a in enumerate(attention)]
             pairs.append((layer.feed_forward.up_proj.weight.grad, block.mlp.c_fc.weight.grad.T))
         for a, b in pairs:
-            b = b.numpy()
+            a, b = to_numpy(a), b.cpu().numpy()
             worst = max(worst, float(np.abs(a - b).max() / np.abs(b).max()))
     if worst > 1e-3:
         raise AssertionError(f"the gradients differ by {worst} of their largest entry")

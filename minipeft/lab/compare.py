@@ -43,12 +43,12 @@ def adapted(base: Module, config: PeftConfig | None, seed: int) -> Any:
     return base.requires_grad_(True) if config is None else get_peft_model(base, config, rng=seed)
 
 
-def run(job: Run, folder: Path) -> Row:
+def run(job: Run, folder: Path, device: str = "cpu") -> Row:
     """Train once and judge once; a row with the result (None where the training diverged) and what was run."""
     task = TASKS[job.task]
     start = time.perf_counter()
     drawn = task.draw(folder, job.seed)
-    model = adapted(drawn.model, task.methods[job.method], job.seed)
+    model = adapted(drawn.model, task.methods[job.method], job.seed).to(device)
     optimizer = AdamW(model, lr=LinearSchedule(job.learning_rate, job.steps, warmup=job.steps // 10))
     try:
         fit(model, drawn.batches, optimizer, steps=job.steps, seed=job.seed, progress=False)
@@ -103,10 +103,10 @@ def final_runs(task: Task, rates: dict[str, float]) -> list[Run]:
     ]
 
 
-def cost(task: Task, method: str, folder: Path) -> Row:
+def cost(task: Task, method: str, folder: Path, device: str = "cpu") -> Row:
     """What one training step of the method takes: bytes and FLOPs, counted."""
     drawn = task.draw(folder, 0)
-    model = adapted(drawn.model, task.methods[method], 0)
+    model = adapted(drawn.model, task.methods[method], 0).to(device)
     batch = next(iter(drawn.batches.epoch(0)))
     optimizer = AdamW(model, lr=1e-9)
     train_step(model, batch, optimizer)  # the optimizer's state exists after its first step
@@ -126,12 +126,12 @@ def cost(task: Task, method: str, folder: Path) -> Row:
     }
 
 
-def step_times(task: Task, folder: Path, repeats: int) -> dict[str, float]:
+def step_times(task: Task, folder: Path, repeats: int, device: str = "cpu") -> dict[str, float]:
     """The time of a step relative to full fine-tuning: medians of pairs taken in turn."""
     steps: dict[str, Callable[[], float]] = {}
     for method, config in task.methods.items():
         drawn = task.draw(folder, 0)
-        model = adapted(drawn.model, config, 0)
+        model = adapted(drawn.model, config, 0).to(device)
         steps[method] = _stepper(model, drawn, AdamW(model, lr=1e-9))
         steps[method]()
     ratios: dict[str, list[float]] = {m: [] for m in steps}
@@ -186,22 +186,24 @@ def compare(
     jobs: int = 2,
     fresh: bool = False,
     progress: bool = True,
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """Run the comparison of task ``name``; finished runs are kept in ``out`` and not run again.
+    """Run the comparison of task ``name``; finished runs are kept in ``out``, by device, and not run again.
 
     Returns {"task", "rows": one a method, "runs": number run now, "reused": number taken from before}.
     """
     task = TASKS[name] if budget is None else replace(TASKS[name], budget=budget)
     out.mkdir(parents=True, exist_ok=True)
-    log = RunLog(out / "runs.jsonl", fingerprint(task), fresh)
+    mark = fingerprint(task) + ("" if device == "cpu" else f"-{device}")
+    log = RunLog(out / "runs.jsonl", mark, fresh)
     folder = out / f"pretrained-{fingerprint(replace(task, budget=TASKS[name].budget))}"
     if not folder.exists():
         task.prepare(folder)
-    tuned = log.complete(tuning_runs(task), folder, jobs, "learning rates", progress)
+    tuned = log.complete(tuning_runs(task), folder, jobs, "learning rates", progress, device)
     rates = best_rates(task, tuned)
-    finals = log.complete(final_runs(task, rates), folder, jobs, "seeds", progress)
-    costs = {m: cost(task, m, folder) for m in task.methods}
-    times = step_times(task, folder, repeats=15 if name == "digits" else 5)
+    finals = log.complete(final_runs(task, rates), folder, jobs, "seeds", progress, device)
+    costs = {m: cost(task, m, folder, device) for m in task.methods}
+    times = step_times(task, folder, repeats=15 if name == "digits" else 5, device=device)
     rows = summarize(task, [*tuned, *finals], rates, costs, times)
     return {"task": name, "rows": rows, "runs": log.run_now, "reused": log.reused, "fingerprint": log.mark}
 
@@ -236,7 +238,9 @@ class RunLog:
             if isinstance(row, dict):
                 yield row
 
-    def complete(self, jobs: list[Run], folder: Path, workers: int, label: str, progress: bool) -> list[Row]:
+    def complete(
+        self, jobs: list[Run], folder: Path, workers: int, label: str, progress: bool, device: str = "cpu"
+    ) -> list[Row]:
         """The rows of all ``jobs``, in their order; those not yet in the log are run, ``workers`` at a time."""
         from joblib import Parallel, delayed
         from tqdm import tqdm
@@ -244,7 +248,7 @@ class RunLog:
         missing = [j for j in jobs if self._key(asdict(j)) not in self.rows]
         self.reused += len(jobs) - len(missing)
         parallel = Parallel(n_jobs=min(workers, max(1, len(missing))), return_as="generator_unordered", batch_size=1)
-        results = parallel(delayed(run)(j, folder) for j in missing)
+        results = parallel(delayed(run)(j, folder, device) for j in missing)
         quiet = None if progress and missing else True  # None: a bar on a terminal alone
         for row in tqdm(results, total=len(missing), desc=label, disable=quiet, unit="run"):
             row["fingerprint"] = self.mark

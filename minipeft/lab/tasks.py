@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minipeft.array import to_numpy
 from minipeft.autograd import no_grad
 from minipeft.data.batches import Batches, LanguageModelBatches
 from minipeft.data.digits import load_digits
@@ -124,7 +125,7 @@ def draw_digits(folder: Path, seed: int) -> Round:
 
     def evaluate(m: Any, split: str) -> float:
         with no_grad():
-            guesses = m(images[splits[split]]).data.argmax(axis=1)
+            guesses = to_numpy(m(images[splits[split]]).data).argmax(axis=1)
         return float((guesses == labels[splits[split]]).mean())
 
     return Round(model, Batches({"images": images[train], "labels": labels[train]}, 25, seed=seed), evaluate)
@@ -191,7 +192,8 @@ def draw_sentiment(folder: Path, seed: int) -> Round:
         for part in np.array_split(order, max(1, len(order) // 50)):
             part_ids, part_mask = tokenizer.batch([sentences[split][i] for i in part], max_length=64)
             with no_grad():
-                right += int((m(part_ids, mask=part_mask).data.argmax(axis=1) == labels[split][part]).sum())
+                guesses = to_numpy(m(part_ids, mask=part_mask).data).argmax(axis=1)
+            right += int((guesses == labels[split][part]).sum())
         return right / len(order)
 
     return Round(model, Batches(train, 16, seed=seed, trim="mask"), evaluate)
