@@ -1,4 +1,4 @@
-"""What a GPU is asked for beside its kernels: that there is one, TF32, the peak of its memory; on the command line too."""
+"""What a GPU is asked for beside its kernels: that it is there, TF32, its memory's peak; and the command line on it."""
 
 import json
 import sys
@@ -43,14 +43,14 @@ def fake_cupy(devices=1, version="14.2.0", capability="90"):
         def free_all_blocks(self):
             self.freed += 1
 
-    class Hook:
-        active = []
+    hooks = []
 
+    class Hook:
         def __enter__(self):
-            self.active.append(self)
+            hooks.append(self)
 
         def __exit__(self, *_):
-            self.active.remove(self)
+            hooks.remove(self)
 
     pool = Pool()
     properties = {"name": b"Card", "major": 9, "minor": 0, "totalGlobalMem": 2**30}
@@ -63,9 +63,11 @@ def fake_cupy(devices=1, version="14.2.0", capability="90"):
         compute=compute,
         math_mode=math_mode,
         pool=pool,
+        hooks=hooks,
         get_default_memory_pool=lambda: pool,
         _core=SimpleNamespace(
-            set_compute_type=lambda dtype, kind: compute.update(type=kind), get_compute_type=lambda dtype: compute["type"]
+            set_compute_type=lambda dtype, kind: compute.update(type=kind),
+            get_compute_type=lambda dtype: compute["type"],
         ),
         cuda=SimpleNamespace(
             runtime=SimpleNamespace(
@@ -123,14 +125,14 @@ def test_the_peak_of_the_pool_follows_its_allocations(monkeypatch):
     cupy = fake_cupy()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     with mp.accounting.peak_memory() as memory:
-        (hook,) = cupy.cuda.MemoryHook.active
+        (hook,) = cupy.hooks
         for n in (512, 1024):
             hook.malloc_postprocess(device_id=0, size=n - 1, mem_size=n, mem_ptr=1, pmem_id=1)
         hook.free_postprocess(device_id=0, mem_size=1024, mem_ptr=1, pmem_id=1)
         hook.malloc_postprocess(device_id=0, size=1, mem_size=512, mem_ptr=1, pmem_id=1)
         cupy.pool.total = 4096
     assert (memory.used, memory.peak, memory.held) == (100 + 1024, 100 + 1536, 4096)
-    assert cupy.cuda.MemoryHook.active == []
+    assert cupy.hooks == []
     cuda.free_memory()
     assert cupy.pool.freed == 1
 
