@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from minipeft import fused
 from minipeft.array import has_kernels, kernels_of, matmul, to_device, to_numpy
 from minipeft.cuda import ADDRESSES
-from minipeft.ops.activation import CURVES, softmax_rows, softmax_rows_backward
+from minipeft.ops.activation import CURVES, curve, softmax_rows, softmax_rows_backward
 from minipeft.ops.attention import mask_bias
 
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
@@ -111,7 +111,7 @@ def test_an_argument_of_another_type_is_refused(emulated):
 @pytest.mark.parametrize("shape", [(), (3,), (2, 0, 3), (5, 7, 11), (1000,)])
 def test_activation_and_its_slope(name, shape, dtype, gpu, rng):
     x = np.asarray(3 * rng.normal(size=shape)).astype(dtype)
-    z, slope = (a.reshape(shape) for a in CURVES[name](x.astype(np.float64).reshape(1, -1)))
+    z, slope = (a.reshape(shape) for a in curve(name)(x.astype(np.float64).reshape(1, -1)))
     for want in (True, False):
         ours, derivative = fused.activation(to_device(x, gpu), name, want)
         close(ours, z, dtype)
@@ -124,7 +124,7 @@ def test_activation_and_its_slope(name, shape, dtype, gpu, rng):
 def test_activation_of_any_strides_and_of_extremes(dtype, gpu, rng):
     x = to_device(rng.normal(size=(4, 6)).astype(dtype), gpu)
     for view in (x.T, x[::-1, ::2], x[:, 1:3]):
-        close(fused.activation(view, "gelu_tanh", False)[0], CURVES["gelu_tanh"](to_numpy(view))[0], dtype)
+        close(fused.activation(view, "gelu_tanh", False)[0], curve("gelu_tanh")(to_numpy(view))[0], dtype)
     wild = to_device(np.array([-np.inf, np.inf, np.nan, -1e30, 1e30], dtype), gpu)
     assert np.isnan(to_numpy(fused.activation(wild, "relu", False)[0])).tolist() == [False, False, True, False, False]
     for name in CURVES:
@@ -137,7 +137,7 @@ def test_activation_of_any_strides_and_of_extremes(dtype, gpu, rng):
 @pytest.mark.parametrize("name", CURVES)
 def test_gate(name, dtype, gpu, rng):
     g, u = rng.normal(size=(2, 3, 7)).astype(dtype)
-    value, slope = CURVES[name](g.astype(np.float64))
+    value, slope = curve(name)(g.astype(np.float64))
     z, to_g, to_u = fused.gate(to_device(g, gpu), to_device(u, gpu), name, True, True)
     close(z, value * u, dtype)
     close(to_g, slope * u, dtype)

@@ -41,17 +41,6 @@ def mask_bias(like: Array, N: int, S: int, causal: bool, mask: Array | None) -> 
     raise NotImplementedError("hw2.7: mask_bias")
 
 
-def masked_softmax(s: Array, causal: bool, mask: Array | None) -> None:
-    """softmax(s + M) along the keys in place, for contiguous scores s (B, H, N, S) and M of `mask_bias`."""
-    if has_kernels(s):
-        fused.softmax(s, causal, mask)
-        return
-    bias = mask_bias(s, s.shape[2], s.shape[3], causal, mask)
-    if bias is not None:
-        s += bias
-    softmax_rows(rows(s))
-
-
 class Attention(Function):
     """Z = P V, P = softmax(s Q Kᵀ + M) for each head: q (B, H, N, D), k and v (B, Hk, S, D), Z (B, H, N, D).
 

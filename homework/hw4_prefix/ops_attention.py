@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, is_array, matmul, rows, to_device
+from minipeft import fused
+from minipeft.array import Array, array_module, device_of, has_kernels, is_array, matmul, rows, to_device
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 from minipeft.ops.blockwise import BlockwiseAttention
@@ -58,10 +59,13 @@ class Attention(Function):
         q = q * scale
         scores = array_module(q).empty((B, H, N, S), dtype=q.dtype)
         matmul(_by_head(q, Hk), _shared(k, H).swapaxes(-1, -2), out=_by_head(scores, Hk))
-        bias = mask_bias(scores, N, S, causal, mask)
-        if bias is not None:
-            scores += bias
-        softmax_rows(rows(scores))
+        if has_kernels(scores):
+            fused.softmax(scores, causal, mask)
+        else:
+            bias = mask_bias(scores, N, S, causal, mask)
+            if bias is not None:
+                scores += bias
+            softmax_rows(rows(scores))
         z = _empty_heads(q, (B, H, N, v.shape[-1]))
         matmul(_by_head(scores, Hk), _shared(v, H), out=_by_head(z, Hk))
         needs_q, needs_k, needs_v = ctx.needs_grad[:3]

@@ -49,17 +49,6 @@ def mask_bias(like: Array, N: int, S: int, causal: bool, mask: Array | None) -> 
     return xp.where(visible, 0.0, -math.inf).astype(like.dtype)
 
 
-def masked_softmax(s: Array, causal: bool, mask: Array | None) -> None:
-    """softmax(s + M) along the keys in place, for contiguous scores s (B, H, N, S) and M of `mask_bias`."""
-    if has_kernels(s):
-        fused.softmax(s, causal, mask)
-        return
-    bias = mask_bias(s, s.shape[2], s.shape[3], causal, mask)
-    if bias is not None:
-        s += bias
-    softmax_rows(rows(s))
-
-
 class Attention(Function):
     """Z = P V, P = softmax(s Q Kᵀ + M) for each head: q (B, H, N, D), k and v (B, Hk, S, D), Z (B, H, N, D).
 
@@ -78,7 +67,13 @@ class Attention(Function):
         q = q * scale
         scores = array_module(q).empty((B, H, N, S), dtype=q.dtype)
         matmul(_by_head(q, Hk), _shared(k, H).swapaxes(-1, -2), out=_by_head(scores, Hk))
-        masked_softmax(scores, causal, mask)
+        if has_kernels(scores):
+            fused.softmax(scores, causal, mask)
+        else:
+            bias = mask_bias(scores, N, S, causal, mask)
+            if bias is not None:
+                scores += bias
+            softmax_rows(rows(scores))
         z = _empty_heads(q, (B, H, N, v.shape[-1]))
         matmul(_by_head(scores, Hk), _shared(v, H), out=_by_head(z, Hk))
         needs_q, needs_k, needs_v = ctx.needs_grad[:3]

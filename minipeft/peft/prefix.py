@@ -26,8 +26,8 @@ from minipeft.autograd import Context, Function, Tensor, no_grad
 from minipeft.nn.attention import MultiHeadAttention, ScaledDotProduct
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import SequenceInput
-from minipeft.ops.activation import softmax_rows_backward
-from minipeft.ops.attention import masked_softmax
+from minipeft.ops.activation import softmax_rows, softmax_rows_backward
+from minipeft.ops.attention import mask_bias
 from minipeft.peft.base import PeftModel
 from minipeft.peft.config import PeftConfig, check_fields, method, trainable
 from minipeft.peft.prompt import check_context
@@ -57,7 +57,10 @@ class PrefixAttention(Function):
         matmul(Q, keys.swapaxes(-1, -2), out=A)
         if mask is not None:
             mask = xp.concatenate([xp.ones((*mask.shape[:3], P), dtype=bool), mask], axis=-1)
-        masked_softmax(A.reshape(B, H, N, P + S), causal, mask)
+        bias = mask_bias(A, N, P + S, causal, mask)
+        if bias is not None:
+            A += bias if bias.ndim == 2 else bias[:, :, None]
+        softmax_rows(A.reshape(-1, P + S))
         needs_q, needs_k, _needs_v, needs_prefix = ctx.needs_grad[:4]
         ctx.save(
             A,
