@@ -295,7 +295,7 @@ def _mutant_library(mutant: Mutant) -> Library | Patched:
 
 _outputs: OrderedDict[tuple[str, str, int], tuple[Case, Outputs | Raised]] = OrderedDict()
 KEPT = 4096
-PATIENCE = 0.5  # seconds of processor time that a mutant may take for a case: who is slower is not asked
+PATIENCE = 2.0  # seconds of processor time that a mutant may take for a case: who is slower is not asked
 
 
 def mutant_outputs(mutant: Mutant, homework: str, case: Case) -> Outputs | Raised:

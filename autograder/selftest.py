@@ -2,9 +2,9 @@
 
     python -m autograder selftest [NAMES] [--seeds N] [--quick] [--out DIR]
 
-The reference must get all points and the untouched stub none; every mutant must lose points, in its own problem alone,
-and be told its own hint; every variant must keep all points. What holds in one seed must hold in all, and with one
-thread as with two.
+The reference must get all points; the untouched stub, and functions that return None, none; every mutant must lose
+points, in its own problem alone, and be told its own hint; every variant must keep all points. What holds in one seed
+must hold in all, with one thread as with two, and in the worker as in this process.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from autograder.check import Verdict
+from autograder.client import Session
 from autograder.diagnose import diagnose
 from autograder.homework import Homework, homeworks, load_homework
-from autograder.inside import drawn, grade_sources
+from autograder.inside import drawn, grade_sources, graded
 from autograder.mutants import check_mutants, mutants, mutated
-from autograder.strip import stubs
+from autograder.report import esc, page
+from autograder.strip import replace_bodies, source_path, stubs, targeted
 from autograder.variants import variants, varied
 
 GOALS = {"killed": 1.0, "localized": 0.95, "hints": 0.90}
-SMALLEST, LARGEST = 1e-3, 1e3  # of what a reference output's largest entry may be
+IDLE = 0.0  # the share of a problem that doing nothing may earn
+SMALLEST, LARGEST = 1e-3, 1e4  # of what a reference output's largest entry may be: sums of many terms may be large
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something to grade: kind "reference", "stub", "mutant" or "variant", and which."""
+    """Something to grade: of kind "reference", "stub", "idle" (its functions return None), "mutant" or "variant"."""
 
     homework: str
     kind: str
@@ -46,7 +49,12 @@ class Item:
 
 @dataclass
 class Row:
-    """What became of an item. shares: by seed, of the points of each problem. failures: where it lost some."""
+    """What became of an item. shares: by seed, of the points of the problems. failures: where it lost some.
+
+    told: what a student with this mistake reads; named_alone: whether a cause is named also where the grader does not
+    know this mistake from its mutants. unstable: what differed by seed, by threads, or in the worker. seconds: of
+    processor time.
+    """
 
     homework: str
     kind: str
@@ -73,10 +81,19 @@ class Row:
         """Whether a mutant lost points in its own problem under every seed."""
         return all(shares[self.problem] < 1.0 for shares in self.shares.values())
 
+    def worst(self, problem: str) -> float:
+        """The smallest share of a problem under any seed."""
+        return min(shares[problem] for shares in self.shares.values() if problem in shares)
+
     @property
     def localized(self) -> bool:
         """Whether a mutant lost points nowhere but where it may."""
         return self.lost <= {self.problem, *self.also}
+
+    @property
+    def earned(self) -> float:
+        """The largest share of any problem under any seed."""
+        return max(share for shares in self.shares.values() for share in shares.values())
 
     @property
     def kept(self) -> float:
@@ -88,7 +105,7 @@ def items(names: Iterable[str]) -> list[Item]:
     """All that is graded, homework by homework."""
     found = []
     for name in names:
-        found += [Item(name, "reference"), Item(name, "stub")]
+        found += [Item(name, "reference"), Item(name, "stub"), Item(name, "idle")]
         found += [Item(name, "mutant", m.id) for m in mutants(name)]
         found += [Item(name, "variant", v.id) for v in variants(name)]
     return found
@@ -99,6 +116,12 @@ def sources_of(homework: Homework, item: Item) -> dict[str, str]:
     if item.kind == "stub":
         by_file = stubs(homework)
         return {f.module: by_file[f.stub] for f in homework.files}
+    if item.kind == "idle":
+        texts = {f.module: source_path(f.module).read_text("utf-8") for f in homework.files}
+        for t in homework.targets:
+            names = targeted(texts[t.module], t.name)
+            texts[t.module] = replace_bodies(texts[t.module], dict.fromkeys(names, "return None"))
+        return texts
     if item.kind == "mutant":
         return mutated(next(m for m in mutants(homework.name) if m.id == item.id))
     if item.kind == "variant":
@@ -106,8 +129,24 @@ def sources_of(homework: Homework, item: Item) -> dict[str, str]:
     return {}
 
 
-def run_item(item: Item, seeds: Sequence[int], threads: Sequence[int]) -> Row:
-    """Grade an item under every seed with one BLAS thread, and under the first with the other numbers of threads."""
+def concerned(homework: Homework, item: Item) -> set[str]:
+    """The problems that an item can change: those whose functions it replaces, and those that stand on them."""
+    if item.kind == "mutant":
+        m = next(m for m in mutants(homework.name) if m.id == item.id)
+        targets = {m.target, *(f"{m.target.partition(':')[0]}:{name}" for name in m.along)}
+    elif item.kind == "variant":
+        targets = set(next(v for v in variants(homework.name) if v.id == item.id).bodies)
+    else:
+        return {p.id for p in homework.problems}
+    return {p.id for p in homework.problems if targets & {str(t) for t in (*p.targets, *homework.supplied(p))}}
+
+
+def run_item(item: Item, seeds: Sequence[int], threads: Sequence[int], worker: bool = False) -> Row:
+    """Grade an item: under the first seed all problems, under the others those that it concerns.
+
+    The first seed is graded again with the other numbers of BLAS threads and, with ``worker``, in a worker as a
+    submission is; what comes out differently is noted.
+    """
     start = time.process_time()
     homework = load_homework(item.homework)
     row = Row(item.homework, item.kind, item.id)
@@ -117,33 +156,56 @@ def run_item(item: Item, seeds: Sequence[int], threads: Sequence[int]) -> Row:
     if item.kind == "reference":
         row.failures += [line for seed in seeds for line in wrong_scales(homework, seed)]
     sources = sources_of(homework, item)
+    some = concerned(homework, item) | {row.problem}
     first: dict[str, Verdict] = {}
-    for n in threads:
+    with threadpool_limits(threads[0]):
+        for seed in seeds:
+            verdicts = grade_sources(homework, sources, seed, some if first else None)
+            first = first or verdicts
+            row.shares[str(seed)] = {p: v.share for p, v in verdicts.items()}
+            if item.kind in ("reference", "variant"):
+                row.failures += told_failures(seed, verdicts)
+    if item.kind == "idle":
+        row.failures += [
+            f"{p}: {aspect!r} passes though nothing was done; is it a guard?"
+            for p, v in first.items()
+            for aspect, ok in v.passed.items()
+            if ok and v.share > 0.0
+        ]
+    shares = row.shares[str(seeds[0])]
+    for n in threads[1:]:
         with threadpool_limits(n):
-            for seed in seeds if n == threads[0] else seeds[:1]:
-                verdicts = grade_sources(homework, sources, seed)
-                shares = {p: v.share for p, v in verdicts.items()}
-                if n == threads[0]:
-                    row.shares[str(seed)] = shares
-                elif shares != row.shares[str(seed)]:
-                    row.unstable.append(f"seed {seed}: other points with {n} threads than with {threads[0]}")
-                first = first or verdicts
-                if item.kind in ("reference", "variant"):
-                    row.failures += told_failures(seed, verdicts)
-    kinds = [{p for p, share in shares.items() if share < 1.0} for shares in row.shares.values()]
-    if item.kind == "mutant" and any(k != kinds[0] for k in kinds):
-        row.unstable.append("loses points in other problems under some seeds than under others")
-    if item.kind == "mutant" and first[row.problem].share < 1.0:
-        judge_hint(row, homework, first[row.problem])
+            again = {p: v.share for p, v in grade_sources(homework, sources, seeds[0]).items()}
+        row.unstable += differing(shares, again, f"with {n} BLAS threads in place of {threads[0]}")
+    if worker:
+        row.unstable += differing(shares, in_worker(homework, sources, seeds[0]), "in the worker")
+    if item.kind == "mutant":
+        lost = [{p for p in some & set(by) if by[p] < 1.0} for by in row.shares.values()]
+        if any(one != lost[0] for one in lost):
+            row.unstable.append("loses points in other problems under some seeds than under others")
+        if first[row.problem].share < 1.0:
+            judge_hint(row, homework, first[row.problem])
     row.seconds = time.process_time() - start
     return row
 
 
-def judge_hint(row: Row, homework: Homework, verdict: Verdict) -> None:
-    """What a student with this mistake is told, and whether the mistake's own hint is in it.
+def differing(shares: Mapping[str, float], again: Mapping[str, float], how: str) -> list[str]:
+    """A line for each problem that was graded differently the second time."""
+    return [f"{p}: {share:.0%}, and {again[p]:.0%} {how}" for p, share in shares.items() if again[p] != share]
 
-    ``named_alone``: a cause is named also where the grader does not know this mistake from its mutants.
-    """
+
+def in_worker(homework: Homework, sources: Mapping[str, str], seed: int) -> dict[str, float]:
+    """The shares of the problems, with the modules run in a worker of its own process, not confined."""
+    whole = {f.module: source_path(f.module).read_text("utf-8") for f in homework.files} | dict(sources)
+    with Session(homework) as session:
+        return {
+            p.id: graded(homework, p, whole, drawn(homework.name, p.id, seed), session.run).share
+            for p in homework.problems
+        }
+
+
+def judge_hint(row: Row, homework: Homework, verdict: Verdict) -> None:
+    """What a student with this mistake is told, and whether the mistake's own hint is in it."""
     found = diagnose(homework, verdict)
     row.told = list(dict.fromkeys(d.text for d in found))
     row.unstable += [f"the diagnosis of {d.failure.output} raised {d.trouble}" for d in found if d.trouble]
@@ -193,6 +255,7 @@ class Summary:
     false_positives: int = 0
     reference_wrong: int = 0
     stub_wrong: int = 0
+    idle_wrong: int = 0
     flakes: int = 0
     seconds: float = 0.0
 
@@ -208,7 +271,8 @@ class Summary:
             "false_positives": "variants lost points",
             "reference_wrong": "references lost points or have outputs of a scale that tests little",
             "stub_wrong": "untouched stubs got points",
-            "flakes": "items differ by seed or by the number of threads",
+            "idle_wrong": "homeworks gave points to functions that return None",
+            "flakes": "items differ by seed, by threads or in the worker",
             "equivalent_wrong": "mutants that are called equivalent lost points",
         }.items():
             if getattr(self, name):
@@ -225,7 +289,9 @@ def summarize(rows: Iterable[Row]) -> Summary:
         if row.kind == "reference":
             s.reference_wrong += bool(row.failures or row.lost)
         elif row.kind == "stub":
-            s.stub_wrong += any(share > 0.0 for shares in row.shares.values() for share in shares.values())
+            s.stub_wrong += row.earned > 0.0
+        elif row.kind == "idle":
+            s.idle_wrong += row.earned > IDLE
         elif row.kind == "variant":
             s.variants += 1
             s.false_positives += bool(row.lost)
@@ -241,17 +307,35 @@ def summarize(rows: Iterable[Row]) -> Summary:
     return s
 
 
-def _work(task: tuple[Item, Sequence[int], Sequence[int]]) -> Row:
+def _work(task: tuple[Item, Sequence[int], Sequence[int], bool]) -> Row:
     return run_item(*task)
 
 
-def run(names: Sequence[str], seeds: int, threads: Sequence[int] = (1, 2), jobs: int = 2) -> Iterator[Row]:
+def sampled(listed: Sequence[Item]) -> set[Item]:
+    """Of each homework the reference, the stub, the first variant, and the first and the last mutant."""
+    found: set[Item] = set()
+    for name in {i.homework for i in listed}:
+        own = [i for i in listed if i.homework == name]
+        mine = [i for i in own if i.kind == "mutant"]
+        found.update([*[i for i in own if i.kind in ("reference", "stub")], *mine[:1], *mine[-1:]])
+        found.update([i for i in own if i.kind == "variant"][:1])
+    return found
+
+
+def run(
+    names: Sequence[str], seeds: int, threads: Sequence[int] = (1, 2), jobs: int = 2, worker: bool = True
+) -> Iterator[Row]:
     """The rows of these homeworks, as they are ready, in order; ``jobs`` processes.
 
-    Variants and references run under ``seeds`` seeds, mutants and stubs under a fifth of them, at least three.
+    Variants and references run under ``seeds`` seeds, the others under a fifth of them, at least three. worker: grade a
+    sample in real workers as well.
     """
     few = range(min(seeds, max(3, seeds // 5)))
-    tasks = [(i, range(seeds) if i.kind in ("reference", "variant") else few, tuple(threads)) for i in items(names)]
+    listed = items(names)
+    sample = sampled(listed) if worker else set()
+    tasks = [
+        (i, range(seeds) if i.kind in ("reference", "variant") else few, tuple(threads), i in sample) for i in listed
+    ]
     if jobs == 1:
         yield from map(_work, tasks)
         return
@@ -280,7 +364,7 @@ def main(
     start = time.perf_counter()
     rows: list[Row] = []
     jobs = jobs or min(2, os.cpu_count() or 1)
-    for row in run(names, seeds, (1,) if quick else (1, 2), jobs):
+    for row in run(names, seeds, (1,) if quick else (1, 2), jobs, worker=not quick):
         if sys.stderr.isatty():
             print(f"\r{row.homework} {row.kind} {row.id}"[:78].ljust(78), end="", file=sys.stderr, flush=True)
         rows.append(row)
@@ -299,6 +383,7 @@ def main(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "selftest.json", names, rows, seconds)
+        (out / "selftest.html").write_text(html(names, rows, seconds), "utf-8")
         say(f"written to {out}")
     return 1 if total.missed else 0
 
@@ -309,12 +394,12 @@ def describe(rows: Sequence[Row]) -> list[str]:
     problems = [p.id for p in load_homework(name).problems]
     lines = ["", f"{name}: points kept by problem", f"{'':42}" + "".join(f"{p:>6}" for p in problems)]
     for row in rows:
-        worst = {p: min(shares[p] for shares in row.shares.values()) for p in problems}
+        worst = {p: row.worst(p) for p in problems}
         cells = "".join(f"{'' if worst[p] == 1.0 else format(100 * worst[p], '.0f'):>5}%"[:6] if worst[p] < 1.0
                         else f"{'.':>6}" for p in problems)  # fmt: skip
         lines.append(f"{row.kind:>9} {row.id[:31]:31} {cells}{complaint(row)}")
-        if row.kind in ("reference", "variant"):
-            lines += [f"{'':10}{line}" for line in row.failures[:5]]
+        if row.kind in ("reference", "variant", "idle"):
+            lines += [f"{'':10}{line}" for line in row.failures[:8]]
         lines += [f"{'':10}{line}" for line in row.unstable]
         if row.kind == "mutant" and not row.equivalent and row.killed and not row.hint_right:
             lines.append(f"{'':10}its hint: {row.hint}")
@@ -327,7 +412,9 @@ def complaint(row: Row) -> str:
     if row.kind == "reference":
         return "  WRONG" if row.lost or row.failures else ""
     if row.kind == "stub":
-        return "" if all(share == 0.0 for shares in row.shares.values() for share in shares.values()) else "  WRONG"
+        return "  WRONG" if row.earned > 0.0 else ""
+    if row.kind == "idle":
+        return "  WRONG" if row.earned > IDLE else ""
     if row.kind == "variant":
         return "  FALSE POSITIVE" if row.lost else ""
     if row.equivalent:
@@ -369,3 +456,55 @@ def write_json(path: Path, names: Sequence[str], rows: Sequence[Row], seconds: f
         "rows": [asdict(r) for r in rows],
     }
     path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", "utf-8")
+
+
+STYLE = """
+body { max-width: 80rem; }
+.wide { overflow-x: auto; }
+td, th { padding: .15rem .5rem; border-bottom: 1px solid var(--line); font-size: .85rem; }
+td.cell { text-align: right; font-variant-numeric: tabular-nums; color: #1c1c1c; }
+td.own { outline: 1px solid var(--ink); outline-offset: -1px; }
+tr.wrong td:first-child { color: var(--none); font-weight: 600; }
+"""
+
+
+def html(names: Sequence[str], rows: Sequence[Row], seconds: float) -> str:
+    """The kill matrix as a page: what each item keeps of each problem, a mutant's own problem framed."""
+    total = summarize(rows)
+    body = ["<h1>Self-test of the autograder</h1>"]
+    body += [f'<p class="none">missed: {esc(line)}</p>' for line in total.missed] or [
+        '<p class="full">All goals met.</p>'
+    ]
+    heads = ("", "mutants", "killed", "localized", "hints", "named alone", "variants", "false +", "flakes", "CPU s")
+    body.append('<div class="wide"><table><tr>' + "".join(f"<th>{esc(h)}</th>" for h in heads) + "</tr>")
+    for name in [*names, "all"]:
+        s = summarize(r for r in rows if name in (r.homework, "all"))
+        counts = (s.mutants, s.killed, s.localized, s.hints, s.named_alone, s.variants, s.false_positives, s.flakes)
+        cells = "".join(f'<td class="n">{n}</td>' for n in (*counts, f"{s.seconds:.1f}"))
+        body.append(f"<tr><td>{esc(name)}</td>{cells}</tr>")
+    body.append(
+        f"</table></div><p>{seconds:.0f} s. Named alone: a cause is named also where the mutant is unknown.</p>"
+    )
+    for name in names:
+        problems = [p.id for p in load_homework(name).problems]
+        body.append(f'<h2>{esc(name)}</h2><div class="wide"><table><tr><th></th><th></th>')
+        body.append("".join(f"<th>{esc(p)}</th>" for p in problems) + "<th></th></tr>")
+        for row in (r for r in rows if r.homework == name):
+            note = complaint(row).strip()
+            lines = [note, *row.unstable, *(row.failures[:8] if row.kind != "mutant" else [])]
+            if row.kind == "mutant" and not row.hint_right and not row.equivalent:
+                lines += [f"told: {text}" for text in row.told[:2]]
+            lines.append(row.hint)
+            wrong = ' class="wrong"' if (note and not row.equivalent) or row.unstable else ""
+            said = "<br>".join(esc(line) for line in lines if line)
+            cells = "".join(_cell(row.worst(p), p == row.problem) for p in problems)
+            body.append(f"<tr{wrong}><td>{esc(row.kind)}</td><td>{esc(row.id)}</td>{cells}<td>{said}</td></tr>")
+        body.append("</table></div>")
+    return page("Self-test of the autograder", body, STYLE)
+
+
+def _cell(share: float, own: bool) -> str:
+    """A share of a problem: white for all, darker the more is lost."""
+    light = round(255 - 130 * (1.0 - share))
+    words = "" if share == 1.0 else f"{100 * share:.0f}"
+    return f'<td class="cell{" own" if own else ""}" style="background: rgb(255, {light}, {light})">{words}</td>'
