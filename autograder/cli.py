@@ -108,6 +108,15 @@ def build_parser() -> Parser:
     strip.add_argument("--check", action="store_true", help="only say which are not what the library gives")
     strip.set_defaults(run=run_strip)
 
+    handout = commands.add_parser(
+        "handout",
+        help="what students get: a homework beside the library without its answers",
+        description="Write a folder with a homework, the library without the answers, and `check` and `submit`.",
+    )
+    handout.add_argument("homework", metavar="HOMEWORK", help=HOMEWORK)
+    handout.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    handout.set_defaults(run=run_handout)
+
     selftest = commands.add_parser(
         "selftest",
         help="is the grader right?",
@@ -279,22 +288,46 @@ def run_validate(args: argparse.Namespace) -> int:
 
 def run_strip(args: argparse.Namespace) -> int:
     """strip: the stubs, or what has drifted."""
-    code: int = import_module("autograder.strip").main(args.names, check=args.check)
+    code: int = part("strip").main(args.names, check=args.check)
     return code
+
+
+def run_handout(args: argparse.Namespace) -> int:
+    """handout: what students get."""
+    from autograder.handout import build
+
+    homework = load_homework(args.homework)
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UserError(f"{args.out} is there already: --out takes a new or an empty folder")
+    build(homework, args.out)
+    print(f"{args.out} holds {homework.name}; in it, `python -m autograder check {homework.name}` works at once")
+    return 0
 
 
 def run_selftest(args: argparse.Namespace) -> int:
     """selftest: the kill matrix."""
     if args.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {args.seeds}")
-    code: int = import_module("autograder.selftest").main(args.names, args.seeds, args.out, args.quick)
+    code: int = part("selftest").main(args.names, args.seeds, args.out, args.quick)
     return code
 
 
 def run_try(args: argparse.Namespace) -> int:
     """try: a real model with the student's module."""
-    code: int = import_module("autograder.plugin").main(load_homework(args.homework).folder, args.quick)
+    code: int = part("plugin").main(load_homework(args.homework).folder, args.quick)
     return code
+
+
+def part(name: str) -> Any:
+    """A module of the autograder; UserError where it is not there, as in a handout."""
+    try:
+        return import_module(f"autograder.{name}")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("autograder."):
+            raise
+        raise UserError(
+            f"there is no {error.name} here: this is a handout, without what the course staff has"
+        ) from None
 
 
 def printable(text: str) -> str:

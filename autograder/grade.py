@@ -6,11 +6,12 @@ grade(homework, take(path, homework), seed)    a `Graded`, with a `Verdict` for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from autograder.check import Raised, Verdict, judge
+from autograder.cases import Case
+from autograder.check import Outputs, Raised, Verdict, judge
 from autograder.client import Session
 from autograder.confinement import Confinement
 from autograder.homework import Homework
@@ -55,12 +56,14 @@ def grade(
     confinement: Confinement | None = None,
     deadline: float | None = None,
     progress: Callable[[Graded], None] | None = None,
+    answers: Callable[[str], Sequence[tuple[Case, Outputs]]] | None = None,
 ) -> Graded:
     """Grade a submission on the cases of ``seed``.
 
     problems: the ids to grade, all by default. confinement: see `autograder.confinement`; None only for one's own
     program. deadline: seconds for the whole, after which what is left counts as not run. progress: called after every
-    problem. ConfinementError where a worker cannot be confined as it must be.
+    problem. answers: by problem, the cases with what is right, in place of those of ``seed`` and the library's answers:
+    for a handout, whose library has none. ConfinementError where a worker cannot be confined as it must be.
     """
     begun = time.monotonic()
     done = Graded(homework, notes=list(submission.notes), remarks=lint(homework, submission.sources))
@@ -73,12 +76,12 @@ def grade(
     with Session(homework, confinement, deadline) as session:
         broken.update(_import(session, homework, sources))
         for number, problem in enumerate(chosen):
-            given = drawn(homework.name, problem.id, seed)
+            given = drawn(homework.name, problem.id, seed) if answers is None else answers(problem.id)
             failure = next((broken[t.module] for t in problem.targets if t.module in broken), broken.get(""))
             if failure is not None:
                 done.verdicts[problem.id] = judge(problem, [(case, right, failure) for case, right in given])
             else:
-                done.verdicts[problem.id] = graded(homework, problem, sources, given, session.run)
+                done.verdicts[problem.id] = graded(homework, problem, sources, given, session.run, answers is None)
             if number + 1 < len(chosen) and "" not in broken:
                 session.prepare(sources)
             done.layers, done.log = dict(session.layers), session.log

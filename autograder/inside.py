@@ -120,12 +120,18 @@ def with_prerequisites(homework: Homework, problem: str, sources: Mapping[str, s
 
 
 def graded(
-    homework: Homework, problem: Problem, sources: Mapping[str, str], given: Sequence[tuple[Case, Outputs]], run: Run
+    homework: Homework,
+    problem: Problem,
+    sources: Mapping[str, str],
+    given: Sequence[tuple[Case, Outputs]],
+    run: Run,
+    supply: bool = True,
 ) -> Verdict:
     """The verdict on one problem from its cases and the references. ``run``: what each case returns with some modules.
 
     The problem is graded with the sources as they are and, where that falls short, once more with its prerequisites out
-    of the library: the better counts, so that one mistake is not punished twice.
+    of the library: the better counts, so that one mistake is not punished twice. supply False: where the library is a
+    handout's and has no bodies to give.
     """
 
     def attempt(own: Mapping[str, str]) -> Verdict:
@@ -133,7 +139,7 @@ def graded(
         return judge(problem, [(case, right, got) for (case, right), got in zip(given, came, strict=True)])
 
     verdict = attempt(sources)
-    if verdict.share < 1.0 and problem.prerequisites:
+    if supply and verdict.share < 1.0 and problem.prerequisites:
         try:
             helped = with_prerequisites(homework, problem.id, sources)
         except HomeworkError:  # a function that should be supplied is gone from the file

@@ -10,7 +10,7 @@ In a homework's ``test_public.py``:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from autograder.cases import cases
@@ -18,6 +18,7 @@ from autograder.check import Verdict
 from autograder.client import Session
 from autograder.differences import comparisons, sentences
 from autograder.grade import PUBLIC_SEED, Graded, grade
+from autograder.handout import is_handout, stored
 from autograder.homework import Homework, load_homework
 from autograder.intake import Submission, take
 from autograder.results import clean, said
@@ -30,7 +31,8 @@ def check(
 
     differences: where gradients are wrong, compare them with central differences of the student's own forward as well.
     """
-    done = grade(homework, submission, PUBLIC_SEED, problems=problems)
+    answers = partial(stored, homework) if is_handout(homework) else None
+    done = grade(homework, submission, PUBLIC_SEED, problems=problems, answers=answers)
     wrong = [v for v in done.verdicts.values() if v.share < 1.0] if differences else []
     if wrong:
         with Session(homework) as session:
