@@ -109,7 +109,7 @@ class Worker:
         self._shown = {module: session.shown.get(module, names[module]) for module in files}
         scratch.mkdir()
         if session.confinement is not None:
-            self._confine = session.confinement.settings(session.folder, self._folder)
+            self._confine = session.confinement.settings(self._folder, (session.library, session.packages))
         ours, theirs = os.pipe(), os.pipe()
         command = [sys.executable, "-I", "-S", "-B", "-W", "ignore", str(session.library / "autograder" / "worker.py")]
         command += [str(ours[0]), str(theirs[1]), str(session.library), str(session.packages)]
@@ -298,26 +298,32 @@ class Session:
     """Workers for one homework: the handout library is laid out once, and removed at the end.
 
     confinement: see `autograder.confinement`; None runs workers as what they are, for one's own program. deadline:
-    seconds after which nothing is run any more.
+    seconds after which nothing is run any more. shared: a folder of `lay_out`, for many sessions after each other.
     """
 
-    def __init__(self, homework: Homework, confinement: Confinement | None = None, deadline: float | None = None):
+    def __init__(
+        self,
+        homework: Homework,
+        confinement: Confinement | None = None,
+        deadline: float | None = None,
+        shared: Path | None = None,
+    ):
         self.homework = homework
         self.confinement = confinement
         self.layers: dict[str, Any] = {}
         self.log = ""
         self.shown = {f.module: f.stub for f in homework.files}
         self.folder = Path(tempfile.mkdtemp(prefix="minipeft-grading-"))
-        self.library = self.folder / "library"
-        self.packages = self.folder / "packages"
+        self.library = (shared or self.folder) / "library"
+        self.packages = (shared or self.folder) / "packages"
         self._until = None if deadline is None else time.monotonic() + deadline
         self._count = 0
         self._ahead: Worker | None = None
         if confinement is not None:
             self.folder.chmod(0o711)  # other users pass through, and see nothing
         try:
-            lay_out(homework, self.library)
-            link_numpy(self.packages)
+            if shared is None:
+                lay_out(homework, self.folder)
         except BaseException:
             self.close()
             raise
@@ -413,17 +419,16 @@ class Session:
         self.close()
 
 
-def link_numpy(packages: Path) -> None:
-    """A folder with NumPy and nothing of what else is installed beside it."""
-    packages.mkdir()
+def lay_out(homework: Homework, folder: Path) -> None:
+    """Write what all workers of a homework read: ``library``, the library without the answers and the worker's own side
+    of the autograder; and ``packages``, with NumPy and nothing of what else is installed beside it.
+    """
+    (folder / "packages").mkdir()
     numpy = Path(np.__file__).resolve().parent
     for place in (numpy, numpy.parent / "numpy.libs"):
         if place.is_dir():
-            (packages / place.name).symlink_to(place)
-
-
-def lay_out(homework: Homework, library: Path) -> None:
-    """Write what a worker may see: the library without the answers, and the worker's own side of the autograder."""
+            (folder / "packages" / place.name).symlink_to(place)
+    library = folder / "library"
     stripped = handout(homework)
     for source in sorted((ROOT / "minipeft").rglob("*.py")):
         place = library / source.relative_to(ROOT)

@@ -78,17 +78,18 @@ class Confinement:
             raise ConfinementError("workers must run as another user: start the grader as root")
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
 
-    def settings(self, session: Path, folder: Path) -> dict[str, Any]:
-        """What the next worker does to itself. session: the folder of all workers; folder: its own, with its files."""
-        if self.uid and not open_to_others(session):
-            raise ConfinementError(f"{session} lies where no other user can read: set TMPDIR to a folder as /tmp is")
+    def settings(self, folder: Path, shared: Sequence[Path]) -> dict[str, Any]:
+        """What the next worker does to itself. folder: its own, with its files; shared: what all workers read."""
+        for path in (folder.parent, *shared) if self.uid else ():
+            if not open_to_others(path):
+                raise ConfinementError(f"{path} lies where no other user can read: set TMPDIR to a folder as /tmp is")
         uid = self._lease() if self.uid else None
         if uid is not None:
             os.chown(folder, 0, uid)
             folder.chmod(0o750)
         package = Path(np.__file__).resolve().parent
         python = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")] + [package]
-        read = [*python, package.parent / "numpy.libs", session / "library", session / "packages", folder]
+        read = [*python, package.parent / "numpy.libs", *shared, folder]
         shut = uid is not None and not all(map(open_to_others, python))
         limits = {"AS": self.memory, "CPU": PROCESSOR, "FSIZE": 0, "NOFILE": 64, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0}
         if uid is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from autograder.cases import Case
@@ -57,13 +58,15 @@ def grade(
     deadline: float | None = None,
     progress: Callable[[Graded], None] | None = None,
     answers: Callable[[str], Sequence[tuple[Case, Outputs]]] | None = None,
+    shared: Path | None = None,
 ) -> Graded:
     """Grade a submission on the cases of ``seed``.
 
     problems: the ids to grade, all by default. confinement: see `autograder.confinement`; None only for one's own
     program. deadline: seconds for the whole, after which what is left counts as not run. progress: called after every
     problem. answers: by problem, the cases with what is right, in place of those of ``seed`` and the library's answers:
-    for a handout, whose library has none. ConfinementError where a worker cannot be confined as it must be.
+    for a handout, whose library has none. shared: a folder that `client.lay_out` filled, for many submissions after each
+    other. ConfinementError where a worker cannot be confined as it must be.
     """
     begun = time.monotonic()
     done = Graded(homework, notes=list(submission.notes), remarks=lint(homework, submission.sources))
@@ -73,7 +76,7 @@ def grade(
         for module, (text, line) in submission.errors.items()
     }
     chosen = [homework.problem(p) for p in problems] if problems is not None else list(homework.problems)
-    with Session(homework, confinement, deadline) as session:
+    with Session(homework, confinement, deadline, shared) as session:
         broken.update(_import(session, homework, sources))
         for number, problem in enumerate(chosen):
             given = drawn(homework.name, problem.id, seed) if answers is None else answers(problem.id)
