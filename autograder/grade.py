@@ -65,8 +65,8 @@ def grade(
     problems: the ids to grade, all by default. confinement: see `autograder.confinement`; None only for one's own
     program. deadline: seconds for the whole, after which what is left counts as not run. progress: called after every
     problem. answers: by problem, the cases with what is right, in place of those of ``seed`` and the library's answers:
-    for a handout, whose library has none. shared: a folder that `client.lay_out` filled, for many submissions after each
-    other. ConfinementError where a worker cannot be confined as it must be.
+    for a handout, whose library has none. shared: a folder that `client.lay_out` filled, for many submissions in a row.
+    ConfinementError where a worker cannot be confined as it must be.
     """
     begun = time.monotonic()
     done = Graded(homework, notes=list(submission.notes), remarks=lint(homework, submission.sources))
