@@ -183,6 +183,12 @@ def _described(schedule: float | Schedule) -> Any:
 
 
 def _named_trainables(params: Parameters) -> dict[str, Tensor]:
+    """The parameters that require a gradient, by name, in their order; each tensor once, under its first name.
+
+    params: as `Optimizer` takes them; a tensor without a name is called by its place among all that were given, "0",
+    "1", …, frozen ones counted. Raises TypeError for what is no tensor, ValueError where nothing is trainable, where
+    one name stands for two trainable tensors, or where one is not contiguous (`_flat` says so).
+    """
     items: list[Any] = list(params.named_parameters() if isinstance(params, Module) else params)
     named: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -202,7 +208,10 @@ def _named_trainables(params: Parameters) -> dict[str, Tensor]:
 
 
 class SGD(Optimizer):
-    """x ← x - η v, v = μ v + g + λ x (with Nesterov's look-ahead: x ← x - η (g + λ x + μ v))."""
+    """x ← x - η v, v = μ v + g + λ x (with Nesterov's look-ahead: x ← x - η (g + λ x + μ v)).
+
+    μ is ``momentum`` and may be 0, then there is no state; λ is the weight decay of the parameter, v its ``velocity``.
+    """
 
     options = ("weight_decay", "momentum", "nesterov")
 
@@ -240,6 +249,7 @@ class AdamW(Optimizer):
 
     x ← x - η λ x;  m = β₁ m + (1 - β₁) g;  v = β₂ v + (1 - β₂) g²;
     x ← x - η m̂ / (√v̂ + ε), m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ).
+    t is ``steps``, 1 in the first step; λ is the weight decay of the parameter, which the gradient never sees.
     """
 
     slots = ("m", "v")
@@ -292,10 +302,11 @@ class AdamW(Optimizer):
 
 
 def clip_grad_norm_(params: Parameters, max_norm: float, error_if_nonfinite: bool = False) -> float:
-    """Scale all gradients so that their common norm is at most ``max_norm``; the norm before.
+    """Scale all gradients in place so that their common norm, √Σ g², is at most ``max_norm``; returns the norm before.
 
-    The same parameter counts once; from a GPU a single number is read. Raises ValueError for a max_norm that is not
-    positive and, where asked, FloatingPointError for a norm that is not finite (nothing is scaled then).
+    Gradients within the norm are not touched, those of None are skipped, and 0.0 is the norm of none at all. The same
+    parameter counts once; from a GPU a single number is read. Raises ValueError for a max_norm that is not positive
+    and, where asked, FloatingPointError for a norm that is not finite (nothing is scaled then).
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
@@ -334,7 +345,7 @@ def scale_gradients(grads: list[Array], c: float) -> None:
 
 
 def _squares(x: Array) -> Any:
-    """Σ x² in float64, by blocks: a scalar that stays on the device."""
+    """Σ x² in float64, where squares of float32 do not overflow: a scalar array that stays on the device."""
     xp = array_module(x)
     flat = x.reshape(-1)
     total = xp.zeros((), dtype=np.float64)

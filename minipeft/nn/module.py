@@ -161,7 +161,10 @@ def find(model: Module, path: str) -> Any:
 
 
 def replace(model: Module, path: str, new: Any) -> Any:
-    """Put ``new`` at ``path`` and return what stood there; KeyError where there is no such place."""
+    """Put ``new`` at ``path`` and return what stood there: an attribute, an entry of a list or of a dict.
+
+    Raises KeyError where there is no such place, TypeError for a place in a tuple; nothing is changed then.
+    """
     parent, _, name = path.rpartition(".")
     owner = find(model, parent)
     old = _child(owner, name, path)

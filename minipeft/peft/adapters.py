@@ -34,7 +34,11 @@ SUBLAYERS = ("attention", "feed_forward")
 
 
 class Bottleneck(Function):
-    """z = s (f(h W_dᵀ + b_d) W_uᵀ + b_u), plus h with ``residual``: h (..., d), W_d (r, d), W_u (d, r) -> (..., d)."""
+    """z = s (f(h W_dᵀ + b_d) W_uᵀ + b_u), plus h with ``residual``: h (..., d), W_d (r, d), W_u (d, r) -> (..., d).
+
+    ``curve(activation)`` is f, as a function G -> (f(G), f'(G)). Saved is only what a wanted gradient uses: h for dW_d,
+    f(G) for dW_u, W_d for dh, and f'(G) and W_u for the three that lie before f. The gradients stand above.
+    """
 
     @staticmethod
     def forward(
@@ -91,6 +95,13 @@ class Adapter(Module):
     """One bottleneck. W_d and W_u start small, so that it starts near the identity; with zero_up, exactly there."""
 
     def __init__(self, like: Tensor, d: int, config: AdapterConfig, rng: np.random.Generator):
+        """An adapter of width ``config.r`` for states of width d, its parameters trainable and in the type of ``like``.
+
+        Attributes: ``down`` W_d and ``up`` W_u, drawn from ``rng`` as `truncated_normal` times ``init_std`` (W_u zeros
+        with ``zero_up``); ``down_bias`` and ``up_bias``, zeros; ``activation`` and ``scale`` from ``config``; ``norm``
+        a LayerNorm of width d with gains 1 and shifts 0 where ``config.layer_norm`` asks for it, else None.
+        ``trainable(values, like)`` makes a parameter.
+        """
         r = config.r
         self.activation = config.activation
         self.scale = config.scale
@@ -116,7 +127,7 @@ class Adapter(Module):
 
 
 class Adapted(Module):
-    """A frozen sublayer and the adapter behind it."""
+    """A frozen sublayer F and the adapter behind it: h + b(h) for h = F(x), F called with all arguments."""
 
     def __init__(self, base: Module, adapter: Adapter):
         self.base = base
@@ -127,7 +138,7 @@ class Adapted(Module):
 
 
 class AdaptedInParallel(Module):
-    """A frozen sublayer and the adapter beside it, both on the same input."""
+    """A frozen sublayer F and the adapter beside it, both on one input: F(x) + b(x), F called with all arguments."""
 
     def __init__(self, base: Module, adapter: Adapter):
         self.base = base

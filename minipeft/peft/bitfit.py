@@ -26,6 +26,11 @@ class BitFitConfig(PeftConfig):
     norms: bool = True
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+        """Train copies (``peft.train_copy(path)``) of all parameters of ``peft.base_model`` that are called "bias".
+
+        A normalization is a module with "norm" in its path. What is trained already (``peft.trained()``, a head) is no
+        frozen parameter any more and stays as it is. Raises PeftError where no bias is left to train.
+        """
         taken = set(peft.trained())
         biases = [name for name, _ in peft.base_model.named_parameters() if name.rpartition(".")[2] == "bias"]
         chosen = [n for n in biases if n not in taken and (self.norms or "norm" not in n.rpartition(".")[0])]

@@ -27,6 +27,13 @@ class TopLayersConfig(PeftConfig):
     n_layers: int = 1
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+        """Train copies (``peft.train_copy(path)``) of all parameters of the last K layers of ``peft.base_model``.
+
+        The layers are the list ``layers`` of some module in it; where there are several such modules, as in an
+        encoder-decoder, of the last one. The normalization behind them, that module's ``norm``, is trained too where it
+        has one and K > 0. Embeddings and heads stay frozen (heads are ``modules_to_save``'s matter).
+        Raises PeftError for a model without such a list, and for more layers than there are.
+        """
         check_fields(self, n_layers=0)
         model = peft.base_model
         stacks = [path for path, m in model.named_modules() if isinstance(vars(m).get("layers"), list)]
