@@ -108,8 +108,9 @@ def held(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
     x, y, z, frozen = tensor(2), tensor(3), tensor(4, 5), tensor(6, trained=False)
     tree = _tree(mp)
-    half = _tree(mp).requires_grad_(False)
-    half.layers[1].weight.requires_grad_()
+    half = _tree(mp)
+    for t in half.parameters():
+        t.requires_grad = t is half.layers[1].weight
     return {
         "module": _held(sgd(tree)),
         "half": _held(sgd(half)),
