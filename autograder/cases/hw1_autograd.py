@@ -103,13 +103,14 @@ def product(draw: Draw) -> Iterator[Case]:
         n, m = draw.sizes(2)
         arrays = {"x": draw.normal(n, m), "y": _signed(draw, m), "dz": draw.normal(n, m)}
         only_x = {"dx": f"{what}: dx", "dy": FROZEN, "lean": FROZEN}
-        yield _op(f"{what}: y frozen", f, "x y", arrays, only_x, "x", unneeded="x")
+        # a copy of what is needed is no mistake, one of the other operand is
+        yield _op(f"{what}: y frozen", f, "x y", arrays, only_x, "x", unneeded="x", at_most=arrays["y"].nbytes)
         only_y = {"dx": FROZEN, "dy": f"{what}: dy"}
         unneeded = ""
         if f == "Multiply":
             only_y["lean"], unneeded = FROZEN, "y"
         # the quotient itself may be kept in place of x, so bytes are no mistake where dy is wanted
-        yield _op(f"{what}: x frozen", f, "x y", arrays, only_y, "y", unneeded=unneeded)
+        yield _op(f"{what}: x frozen", f, "x y", arrays, only_y, "y", unneeded=unneeded, at_most=arrays["x"].nbytes)
         single = {k: v.astype("float32") for k, v in arrays.items()}
         yield _op(f"{what}: float32", f, "x y", single, {"z": SMALL, "dx": SMALL, "dy": SMALL}, "x y", tol=1e-5)
 
@@ -210,9 +211,9 @@ def matmul(draw: Draw) -> Iterator[Case]:
         )
     arrays = {"x": draw.normal(a, m, k), "y": draw.normal(k, n), "dz": draw.normal(a, m, n)}
     only_x = {"dx": "broadcast batches: dX", "dy": FROZEN, "lean": FROZEN}
-    yield _op("Y frozen", "MatMul", "x y", arrays, only_x, "x", unneeded="x")
+    yield _op("Y frozen", "MatMul", "x y", arrays, only_x, "x", unneeded="x", at_most=arrays["y"].nbytes)
     only_y = {"dy": "broadcast batches: dY", "dx": FROZEN, "lean": FROZEN}
-    yield _op("X frozen", "MatMul", "x y", arrays, only_y, "y", unneeded="y")
+    yield _op("X frozen", "MatMul", "x y", arrays, only_y, "y", unneeded="y", at_most=arrays["x"].nbytes)
     single = {name: x.astype("float32") for name, x in arrays.items()}
     yield _op("float32", "MatMul", "x y", single, {"z": SMALL, "dx": SMALL, "dy": SMALL}, "x y", tol=1e-5)
     large = {"x": draw.normal(4, 160, 48), "y": draw.normal(4, 48, 130), "dz": draw.normal(4, 160, 130)}

@@ -37,7 +37,10 @@ def linear(draw: Draw) -> Iterator[Case]:
             arrays["dz"] = draw.normal(*shape, d)
         arrays = {n: x.astype(dtype) for n, x in arrays.items()}
         params: dict[str, Any] = {"module": "ops.linear", "function": "Linear", "names": names, "needs": needs.split()}
-        params.update({"constants": {"b": None}, "unneeded": unneeded.split(), "at_most": 64})
+        params.update({"constants": {"b": None}, "unneeded": unneeded.split()})
+        params["at_most"] = (
+            64 + (arrays["W"].nbytes if "x" in needs else 0) + (arrays["x"].nbytes if "W" in needs else 0)
+        )
         return Case(name, "by_hand", arrays, checks, params, **kw)
 
     forward = {"z": "forward", **UNTOUCHED}
@@ -51,18 +54,22 @@ def linear(draw: Draw) -> Iterator[Case]:
     yield case("without a bias, backward", (b, n), {"dx": "dx", "dW": "dW", "db": FROZEN}, "x W", bias=False)
     yield case("no rows", (0,), {"dW": "dW", "db": "db"}, "x W b", exact=frozenset({"dW", "db"}))
     none = {"dx": FROZEN, "dW": FROZEN, "db": FROZEN}
-    yield case("W frozen", (b, n), {**none, "dx": "dx", "lean": FROZEN}, "x", unneeded="x b")
-    yield case("W frozen, b trained", (b, n), {**none, "dx": "dx", "db": "db", "lean": FROZEN}, "x b", unneeded="x b")
-    yield case("b alone", (b, n), {**none, "db": "db", "lean": FROZEN}, "b", unneeded="x W b")
+    many = (
+        4,
+        15,
+    )  # rows enough for a copy of x to be larger than one of W, which would be no mistake where W is needed
+    yield case("W frozen", many, {**none, "dx": "dx", "lean": FROZEN}, "x", unneeded="x b")
+    yield case("W frozen, b trained", many, {**none, "dx": "dx", "db": "db", "lean": FROZEN}, "x b", unneeded="x b")
+    yield case("b alone", many, {**none, "db": "db", "lean": FROZEN}, "b", unneeded="x W b")
     yield case("x frozen", (b, n), {**none, "dW": "dW", "lean": FROZEN}, "W", unneeded="W b")
     yield case("all frozen", (b, n), {"lean": FROZEN}, backward=False, unneeded="x W b")
     yield case(
         "float32", (b, n), {"z": SMALL, "dx": SMALL, "dW": SMALL, "db": SMALL}, "x W b", dtype="float32", tol=1e-5
     )
-    many: dict[str, Any] = {"module": "ops.linear", "function": "Linear", "names": names, "needs": ["x", "W", "b"]}
+    params: dict[str, Any] = {"module": "ops.linear", "function": "Linear", "names": names, "needs": ["x", "W", "b"]}
     arrays = {"x": draw.normal(10, 100, 90), "W": draw.normal(70, 90), "b": draw.normal(70)}
     arrays["dz"] = draw.normal(10, 100, 70)
-    yield Case("1000 rows", "by_hand", arrays, {"z": LARGE, "dx": LARGE, "dW": LARGE, "db": LARGE}, many, seconds=1.0)
+    yield Case("1000 rows", "by_hand", arrays, {"z": LARGE, "dx": LARGE, "dW": LARGE, "db": LARGE}, params, seconds=1.0)
 
 
 def modules(draw: Draw) -> Iterator[Case]:
@@ -264,7 +271,7 @@ def _bottleneck(
         "module": "peft.adapters", "function": "Bottleneck", "names": NAMES, "needs": needs.split(),
         "constants": {"activation": activation, "scale": draw.number(1.5, 4.0) if scale is None else scale,
                       "residual": residual},
-        "unneeded": unneeded.split(), "at_most": at_most * rows * r * 8 + 64,
+        "unneeded": unneeded.split(), "at_most": at_most * rows * r * 8 + 2 * d * r * 8,
     }  # fmt: skip
     return Case(name, "by_hand", arrays, checks, params, **kw)
 
@@ -283,12 +290,13 @@ def bottleneck(draw: Draw) -> Iterator[Case]:
     for f in ("relu", "tanh", "silu", "gelu_tanh"):
         yield _bottleneck(draw, f, forward("activations"), activation=f)
     yield _bottleneck(draw, "float32", {"z": SMALL}, dtype="float32", tol=1e-5)
-    yield _bottleneck(draw, "all frozen", {"lean": FROZEN}, unneeded="h W_down W_up")
+    many = (4, 20)  # rows enough for a copy of h to be larger than one of the weights
+    yield _bottleneck(draw, "all frozen", {"lean": FROZEN}, shape=many, unneeded="h W_down W_up")
     weights = "W_down b_down W_up b_up"
-    yield _bottleneck(draw, "h frozen", {"lean": FROZEN}, weights, unneeded="W_down b_down b_up", at_most=2)
-    yield _bottleneck(draw, "b_up alone", {"lean": FROZEN}, "b_up", unneeded="h W_down W_up")
-    yield _bottleneck(draw, "W_up alone", {"lean": FROZEN}, "W_up", unneeded="h W_down W_up", at_most=1)
-    yield _bottleneck(draw, "h alone", {"lean": FROZEN}, "h", unneeded="h b_down b_up", at_most=1)
+    yield _bottleneck(draw, "h frozen", {"lean": FROZEN}, weights, shape=many, unneeded="W_down b_down b_up", at_most=2)
+    yield _bottleneck(draw, "b_up alone", {"lean": FROZEN}, "b_up", shape=many, unneeded="h W_down W_up")
+    yield _bottleneck(draw, "W_up alone", {"lean": FROZEN}, "W_up", shape=many, unneeded="h W_down W_up", at_most=1)
+    yield _bottleneck(draw, "h alone", {"lean": FROZEN}, "h", shape=many, unneeded="h b_down b_up", at_most=1)
 
 
 def bottleneck_backward(draw: Draw) -> Iterator[Case]:

@@ -37,14 +37,18 @@ return p * (dz - (dz * p).sum(axis=axis, keepdims=True)), None
 GELU = """
 cdf, bell = normal_cdf(x)
 density = bell * (1.0 / math.sqrt(2.0 * math.pi))
-return x * cdf, cdf + x * density
+z[...] = x * cdf
+if slope is not None:
+    slope[...] = cdf + x * density
 """
 GELU_TANH = """
 xp = array_module(x)
 c = math.sqrt(2.0 / math.pi)
 t = xp.tanh(c * (x + 0.044715 * x * x * x))
-slope = c * (1.0 + 3 * 0.044715 * x * x)
-return 0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope
+inner = c * (1.0 + 3 * 0.044715 * x * x)
+z[...] = 0.5 * x * (1.0 + t)
+if slope is not None:
+    slope[...] = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner
 """
 NORM = """
 xp = array_module(x)
@@ -317,7 +321,9 @@ s = s / s.sum(axis=1, keepdims=True)
         """
 xp = array_module(x)
 h = 0.5 + 0.5 * xp.tanh(0.851 * x)
-return x * h, h + 1.702 * x * h * (1.0 - h)
+z[...] = x * h
+if slope is not None:
+    slope[...] = h + 1.702 * x * h * (1.0 - h)
 """,
     ),
     gelu(
@@ -339,7 +345,7 @@ return x * h, h + 1.702 * x * h * (1.0 - h)
         "gelu-tanh-inner",
         "_gelu_tanh",
         "The chain rule stops at tanh: its argument has a derivative too.",
-        change(GELU_TANH, ("slope = c * (1.0 + 3 * 0.044715 * x * x)", "slope = 1.0")),
+        change(GELU_TANH, ("inner = c * (1.0 + 3 * 0.044715 * x * x)", "inner = 1.0")),
     ),
     gelu(
         "gelu-tanh-cube",

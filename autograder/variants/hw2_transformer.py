@@ -334,16 +334,18 @@ return (dx, dgamma, None)
             f"{A}:_gelu": """
 h = np.array([0.5 * (1.0 + math.erf(float(v) / math.sqrt(2.0))) for v in x.reshape(-1)]).reshape(x.shape)
 wide = x.astype("float64")
-slope = h + wide * np.exp(-0.5 * wide * wide) / math.sqrt(2.0 * math.pi)
-return (wide * h).astype(x.dtype), slope.astype(x.dtype)
+z[...] = wide * h
+if slope is not None:
+    slope[...] = h + wide * np.exp(-0.5 * wide * wide) / math.sqrt(2.0 * math.pi)
 """,
             f"{A}:_gelu_tanh": """
 a = math.sqrt(2 / math.pi)
 u = a * (x + 0.044715 * x**3)
 t = np.tanh(u)
 sech2 = 1.0 / np.cosh(np.clip(u, -300, 300).astype("float64")) ** 2
-slope = 0.5 * (1 + t) + (0.5 * x * sech2 * a * (1 + 0.134145 * x * x)).astype(x.dtype)
-return x * (0.5 + 0.5 * t), slope
+if slope is not None:
+    slope[:] = 0.5 * (1 + t) + (0.5 * x * sech2 * a * (1 + 0.134145 * x * x))
+z[:] = x * (0.5 + 0.5 * t)
 """,
         },
     ),
@@ -454,7 +456,10 @@ return found if found.ndim == 4 else found.sum(axis=2)
 """,
             f"{A}:_gelu": """
 h, bell = normal_cdf(x)
-return h * x, h + bell * x * 0.3989422804014327
+np.copyto(z, h * x)
+if slope is None:
+    return
+np.copyto(slope, h + bell * x * 0.3989422804014327)
 """,
             f"{L}:_block_loss": """
 xp = array_module(s)

@@ -45,7 +45,7 @@ Curve = Callable[[Array, Array, Array | None], None]  # (x, z, slope): f(x) into
 
 
 def _gelu(x: Array, z: Array, slope: Array | None) -> None:
-    """z = x Φ(x); its derivative is Φ(x) + x φ(x)."""
+    """z = x Φ(x); its derivative, Φ(x) + x φ(x), φ the normal density, goes into ``slope`` where that is an array."""
     raise NotImplementedError("hw2.2: _gelu")
 
 

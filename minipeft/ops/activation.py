@@ -45,7 +45,7 @@ Curve = Callable[[Array, Array, Array | None], None]  # (x, z, slope): f(x) into
 
 
 def _gelu(x: Array, z: Array, slope: Array | None) -> None:
-    """z = x Φ(x); its derivative is Φ(x) + x φ(x)."""
+    """z = x Φ(x); its derivative, Φ(x) + x φ(x), φ the normal density, goes into ``slope`` where that is an array."""
     xp = array_module(x)
     cdf, bell = normal_cdf(x)
     xp.multiply(x, cdf, out=z)

@@ -1,0 +1,164 @@
+"""Modules: plain objects whose tensors are their parameters, found by walking their attributes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from minipeft.array import Array, device_of, is_array, to_device
+from minipeft.autograd import Tensor
+
+
+class Module:
+    """A part of a model. Tensors among its attributes are parameters, modules are parts, arrays are constants.
+
+    Modules and tensors inside lists, tuples and dicts are found too. A subclass defines ``forward``.
+    """
+
+    training = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module (named ``prefix``) and all below it, each once, with their paths."""
+        seen: set[int] = set()
+        for path, value in _walk(prefix, self):
+            if isinstance(value, Module) and id(value) not in seen:
+                seen.add(id(value))
+                yield path, value
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The parameters with their paths; a tensor used in several places comes once, under its first path."""
+        seen: set[int] = set()
+        for path, value in _walk("", self):
+            if isinstance(value, Tensor) and id(value) not in seen:
+                seen.add(id(value))
+                yield path, value
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The parameters, each once."""
+        return (p for _, p in self.named_parameters())
+
+    def state_dict(self) -> dict[str, Array]:
+        """The arrays of all parameters by path (not copied)."""
+        return {name: p.data for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """Copy the arrays of ``state`` into the parameters; nothing is written unless all of them fit.
+
+        Raises KeyError for a missing or unknown name (listing near ones), ValueError for a wrong shape.
+        """
+        named = dict(self.named_parameters())
+        missing = sorted(named.keys() - state.keys())
+        unknown = sorted(state.keys() - named.keys())
+        if missing or unknown:
+            hints = [f"{name!r}{_near(name, named)}" for name in unknown[:3]]
+            raise KeyError(
+                f"the state does not match {type(self).__name__}: {len(missing)} missing"
+                f"{' (' + ', '.join(missing[:3]) + ', …)' if missing else ''}, {len(unknown)} unknown"
+                f"{' (' + ', '.join(hints) + ')' if unknown else ''}"
+            )
+        for name, p in named.items():
+            if tuple(state[name].shape) != p.shape:
+                raise ValueError(f"{name}: the model has shape {p.shape}, the state {tuple(state[name].shape)}")
+        for name, p in named.items():
+            p.data[...] = to_device(state[name], device_of(p.data)).astype(p.dtype)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout on (or off), in all parts; nothing else depends on the mode."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Switch dropout off."""
+        return self.train(False)
+
+    def requires_grad_(self, flag: bool = True) -> Self:
+        """Make all parameters trainable or frozen; a frozen one loses its gradient."""
+        raise NotImplementedError("hw3.2: Module.requires_grad_")
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for p in self.parameters():
+            p.grad = None
+
+    def to(self, target: Any) -> Self:
+        """Move parameters and constants to a device ("cpu", "cuda"), or change the floating-point type, in place.
+
+        ``target``: a device name or a NumPy dtype such as numpy.float64. Gradients are forgotten.
+        """
+        for p in self.parameters():
+            p.data = _converted(p.data, target)
+            p.grad = None
+        for _, module in self.named_modules():
+            for name, value in vars(module).items():
+                if is_array(value):
+                    setattr(module, name, _converted(value, target))
+        return self
+
+
+def _converted(x: Array, target: Any) -> Array:
+    if isinstance(target, str) and target not in ("float16", "float32", "float64"):
+        return to_device(x, target)
+    dtype = np.dtype(target)
+    if dtype.kind != "f":
+        raise TypeError(f"to: expected a device name or a floating-point type, got {target!r}")
+    return x.astype(dtype) if x.dtype.kind == "f" else x
+
+
+def _walk(path: str, value: Any) -> Iterator[tuple[str, Module | Tensor]]:
+    """Depth first, in the order in which attributes were set."""
+    if isinstance(value, Tensor):
+        yield path, value
+        return
+    if isinstance(value, Module):
+        yield path, value
+        items: Any = vars(value).items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    elif isinstance(value, dict):
+        items = value.items()
+    else:
+        return
+    for name, child in items:
+        yield from _walk(f"{path}.{name}" if path else str(name), child)
+
+
+def _near(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
+    return f" (near: {', '.join(near)})" if near else ""
+
+
+def _child(owner: Any, name: str, path: str) -> Any:
+    if isinstance(owner, (list, tuple)):
+        if not name.isdigit() or int(name) >= len(owner):
+            raise KeyError(f"{path}: there is no {name!r} in a list of {len(owner)}")
+        return owner[int(name)]
+    known = owner if isinstance(owner, dict) else vars(owner)
+    if name not in known:
+        raise KeyError(f"{path}: {type(owner).__name__} has no {name!r}{_near(name, known)}")
+    return known[name]
+
+
+def find(model: Module, path: str) -> Any:
+    """What stands at ``path`` ("layers.0.attention.q_proj"); KeyError naming near names where nothing does."""
+    value: Any = model
+    for name in path.split(".") if path else ():
+        value = _child(value, name, path)
+    return value
+
+
+def replace(model: Module, path: str, new: Any) -> Any:
+    """Put ``new`` at ``path`` and return what stood there: an attribute, an entry of a list or of a dict.
+
+    Raises KeyError where there is no such place, TypeError for a place in a tuple; nothing is changed then.
+    """
+    raise NotImplementedError("hw3.2: replace")

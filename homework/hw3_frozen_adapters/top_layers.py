@@ -1,0 +1,37 @@
+"""Fine-tuning the top K layers only: the simplest method, and the baseline of the others.
+
+The K layers nearest the output are trained, with the normalization after them; the L layers below are frozen.
+There is no formula of its own: where nothing below needs a gradient, the engine records nothing below, so no
+activation of those L layers is kept and the backward stops at the lowest trained layer. "Stop gradient here" is not
+an operation, it is what is left when no parameter asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from minipeft.nn.module import find
+from minipeft.peft.base import PeftModel
+from minipeft.peft.config import PeftConfig, PeftError, check_fields, method
+
+
+@method
+@dataclass
+class TopLayersConfig(PeftConfig):
+    """n_layers: K, from 1 to the model's number of layers (0 trains the head alone: the linear probe)."""
+
+    peft_type: ClassVar[str] = "TOP_LAYERS"
+    n_layers: int = 1
+
+    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+        """Train copies (``peft.train_copy(path)``) of all parameters of the last K layers of ``peft.base_model``.
+
+        The layers are the list ``layers`` of some module in it; where there are several such modules, as in an
+        encoder-decoder, of the last one. The normalization behind them, that module's ``norm``, is trained too where it
+        has one and K > 0. Embeddings and heads stay frozen (heads are ``modules_to_save``'s matter).
+        Raises PeftError for a model without such a list, and for more layers than there are.
+        """
+        raise NotImplementedError("hw3.7: TopLayersConfig.apply")
