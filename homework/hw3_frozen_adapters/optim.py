@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, row_blocks, to_device, to_numpy
+from minipeft import fused
+from minipeft.array import Array, array_module, device_of, has_kernels, read, row_blocks, to_device, to_numpy
 from minipeft.autograd import Tensor
 from minipeft.nn.module import Module
 
@@ -95,6 +96,7 @@ class Optimizer:
         """Update every trainable parameter that has a gradient, in place, by blocks that stay in the cache."""
         lr = self.lr
         self.steps += 1
+        on_gpu: list[tuple[str, Array, Array]] = []
         for name, p in self.params.items():
             if not p.requires_grad or p.grad is None:
                 continue
@@ -102,12 +104,22 @@ class Optimizer:
             if name not in self.state:
                 self.state[name] = {slot: xp.zeros_like(p.data) for slot in self.slots}
             x, g = _flat(name, p.data), p.grad.reshape(-1)
+            if has_kernels(x):
+                on_gpu.append((name, x, g))
+                continue
             state = {slot: value.reshape(-1) for slot, value in self.state[name].items()}
             work = None
             for block in row_blocks(x):
                 xb = x[block]
                 work = xp.empty_like(xb) if work is None else work[: xb.shape[0]]
                 self.update(xb, g[block], {s: v[block] for s, v in state.items()}, lr, self.decays[name], work)
+        self.update_on_gpu(on_gpu, lr)
+
+    def update_on_gpu(self, parameters: list[tuple[str, Array, Array]], lr: float) -> None:
+        """`update` for the parameters on a GPU, (name, x (n,), g (n,)) each."""
+        for name, x, g in parameters:
+            state = {slot: value.reshape(-1) for slot, value in self.state[name].items()}
+            self.update(x, g, state, lr, self.decays[name], array_module(x).empty_like(x))
 
     def update(self, x: Array, g: Array, state: dict[str, Array], lr: float, decay: float, work: Array) -> None:
         """Change x (n,), a part of a parameter, by its gradient g (n,), in place; ``work`` (n,) may be overwritten."""
@@ -237,6 +249,15 @@ class AdamW(Optimizer):
     def update(self, x: Array, g: Array, state: dict[str, Array], lr: float, decay: float, work: Array) -> None:
         raise NotImplementedError("hw3.5: AdamW.update")
 
+    def update_on_gpu(self, parameters: list[tuple[str, Array, Array]], lr: float) -> None:
+        """`update` for all of them in one launch a type."""
+        for dtype in {x.dtype for _, x, _ in parameters}:
+            chosen = [(name, x, g) for name, x, g in parameters if x.dtype == dtype and x.size]
+            tensors = [(x, g, self.state[name]["m"], self.state[name]["v"]) for name, x, g in chosen]
+            decays = [self.decays[name] for name, _, _ in chosen]
+            if tensors:
+                fused.adamw(tensors, decays, lr, self.betas, self.eps, self.steps)
+
 
 def clip_grad_norm_(params: Parameters, max_norm: float, error_if_nonfinite: bool = False) -> float:
     """Scale all gradients in place so that their common norm, √Σ g², is at most ``max_norm``; returns the norm before.
@@ -246,6 +267,31 @@ def clip_grad_norm_(params: Parameters, max_norm: float, error_if_nonfinite: boo
     and, where asked, FloatingPointError for a norm that is not finite (nothing is scaled then).
     """
     raise NotImplementedError("hw3.6: clip_grad_norm_")
+
+
+def gradients(params: Parameters) -> list[Array]:
+    """The gradients that there are, each parameter's once."""
+    items: Any = params.parameters() if isinstance(params, Module) else params
+    tensors = {id(p): p for p in (i[1] if isinstance(i, tuple) else i for i in items)}
+    return [p.grad for p in tensors.values() if p.grad is not None]
+
+
+def squared_norm(grads: list[Array]) -> Array | float:
+    """Σ g² over all gradients in float64, a scalar that stays on the device; 0 for none."""
+    if grads and has_kernels(grads[0]):
+        by_type = [[g.reshape(-1) for g in grads if g.dtype == dtype] for dtype in {g.dtype for g in grads}]
+        return sum(map(fused.squares, by_type))
+    return sum(map(_squares, grads)) if grads else 0.0
+
+
+def scale_gradients(grads: list[Array], c: float) -> None:
+    """g *= c for each, in place."""
+    if grads and has_kernels(grads[0]):
+        for dtype in {g.dtype for g in grads}:
+            fused.scale([g for g in grads if g.dtype == dtype], c)
+        return
+    for g in grads:
+        g *= c
 
 
 def _squares(x: Array) -> Any:
