@@ -1,4 +1,4 @@
-"""The command line: ``python -m autograder check | submit | grade | grade-all | validate | strip | selftest | try``."""
+"""The command line: ``python -m autograder check | submit | grade | grade-all | gradescope | validate | …``."""
 
 from __future__ import annotations
 
@@ -92,8 +92,24 @@ def build_parser() -> Parser:
     every.add_argument("--json", action="store_true", help="print the records as JSON")
     every.set_defaults(run=run_grade_all)
 
+    scope = commands.add_parser(
+        "gradescope",
+        help="the zip for Gradescope",
+        description="Write the autograder.zip of a homework: the same inputs give the same bytes.",
+    )
+    scope.add_argument("homework", metavar="HOMEWORK", help=HOMEWORK)
+    scope.add_argument("--out", type=Path, default=Path("autograder.zip"), metavar="FILE", help="default: %(default)s")
+    scope.add_argument("--seed-file", type=Path, metavar="FILE", help="a file that holds the seed (default: a new one)")
+    scope.add_argument("--policy", type=Path, metavar="FILE", help="lateness and attempts, as JSON")
+    scope.add_argument(
+        "--time-limit", type=float, default=600.0, metavar="S", help="Gradescope's (default: %(default)g)"
+    )
+    scope.set_defaults(run=run_gradescope)
+
     validate = commands.add_parser(
-        "validate", help="is this a results.json?", description="Say what is wrong with a results.json."
+        "validate",
+        help="is this a results.json, or an autograder.zip?",
+        description="Say what is wrong with a results.json or an autograder.zip.",
     )
     validate.add_argument("files", nargs="+", type=Path, metavar="FILE")
     validate.add_argument("--json", action="store_true", help="print JSON")
@@ -268,11 +284,32 @@ def run_grade_all(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_validate(args: argparse.Namespace) -> int:
-    """validate: any results.json."""
-    from autograder.results import validate
+def run_gradescope(args: argparse.Namespace) -> int:
+    """gradescope: the zip."""
+    from autograder.gradescope import build
+    from autograder.policy import PolicyError
 
-    found = {str(path): validate(path) for path in args.files}
+    homework = load_homework(args.homework)
+    if not args.time_limit > 0:
+        raise UserError(f"--time-limit must be a number of seconds above 0, got {args.time_limit}")
+    seed = args.seed_file.read_text("utf-8").strip() if args.seed_file else secrets.token_hex(16)
+    policy = args.policy.read_text("utf-8") if args.policy else "{}"
+    try:
+        mark = build(homework, args.out, seed, policy, args.time_limit)
+    except PolicyError as error:
+        raise UserError(str(error)) from error
+    print(f"{args.out}: {homework.name}, {args.out.stat().st_size / 1e6:.1f} MB, grader {mark[:16]}")
+    if args.seed_file is None:
+        print("a new seed was drawn: with --seed-file the same zip can be made again")
+    return 0
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """validate: any results.json, any autograder.zip."""
+    from autograder.gradescope import complaints as of_zip
+    from autograder.results import Complaint, validate
+
+    found = {str(p): [Complaint(t) for t in of_zip(p)] if p.suffix == ".zip" else validate(p) for p in args.files}
     wrong = any(c.error for complaints in found.values() for c in complaints)
     if args.json:
         rows = {p: [{"error": c.error, "text": c.text} for c in complaints] for p, complaints in found.items()}

@@ -1,0 +1,119 @@
+"""What a course rules beside the points: lateness and the number of attempts, from Gradescope's metadata file alone.
+
+Every time is that of the submission, never the clock's: grading again next year changes nothing. Every key of the file
+may be missing. A policy is a small JSON file:
+
+    {"late": [[24, 0.9], [48, 0.8]], "attempts": 20}
+
+late: up to so many hours after the due date a submission keeps that share of its points; later, nothing. Without it,
+lateness changes nothing (Gradescope closes the assignment itself). attempts: so many count; those that were refused at
+intake, or on which the grader itself failed, do not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+
+class PolicyError(ValueError):
+    """A policy file is wrong; the message says what was expected."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """late: (hours, share) in ascending hours; attempts: how many count, None for any number."""
+
+    late: tuple[tuple[float, float], ...] = ()
+    attempts: int | None = None
+
+    @staticmethod
+    def read(text: str) -> Policy:
+        """From JSON; PolicyError for what is no policy."""
+        try:
+            raw = json.loads(text)
+            late = tuple((float(h), float(s)) for h, s in raw.get("late", ()))
+            attempts = raw.get("attempts")
+            unknown = set(raw) - {"late", "attempts"}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise PolicyError(f'a policy is {{"late": [[hours, share], …], "attempts": n}}: {error}') from None
+        if unknown:
+            raise PolicyError(f"a policy has late and attempts; {sorted(unknown)} came")
+        if list(late) != sorted(late) or any(h <= 0 or not 0 <= s <= 1 for h, s in late):
+            raise PolicyError(f"late: hours above 0 in ascending order, shares from 0 to 1; got {raw['late']}")
+        if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1):
+            raise PolicyError(f"attempts is a whole number of at least 1, got {attempts!r}")
+        return Policy(late, attempts)
+
+
+def moment(text: Any) -> datetime | None:
+    """An ISO time with its offset; None for anything else."""
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return found if found.tzinfo is not None else None
+
+
+def late_share(policy: Policy, metadata: Mapping[str, Any]) -> tuple[float, str]:
+    """The share of the points that is kept, and a sentence ("" where nothing is to be said)."""
+    created = moment(metadata.get("created_at"))
+    due = due_date(metadata)
+    if not policy.late or created is None or due is None or created <= due:
+        return 1.0, ""
+    hours = (created - due).total_seconds() / 3600
+    share = next((s for limit, s in policy.late if hours <= limit), 0.0)
+    return share, f"Handed in {hours:.1f} hours after the due date: {100 * share:g} % of the points count."
+
+
+def due_date(metadata: Mapping[str, Any]) -> datetime | None:
+    """The due date: the student's own, where an extension gives one, else the assignment's."""
+    users = metadata.get("users")
+    own = [u.get("assignment") for u in users if isinstance(u, Mapping)] if isinstance(users, list) else []
+    for place in (*own, metadata.get("assignment")):
+        if isinstance(place, Mapping) and (found := moment(place.get("due_date"))) is not None:
+            return found
+    return None
+
+
+def attempts_used(metadata: Mapping[str, Any]) -> int:
+    """How many earlier submissions count."""
+    earlier = metadata.get("previous_submissions")
+    used = 0
+    for one in earlier if isinstance(earlier, list) else []:
+        if not isinstance(one, Mapping) or one.get("autograder_error"):
+            continue
+        results = one.get("results")
+        extra = results.get("extra_data") if isinstance(results, Mapping) else None
+        if isinstance(extra, Mapping) and extra.get("attempt") is False:
+            continue
+        used += 1
+    return used
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata file; {} where it is missing or no JSON object: then no policy can be applied."""
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def applied(policy: Policy, metadata: Mapping[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """The results with what lateness takes as a line of its own; the points before it stay in extra_data."""
+    share, sentence = late_share(policy, metadata)
+    if share == 1.0:
+        return results
+    before = results["score"]
+    score = round(before * share, 2)
+    return {
+        **results,
+        "score": score,
+        "output": f"{sentence}\n{results['output']}".strip(),
+        "extra_data": {**results["extra_data"], "score_before_lateness": before, "share": share},
+    }

@@ -1,0 +1,185 @@
+"""The zip for Gradescope: its contract, its bytes, and a dry run with what a container leaves to root."""
+
+import json
+import os
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from dry_run import lay_out, run
+
+from autograder.cli import main
+from autograder.gradescope import build, complaints
+from autograder.homework import load_homework
+from autograder.mutants import mutants, mutated
+from autograder.policy import Policy, PolicyError, applied, attempts_used, late_share, read_metadata
+from autograder.results import not_run, validate
+from autograder.strip import source_path
+
+FEW_SHOT = load_homework("hw8_few_shot")
+AS_ROOT = sys.platform == "linux" and os.geteuid() == 0
+DUE = {"created_at": "2026-03-02T13:00:00-05:00", "assignment": {"due_date": "2026-03-01T18:00:00+00:00"}}
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("zip") / "autograder.zip"
+    build(FEW_SHOT, path, "a secret", '{"late": [[24, 0.5]]}')
+    return path
+
+
+def test_the_zip_keeps_the_contract_and_the_same_inputs_give_the_same_bytes(packed, tmp_path):
+    assert complaints(packed) == []
+    again = tmp_path / "again.zip"
+    mark = build(FEW_SHOT, again, "a secret", '{"late": [[24, 0.5]]}')
+    assert again.read_bytes() == packed.read_bytes()
+    assert build(FEW_SHOT, again, "another", '{"late": [[24, 0.5]]}') != mark
+    with zipfile.ZipFile(packed) as archive:
+        assert b"exec /opt/minipeft/bin/python -I -B" in archive.read("run_autograder")
+        assert b"numpy==" in archive.read("setup.sh")
+        assert not [n for n in archive.namelist() if n.startswith("homework/hw7")]
+        assert archive.getinfo("seed").external_attr >> 16 == 0o100600
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda e, d: None if e.filename == "setup.sh" else (e, d), "setup.sh is not at the root"),
+        (lambda e, d: (e, d.replace(b"\n", b"\r\n")), "has line ends of Windows"),
+        (lambda e, d: (setattr(e, "external_attr", 0o100644 << 16), (e, d))[1], "run_autograder is not executable"),
+        (lambda e, d: (setattr(e, "filename", "x/" + e.filename), (e, d))[1], "it lies at x/run_autograder"),
+        (lambda e, d: (setattr(e, "filename", "../" + e.filename), (e, d))[1], "leads out of the folder"),
+        (lambda e, d: (setattr(e, "external_attr", 0o120777 << 16), (e, d))[1], "is a link or a device"),
+        (lambda e, d: (e, d.replace(b"hw8_few_shot", b"hw1_autograd")), "it holds hw8_few_shot, which is another"),
+        (lambda e, d: (setattr(e, "date_time", (2021, 1, 1, 0, 0, 0)), (e, d))[1], "the order or the dates differ"),
+    ],
+)
+def test_a_zip_that_breaks_it_is_told(packed, tmp_path, change, said):
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(packed) as old, zipfile.ZipFile(other, "w") as new:
+        for entry in old.infolist():
+            kept = change(entry, old.read(entry.filename))
+            if kept is not None:
+                new.writestr(*kept)
+    assert any(said in text for text in complaints(other)), complaints(other)
+
+
+def test_the_command_line(packed, tmp_path, capsys):
+    out = tmp_path / "a.zip"
+    (tmp_path / "seed").write_text("a secret\n")
+    (tmp_path / "policy").write_text('{"late": [[24, 0.5]]}')
+    command = ["gradescope", "hw8_few_shot", "--out", str(out), "--seed-file", str(tmp_path / "seed")]
+    assert main([*command, "--policy", str(tmp_path / "policy")]) == 0
+    assert out.read_bytes() == packed.read_bytes()
+    assert main(["validate", str(out)]) == 0
+    (tmp_path / "policy").write_text('{"late": [[24, 1.5]]}')
+    assert main([*command, "--policy", str(tmp_path / "policy")]) == 2
+    assert "shares from 0 to 1" in capsys.readouterr().err
+    (tmp_path / "no.zip").write_text("x")
+    assert main(["validate", str(tmp_path / "no.zip")]) == 1
+    assert "it is no zip" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1]", "a policy is"),
+        ('{"late": [[1]]}', "a policy is"),
+        ('{"lat": []}', "a policy has late and attempts"),
+        ('{"late": [[48, 0.5], [24, 0.9]]}', "in ascending order"),
+        ('{"attempts": 0}', "at least 1"),
+        ('{"attempts": true}', "at least 1"),
+    ],
+)
+def test_a_policy_that_is_none_is_told(text, said):
+    with pytest.raises(PolicyError, match=said):
+        Policy.read(text)
+
+
+@pytest.mark.parametrize(
+    ("created", "share"),
+    [
+        ("2026-03-01T13:00:00-05:00", 1.0),  # 18:00 in UTC: on time to the second
+        ("2026-03-01T18:00:01+00:00", 0.9),
+        ("2026-03-02T18:00:00+00:00", 0.9),
+        ("2026-03-02T18:00:01+00:00", 0.8),
+        ("2026-03-03T18:00:01+00:00", 0.0),
+        ("yesterday", 1.0),
+        (None, 1.0),
+    ],
+)
+def test_lateness_by_the_times_of_the_file_alone(created, share):
+    policy = Policy(((24.0, 0.9), (48.0, 0.8)))
+    assert late_share(policy, {**DUE, "created_at": created})[0] == share
+
+
+def test_an_extension_moves_the_due_date():
+    own = {**DUE, "users": [{"assignment": {"due_date": "2026-03-09T18:00:00+00:00"}}]}
+    assert late_share(Policy(((24.0, 0.5),)), own) == (1.0, "")
+
+
+def test_lateness_is_a_line_of_its_own_and_the_points_before_are_kept():
+    made = {**not_run(FEW_SHOT), "score": 20.0}
+    late = applied(Policy(((24.0, 0.5),)), {**DUE, "created_at": "2026-03-02T13:00:00+00:00"}, made)
+    assert (late["score"], late["extra_data"]["score_before_lateness"]) == (10.0, 20.0)
+    assert "50 % of the points count" in late["output"]
+    assert applied(Policy(), DUE, made) is made
+
+
+def test_attempts_that_the_grader_spoiled_do_not_count(tmp_path):
+    earlier = [
+        {"autograder_error": True},
+        {"results": {"extra_data": {"attempt": False}}},
+        {"results": {"extra_data": {"attempt": True}}},
+        {},
+        "?",
+    ]
+    assert attempts_used({"previous_submissions": earlier}) == 2
+    assert attempts_used({}) == 0
+    assert read_metadata(tmp_path / "none") == {}
+
+
+def submission(folder, changed=()):
+    folder.mkdir()
+    texts = {f.module: source_path(f.module).read_text("utf-8") for f in FEW_SHOT.files} | dict(changed)
+    for f in FEW_SHOT.files:
+        (folder / f.stub).write_text(texts[f.module], "utf-8")
+    return folder
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="Gradescope runs its graders as root; this process is not")
+def test_a_dry_run_with_the_capabilities_of_a_container(packed):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        root = Path(folder) / "autograder"
+        mutant = next(m for m in mutants(FEW_SHOT.name) if m.id == "pooled")
+        lay_out(root, submission(Path(folder) / "s", mutated(mutant)), packed)
+        (root / "submission_metadata.json").write_text(json.dumps(DUE))
+        done = run(root)
+        assert done.returncode == 0, done.stderr
+        assert "uid yes" in done.stdout
+        assert "seccomp yes" in done.stdout
+        assert not [c for c in validate(root / "results" / "results.json") if c.error]
+        made = json.loads((root / "results" / "results.json").read_text())
+        points = {t["number"]: t["score"] for t in made["tests"]}
+        assert points["8.6"] < 6 == points["8.2"]
+        assert made["score"] == pytest.approx(0.5 * sum(points.values()), abs=0.01)
+        assert len(made["extra_data"]["grader_sha256"]) == 64
+        assert "a secret" not in json.dumps(made)
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="Gradescope runs its graders as root; this process is not")
+def test_a_submission_without_its_files_uses_no_attempt(packed):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        root = Path(folder) / "autograder"
+        empty = Path(folder) / "s"
+        empty.mkdir()
+        (empty / "essay.txt").write_text("I was ill.")
+        lay_out(root, empty, packed)
+        assert run(root).returncode == 0
+        made = json.loads((root / "results" / "results.json").read_text())
+        assert made["score"] == 0
+        assert made["extra_data"]["attempt"] is False
+        assert "does not count as an attempt" in made["output"]
