@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -18,7 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, has_kernels, is_array, read, to_device, to_numpy
+from minipeft.array import (
+    Array,
+    array_module,
+    device_of,
+    has_kernels,
+    in_threads,
+    is_array,
+    quick_handover,
+    read,
+    row_blocks,
+    to_device,
+    to_numpy,
+)
 from minipeft.autograd import Tensor, no_grad
 from minipeft.files.atomic import atomic_folder
 from minipeft.files.config import read_json, write_json
@@ -27,7 +39,7 @@ from minipeft.files.safetensors import read_safetensors, write_safetensors
 from minipeft.nn.layers import random_stream
 from minipeft.nn.module import Module
 from minipeft.ops.loss import IGNORED
-from minipeft.optim import Optimizer, gradients, scale_gradients, squared_norm
+from minipeft.optim import ENOUGH_BLOCKS, Optimizer, gradients, scale_gradients, squared_norm
 from minipeft.peft.saving import base_checksum
 
 Batch = Mapping[str, Any]
@@ -72,7 +84,7 @@ def train_step(
             )
         if norm > max_norm:
             scale_gradients(grads, max_norm / (norm + 1e-6))
-    optimizer.step()
+    optimizer.step(threads=shards)
     optimizer.zero_grad()
     return loss
 
@@ -102,38 +114,36 @@ def _backward(model: Any, batch: Batch, shards: int, rng: Seed) -> Array | float
         loss.backward(array_module(loss.data).full_like(loss.data, n / total), into=grads)
         return loss.item() * n / total, grads
 
-    with _blas().limit(limits=1, user_api="blas"), _quick_handover(), ThreadPoolExecutor(len(parts)) as pool:
+    with _blas().limit(limits=1, user_api="blas"), quick_handover(), ThreadPoolExecutor(len(parts)) as pool:
         jobs = [pool.submit(copy_context().run, work, i) for i in range(len(parts))]
         results = [job.result() for job in jobs]
-    summed: dict[Tensor, Array] = {}
-    for _, grads in results:
-        for p, g in grads.items():
-            if p in summed:
-                summed[p] += g
-            else:
-                summed[p] = g
+    summed = results[0][1]
+    for _, grads in results[1:]:
+        _add(summed, grads, len(parts))
     for p, g in summed.items():
         p.grad = g if p.grad is None else p.grad + g
     return sum(loss for loss, _ in results)
 
 
+def _add(total: dict[Tensor, Array], grads: dict[Tensor, Array], threads: int) -> None:
+    """Add gradients to those in ``total``, in place, by blocks shared out among threads."""
+    pairs = [(total[p], g) for p, g in grads.items() if p in total and g.ndim]
+    blocks = [(x, g, block) for x, g in pairs for block in row_blocks(x)]
+
+    def work(part: Sequence[tuple[Array, Array, slice]]) -> None:
+        for x, g, block in part:
+            x[block] += g[block]
+
+    in_threads(work, blocks, threads if len(blocks) >= ENOUGH_BLOCKS else 1)
+    for p, g in grads.items():
+        if p not in total:
+            total[p] = g
+        elif not g.ndim:
+            total[p] += g
+
+
 def _shard_rng(seed: Seed, shard: int) -> np.random.Generator:
     return np.random.default_rng((*seed, shard) if isinstance(seed, tuple) else (seed, shard))
-
-
-@contextmanager
-def _quick_handover() -> Iterator[None]:
-    """Python's lock is handed over after 10 µs inside, in all threads, and as before afterwards.
-
-    Shards want it at every array operation, some 10 to 100 µs long; at the usual 5 ms a thread that has just given the
-    lock away takes it again before the other has woken up.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 @lru_cache(maxsize=1)

@@ -219,7 +219,7 @@ def attention(
         if mask.ndim != 4 or any(m not in (1, n) for m, n in zip(mask.shape, (B, H, N, S), strict=True)):
             raise ValueError(f"attention: the mask {mask.shape} does not broadcast to (B, H, N, S) = {(B, H, N, S)}")
     scale = D**-0.5 if scale is None else float(scale)
-    if block is None and causal and N > TILE:
+    if block is None and causal and N > TILE and not has_kernels(q.data):
         return TiledAttention.apply(q, k, v, mask, scale, TILE)
     if block is None:
         return Attention.apply(q, k, v, mask, causal, scale)
