@@ -12,6 +12,7 @@ from minipeft.array import Array, array_module, device_of, has_kernels, is_array
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 from minipeft.ops.blockwise import BlockwiseAttention
+from minipeft.ops.tiled import TILE, TiledAttention
 
 
 def _by_head(x: Array, n_kv_heads: int) -> Array:
@@ -153,6 +154,8 @@ def attention(
         if mask.ndim != 4 or any(m not in (1, n) for m, n in zip(mask.shape, (B, H, N, S), strict=True)):
             raise ValueError(f"attention: the mask {mask.shape} does not broadcast to (B, H, N, S) = {(B, H, N, S)}")
     scale = D**-0.5 if scale is None else float(scale)
+    if block is None and causal and N > TILE and not has_kernels(q.data):
+        return TiledAttention.apply(q, k, v, mask, scale, TILE)
     if block is None:
         return Attention.apply(q, k, v, mask, causal, scale)
     if block < 1:

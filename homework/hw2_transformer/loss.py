@@ -68,7 +68,7 @@ class LinearCrossEntropy(Function):
         n, V = labels.shape[0], weight.shape[0]
         needs_x, needs_w, needs_b = ctx.needs_grad[:3]
         dx = xp.zeros(x.shape, dtype=x.dtype) if needs_x else None
-        dW = xp.zeros(weight.shape, dtype=x.dtype) if needs_w else None
+        dW = xp.empty(weight.shape, dtype=x.dtype) if needs_w else None
         db = xp.zeros((V,), dtype=x.dtype) if needs_b else None
         loss = xp.zeros((), dtype=x.dtype)
         logits = xp.empty((min(block, n), V), dtype=x.dtype)
@@ -82,7 +82,9 @@ class LinearCrossEntropy(Function):
             with backward_phase():
                 if dx is not None:
                     dx[chosen] = matmul(s, weight)
-                if dW is not None:
+                if dW is not None and start == 0:
+                    matmul(s.T, xb, out=dW)
+                elif dW is not None:
                     dW += matmul(s.T, xb)
                 if db is not None:
                     db += column_sum(s)
