@@ -9,13 +9,26 @@ from typing import Any
 import numpy as np
 
 from minipeft import fused
-from minipeft.array import Array, array_module, device_of, has_kernels, read, row_blocks, to_device, to_numpy
+from minipeft.array import (
+    Array,
+    array_module,
+    device_of,
+    has_kernels,
+    in_threads,
+    read,
+    row_blocks,
+    to_device,
+    to_numpy,
+)
 from minipeft.autograd import Tensor
 from minipeft.nn.module import Module
 
 Schedule = Callable[[int], float]
 Parameters = Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 NoDecay = Callable[[str], bool] | Sequence[str]
+
+
+ENOUGH_BLOCKS = 16  # below, starting a thread takes longer than it saves
 
 
 class LinearSchedule:
@@ -92,27 +105,39 @@ class Optimizer:
         for p in self.params.values():
             p.grad = None
 
-    def step(self) -> None:
-        """Update every trainable parameter that has a gradient, in place, by blocks that stay in the cache."""
+    def step(self, threads: int = 1) -> None:
+        """Update every trainable parameter that has a gradient, in place, by blocks that stay in the cache.
+
+        threads: share the blocks out among so many, where there are enough of them; the result is the same.
+        """
         lr = self.lr
         self.steps += 1
         on_gpu: list[tuple[str, Array, Array]] = []
+        blocks: list[tuple[str, slice]] = []
+        flat: dict[str, tuple[Array, Array, dict[str, Array]]] = {}
         for name, p in self.params.items():
             if not p.requires_grad or p.grad is None:
                 continue
-            xp = array_module(p.data)
             if name not in self.state:
-                self.state[name] = {slot: xp.zeros_like(p.data) for slot in self.slots}
+                self.state[name] = {slot: array_module(p.data).zeros_like(p.data) for slot in self.slots}
             x, g = _flat(name, p.data), p.grad.reshape(-1)
             if has_kernels(x):
                 on_gpu.append((name, x, g))
                 continue
-            state = {slot: value.reshape(-1) for slot, value in self.state[name].items()}
-            work = None
-            for block in row_blocks(x):
+            flat[name] = x, g, {slot: value.reshape(-1) for slot, value in self.state[name].items()}
+            blocks += [(name, block) for block in row_blocks(x)]
+
+        def work(part: Sequence[tuple[str, slice]]) -> None:
+            scratch = None
+            for name, block in part:
+                x, g, state = flat[name]
                 xb = x[block]
-                work = xp.empty_like(xb) if work is None else work[: xb.shape[0]]
-                self.update(xb, g[block], {s: v[block] for s, v in state.items()}, lr, self.decays[name], work)
+                if scratch is None or len(scratch) < len(xb) or scratch.dtype != xb.dtype:
+                    scratch = array_module(x).empty_like(xb)
+                parts = {slot: value[block] for slot, value in state.items()}
+                self.update(xb, g[block], parts, lr, self.decays[name], scratch[: len(xb)])
+
+        in_threads(work, blocks, threads if len(blocks) >= ENOUGH_BLOCKS else 1)
         self.update_on_gpu(on_gpu, lr)
 
     def update_on_gpu(self, parameters: list[tuple[str, Array, Array]], lr: float) -> None:
