@@ -220,7 +220,7 @@ def batched_matmul(device: Device, xp: Any, a: Array, b: Array, out: Array | Non
 
     CuPy's matmul makes every operand C-contiguous first, so it copies each view of heads, each transpose and each
     ``out`` that is none. cuBLAS reads any matrix whose rows or columns are contiguous: one kernel writes the addresses
-    of all of them (their offsets are kept by layout), and one call multiplies. Only what has neither is copied.
+    of all of them, once for each place in memory, and one call multiplies. Only what has neither is copied.
     """
     shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     m, k = a.shape[-2:]
@@ -239,12 +239,8 @@ def batched_matmul(device: Device, xp: Any, a: Array, b: Array, out: Array | Non
     a, trans_a, lda = _columns(xp, a)
     b, trans_b, ldb = _columns(xp, b)
     c, trans_c, ldc = _columns(xp, out)
-    count = math.prod(shape)
     strides = tuple(_batch_strides(x, shape) for x in (a, b, c))
-    offsets = _offsets(device, shape, strides)
-    table = xp.empty((3, count), dtype=np.int64)
-    where = [np.int64(device.address(x)) for x in (a, b, c)]
-    device.launch(ADDRESSES, "addresses", (-(-3 * count // 256), 1), 256, (offsets, *where, np.int64(count), table))
+    table = _addresses(device, xp, shape, strides, *(device.address(x) for x in (a, b, c)))
     if trans_c:  # out by rows: cuBLAS, which goes by columns, computes outᵀ = bᵀ aᵀ
         factors, sizes = (table[1], ldb, table[0], lda), (n, m, k)
         trans = (1 - trans_b, 1 - trans_a)
@@ -273,6 +269,21 @@ def _batch_strides(x: Array, shape: tuple[int, ...]) -> tuple[int, ...]:
     missing = len(shape) - (x.ndim - 2)
     own = zip(x.shape[:-2], x.strides[:-2], strict=True)
     return (0,) * missing + tuple(0 if size == 1 else stride for size, stride in own)
+
+
+@lru_cache(maxsize=4096)
+def _addresses(
+    device: Any, xp: Any, shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], a: int, b: int, c: int
+) -> Array:
+    """(3, count) addresses of the matrices of a, b and c, which begin there.
+
+    Kept, since the memory pool hands out the same addresses step after step; an entry owns none of that memory.
+    """
+    count = math.prod(shape)
+    table = xp.empty((3, count), dtype=np.int64)
+    arguments = (_offsets(device, shape, strides), *map(np.int64, (a, b, c, count)), table)
+    device.launch(ADDRESSES, "addresses", (-(-3 * count // 256), 1), 256, arguments)
+    return table
 
 
 @lru_cache(maxsize=256)

@@ -69,6 +69,17 @@ def test_a_step_on_a_gpu_takes_one_launch_for_all_parameters_and_a_few_uploads(r
         assert counts[0] == counts[1] == 7  # ids, positions, rows with labels, labels; addresses for three kernels
 
 
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_no_operand_of_a_product_is_copied_in_a_step(mode, rng, monkeypatch):
+    with available("emulated"):
+        model, optimizer = prepared(mode, "emulated")
+        ids = rng.integers(0, 31, (2, 5))
+        refuse = lambda *_, **__: pytest.fail("an operand was copied")  # noqa: E731
+        monkeypatch.setitem(vars(strict.strict_xp), "ascontiguousarray", refuse)
+        train_step(model, {"ids": ids, "labels": ids}, optimizer)
+        assert emulate.device.launches.count("gemm_batched") == 6 * 2  # two a layer forward, four backward
+
+
 def test_shards_are_refused_on_a_gpu(gpu, rng):
     model, optimizer = prepared("lora", gpu)
     ids = rng.integers(0, 31, (4, 5))
