@@ -29,8 +29,9 @@ SECCOMP_SET_MODE_FILTER, SECCOMP_FLAG_TSYNC = 1, 1
 SIGKILL = 9
 
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # AUDIT_ARCH_…, column of the tables below
-SPECIAL = {"seccomp": (317, 277)}
-ALLOWED = {  # by name, the number on x86-64 and on aarch64
+Numbers = tuple[int | None, int | None]  # of a system call, on each machine; None where it has none
+SPECIAL: dict[str, Numbers] = {"seccomp": (317, 277)}
+ALLOWED: dict[str, Numbers] = {  # by name, the number on x86-64 and on aarch64
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "lseek": (8, 62),
     "close": (3, 57), "fstat": (5, 80), "newfstatat": (262, 79), "statx": (332, 291), "stat": (4, None),
     "lstat": (6, None), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
@@ -56,17 +57,20 @@ ALLOWED = {  # by name, the number on x86-64 and on aarch64
     "rt_sigsuspend": (130, 133), "rt_sigtimedwait": (128, 137), "sigaltstack": (131, 132), "pause": (34, None),
 }  # fmt: skip
 CLONE_THREAD = 0x10000
+OWN_PID = -1  # stands for the number of the process
 OPEN_WRITES = 0o3 | 0o100 | 0o1000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC: the same numbers on both machines
 QUERIES = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
-CHECKED = {  # numbers, argument, how: "any" of the bits must be set, or "none", or the value must be "one of" these
+CHECKED: dict[
+    str, tuple[Numbers, int, str, tuple[int, ...]]
+] = {  # numbers, argument, how: "any" of the bits must be set, or "none", or the value must be "one of" these
     "clone": ((56, 220), 0, "any", (CLONE_THREAD,)),
     "open": ((2, None), 1, "none", (OPEN_WRITES,)),
     "openat": ((257, 56), 2, "none", (OPEN_WRITES,)),
     "ioctl": ((16, 29), 1, "one of", QUERIES),
     "prlimit64": ((302, 261), 0, "one of", (0,)),
-    "tgkill": ((234, 131), 0, "one of", ("pid",)),
+    "tgkill": ((234, 131), 0, "one of", (OWN_PID,)),
 }
-UNKNOWN = {"clone3": (435, 435)}  # glibc then takes clone, whose flags can be seen
+UNKNOWN: dict[str, Numbers] = {"clone3": (435, 435)}  # glibc then takes clone, whose flags can be seen
 EPERM, ENOSYS = 1, 38
 
 
@@ -212,25 +216,25 @@ def program(machine: str, pid: int) -> list[tuple[int, int, int, int]]:
     lines = [(LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL_PROCESS), (LOAD, 0, 0, 0)]
     if machine == "x86_64":
         lines += [(JUMP_AT_LEAST, 0, 1, X32), (RETURN, 0, 0, KILL_PROCESS)]
-    for numbers in ALLOWED.values():
-        if numbers[column] is not None:
-            lines += [(JUMP_EQUAL, 0, 1, numbers[column]), (RETURN, 0, 0, ALLOW)]
-    for numbers in UNKNOWN.values():
-        lines += [(JUMP_EQUAL, 0, 1, numbers[column]), (RETURN, 0, 0, ERROR | ENOSYS)]
+    for answer, table in ((ALLOW, ALLOWED), (ERROR | ENOSYS, UNKNOWN)):
+        for numbers in table.values():
+            number = numbers[column]
+            if number is not None:
+                lines += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, answer)]
     for numbers, argument, how, values in CHECKED.values():
-        if numbers[column] is None:
+        number = numbers[column]
+        if number is None:
             continue
         inside = [(LOAD, 0, 0, 16 + 8 * argument)]  # the low half, little-endian: all that an int or these flags fill
         for value in values:
-            number = pid if value == "pid" else value
             if how == "one of":
-                inside += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
+                inside += [(JUMP_EQUAL, 0, 1, pid if value == OWN_PID else value), (RETURN, 0, 0, ALLOW)]
             elif how == "any":
-                inside += [(JUMP_ANY_BIT, 0, 1, number), (RETURN, 0, 0, ALLOW)]
+                inside += [(JUMP_ANY_BIT, 0, 1, value), (RETURN, 0, 0, ALLOW)]
             else:
-                inside += [(JUMP_ANY_BIT, 1, 0, number), (RETURN, 0, 0, ALLOW)]
+                inside += [(JUMP_ANY_BIT, 1, 0, value), (RETURN, 0, 0, ALLOW)]
         inside.append((RETURN, 0, 0, ERROR | EPERM))
-        lines += [(JUMP_EQUAL, 0, len(inside), numbers[column]), *inside]
+        lines += [(JUMP_EQUAL, 0, len(inside), number), *inside]
     return [*lines, (RETURN, 0, 0, ERROR | EPERM)]
 
 

@@ -7,6 +7,7 @@ lint(homework, sources) remarks with line numbers, for people; the wall is elsew
 from __future__ import annotations
 
 import ast
+import codecs
 import io
 import os
 import re
@@ -19,6 +20,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from autograder.homework import Homework
 from autograder.strip import stubs
@@ -29,6 +31,7 @@ FILE_LIMIT = 256 * 1024  # bytes of one file
 ZIP_LIMIT = 5 * 1024 * 1024  # bytes of the zip itself
 RATIO = 100  # uncompressed to compressed, above which a file is no program
 SMALL = 64 * 1024  # bytes for which no ratio is asked
+ENCODINGS = ("utf-8", "utf-8-sig", "ascii", "iso8859-1", "iso8859-15", "cp1252")  # others decode to odder things
 IGNORED = ("__MACOSX", ".DS_Store", "__pycache__", ".git", ".ipynb_checkpoints")
 
 
@@ -103,7 +106,7 @@ def _opened(path: Path) -> io.BufferedReader:
     return file
 
 
-def _read(file: io.BufferedIOBase, name: str) -> bytes:
+def _read(file: IO[bytes], name: str) -> bytes:
     data = file.read(FILE_LIMIT + 1)
     if len(data) > FILE_LIMIT:
         raise IntakeError(f"{shown(name)} is larger than {FILE_LIMIT // 1024} KiB")
@@ -223,9 +226,11 @@ def decoded(data: bytes, name: str) -> str:
     """A Python file as text with ``\\n`` at the ends of lines; SyntaxError with a line number where it is no Python."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        if codecs.lookup(encoding).name not in ENCODINGS:
+            raise LookupError(encoding)
         text = data.decode(encoding)
     except (SyntaxError, UnicodeDecodeError, LookupError):
-        why = "the text is neither in UTF-8 nor in the encoding that its first lines name"
+        why = "the text is neither in UTF-8 nor in a common encoding that its first lines name: save it as UTF-8"
         raise SyntaxError(why, (name, 0, 0, "")) from None
     text = re.sub(r"\r\n?", "\n", text)
     if not text.endswith("\n"):
@@ -298,6 +303,8 @@ def lint(homework: Homework, sources: Mapping[str, str]) -> list[Remark]:
 
 def _striking(source: str) -> Iterator[tuple[str, int]]:
     for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, (ast.stmt, ast.expr)):
+            continue
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [a.name for a in node.names]

@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from autograder.check import Verdict
 from autograder.diagnose import reasons
@@ -278,7 +278,7 @@ def _list(x: Any) -> list[Any]:
     return x if isinstance(x, list) else []
 
 
-def _is_number(x: Any) -> bool:
+def _is_number(x: Any) -> TypeGuard[float]:
     return isinstance(x, _NUMBER) and not isinstance(x, bool) and math.isfinite(x)
 
 

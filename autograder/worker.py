@@ -66,7 +66,7 @@ def raised(error: BaseException, files: Mapping[str, str]) -> dict[str, Any]:
             if frame.f_code.co_filename in names:
                 module, line = names[frame.f_code.co_filename], number
     if not module and isinstance(error, ImportError) and error.name in files:
-        module = error.name
+        module = str(error.name)
     try:
         text = str(error)
     except Exception:

@@ -177,6 +177,8 @@ def test_how_files_are_decoded(data, text):
     [
         (b"x = '\xe9'\n", "neither in UTF-8"),
         (b"# coding: nothing\n", "neither in UTF-8"),
+        (b"# coding: unicode_escape\nx = '\\ud800'\n", "save it as UTF-8"),
+        (b"# coding: utf-7\n", "save it as UTF-8"),
         (b"x\0", "null"),
         (b"-" * 100_000 + b"1", "nested too deeply"),
         (b"1" + b"+1" * 100_000, "nested too deeply"),
