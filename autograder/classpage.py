@@ -21,6 +21,9 @@ MISTAKES = 5  # listed for a problem
 STYLE = """
 .facts { display: flex; flex-wrap: wrap; gap: .3rem 1.5rem; padding: 0; list-style: none; }
 .wide { overflow-x: auto; }
+h2 { margin: 1.6rem 0 .4rem; } h3 { margin: 1rem 0 .2rem; font-size: 1rem; }
+td.n, th.n { padding-right: .9rem; } table { overflow-wrap: normal; }
+@media (max-width: 600px) { .share { display: none; } }
 .bar { display: flex; height: 1rem; min-width: 8rem; border-radius: 3px; overflow: hidden; background: var(--line); }
 .bar span { display: block; height: 100%; }
 .bar .full { background: var(--full); } .bar .part { background: var(--part); } .bar .none { background: var(--none); }
@@ -87,9 +90,11 @@ def problems(homework: Homework, graded: Sequence[dict[str, Any]]) -> str:
         numbers = f"{kinds[FULL]} / {kinds[PART]} / {kinds[NONE]}"
         rows.append(
             f"<tr><td>{esc(p.id)}</td><td>{esc(p.title)}</td><td class=n>{mean}</td><td class=n>{numbers}</td>"
-            f'<td><div class="bar">{bar}</div></td></tr>'
+            f'<td class="share"><div class="bar">{bar}</div></td></tr>'
         )
-    head = "<tr><th></th><th>problem</th><th class=n>mean</th><th class=n>all / some / none</th><th></th></tr>"
+    head = (
+        "<tr><th></th><th>problem</th><th class=n>mean</th><th class=n>all / some / none</th><th class=share></th></tr>"
+    )
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
 
 

@@ -142,6 +142,7 @@ def build_parser() -> Parser:
     selftest.add_argument("--seeds", type=int, default=20, metavar="N", help="how many seeds (default: %(default)s)")
     selftest.add_argument("--out", type=Path, metavar="FOLDER", help="where to write the result as JSON and HTML")
     selftest.add_argument("--quick", action="store_true", help="two seeds, one number of threads")
+    selftest.add_argument("--attacks", action="store_true", help="try the hostile submissions instead")
     selftest.set_defaults(run=run_selftest)
 
     plug = commands.add_parser(
@@ -343,6 +344,10 @@ def run_handout(args: argparse.Namespace) -> int:
 
 def run_selftest(args: argparse.Namespace) -> int:
     """selftest: the kill matrix."""
+    if args.attacks:
+        from autograder.attacks.run import main as attack
+
+        return attack(out=args.out)
     if args.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {args.seeds}")
     code: int = part("selftest").main(args.names, args.seeds, args.out, args.quick)

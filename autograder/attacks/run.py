@@ -1,0 +1,211 @@
+"""Trying every attack, in several configurations: ``python -m autograder selftest --attacks``."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autograder import report
+from autograder.attacks import ATTACKS, Attack
+from autograder.confinement import UIDS, Confinement, processes_of
+from autograder.grade import grade
+from autograder.homework import ROOT, load_homework
+from autograder.intake import IntakeError, take
+from autograder.results import complaints, results
+from autograder.strip import replace_bodies, source_path
+
+HOMEWORK, PART, FILE = "hw8_few_shot", "8.6", "welch.py"
+MODULE, TARGET = "minipeft.lab.welch", "welch_statistic"
+OTHERS = ("8.1", "8.3")  # graded beside it: problems of another file
+SAME_FILE = ("8.7",)
+BOUND = 120.0  # seconds for one submission
+NONSENSE = "\nreturn 1.0, 2.0"
+CONFIGURATIONS: dict[str, dict[str, Any]] = {"all layers": {}, "no Landlock": {"landlock": False}}
+CONTAINER = "a container"
+KEPT = {0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}  # capabilities that Docker leaves to root
+WATCHED = ("/tmp", "/dev/shm")
+
+
+@dataclass
+class Outcome:
+    """What became of an attack: what went wrong ([] for nothing), and the seconds that it took."""
+
+    attack: str
+    kind: str
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def submission(attack: Attack, folder: Path, places: Mapping[str, Any]) -> Path:
+    """The attack as a submission in ``folder``."""
+    homework = load_homework(HOMEWORK)
+    folder.mkdir()
+    for f in homework.files:
+        text = source_path(f.module).read_text("utf-8")
+        if f.module == MODULE:
+            if attack.body:
+                text = replace_bodies(text, {TARGET: attack.body.format(**places) + NONSENSE})
+            text += "\n\n" + attack.top.format(**places) if attack.top else ""
+        (folder / f.stub).write_text(text, "utf-8")
+    for name, text in attack.more:
+        (folder / name).write_text(text, "utf-8")
+    return folder
+
+
+def attempt(attack: Attack, settings: Mapping[str, Any]) -> Outcome:
+    """One attack in this process's configuration."""
+    outcome = Outcome(attack.id, attack.kind)
+    secret = secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="minipeft-attack-") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        (place / "secret").write_text(secret)
+        (place / "secret").chmod(0o600)
+        (place / "results.json").write_text("{}")
+        (place / "results.json").chmod(0o600)
+        (place / "open").mkdir()
+        (place / "open").chmod(0o777)
+        paths = {"results": "results.json", "secret": "secret", "open": "open"}
+        places: dict[str, Any] = {n: str(place / p) for n, p in paths.items()}
+        places |= {"pid": os.getpid(), "source": str(ROOT / "autograder")}
+        before = _left()
+        begun = time.monotonic()
+        try:
+            _grade(attack, submission(attack, place / "handed", places), secret, settings, outcome)
+        except Exception as error:  # the grader itself failed: that is what an attack wants
+            outcome.wrong.append(f"the grader raised {type(error).__name__}: {error}")
+        outcome.seconds = round(time.monotonic() - begun, 2)
+        if outcome.seconds > BOUND:
+            outcome.wrong.append(f"it took {outcome.seconds} s")
+        if (place / "results.json").read_text() != "{}":
+            outcome.wrong.append("the results file was written")
+        if list((place / "open").iterdir()):
+            outcome.wrong.append(f"files are left: {sorted(p.name for p in (place / 'open').iterdir())[:3]}")
+        if (place / "secret").read_text() != secret:
+            outcome.wrong.append("the secret file was written")
+        if new := _left() - before:
+            outcome.wrong.append(f"files are left: {sorted(new)[:3]}")
+        if alive := [pid for uid in _users() for pid, _ in processes_of(uid)]:
+            outcome.wrong.append(f"processes are left: {alive[:3]}")
+    return outcome
+
+
+def _grade(attack: Attack, folder: Path, secret: str, settings: Mapping[str, Any], outcome: Outcome) -> None:
+    homework = load_homework(HOMEWORK)
+    try:
+        handed = take(folder, homework)
+    except IntakeError as error:
+        outcome.wrong.append(f"refused at intake: {error}")
+        return
+    chosen = [PART, *SAME_FILE, *OTHERS]
+    done = grade(homework, handed, secret, problems=chosen, confinement=Confinement(**settings), deadline=BOUND - 10.0)
+    made = results(done, hidden=True)
+    outcome.wrong += [c.text for c in complaints(made) if c.error]
+    if (share := done.verdicts[PART].share) != 0.0:
+        outcome.wrong.append(f"the attacked part got {share:.2f} of its points")
+    whole = [p for p in (*OTHERS, *(() if attack.whole_file else SAME_FILE)) if done.verdicts[p].share != 1.0]
+    if whole:
+        outcome.wrong.append(f"other parts lost points: {whole}")
+    seen = json.dumps(made) + report.html(done, True) + report.markdown(done, True)
+    marks = {"the secret": secret, "a script": "<script", "an escape": "\x1b", "a direction mark": "\u202e"}
+    outcome.wrong += [f"students see {what}" for what, text in marks.items() if text in seen]
+    if attack.id.startswith("leak") and "SECRET" in seen:
+        outcome.wrong.append("students see what was printed")
+
+
+def _left() -> set[str]:
+    """Names in folders that anyone writes, without our own."""
+    return {
+        f"{folder}/{name}"
+        for folder in WATCHED
+        if os.path.isdir(folder)
+        for name in os.listdir(folder)
+        if not name.startswith(("minipeft-attack-", "minipeft-grading-")) and _of_a_worker(f"{folder}/{name}")
+    }
+
+
+def _of_a_worker(path: str) -> bool:
+    try:
+        return os.lstat(path).st_uid in UIDS
+    except OSError:
+        return False
+
+
+def _users() -> set[int]:
+    """Users of workers that have processes, and are not another grader's at work."""
+    ours = f"\nPPid:\t{os.getpid()}\n"
+    found = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                status = Path("/proc", name, "status").read_text("utf-8", "replace")
+                uid = os.stat(f"/proc/{name}").st_uid
+            except OSError:
+                continue
+            if uid in UIDS and (ours in status or "\nPPid:\t1\n" in status):
+                found.add(uid)
+    return found
+
+
+def in_container(names: Sequence[str]) -> list[Outcome]:
+    """The attacks again in a process with a container's capabilities."""
+    script = (
+        "import ctypes, os, sys\n"
+        "c = ctypes.CDLL(None)\n"
+        f"[c.prctl(24, ctypes.c_ulong(n), 0, 0, 0) for n in range(41) if n not in {KEPT}]\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'autograder.attacks.run', *sys.argv[1:]])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=False, cwd=ROOT)
+    if ran.returncode:
+        return [Outcome(n, "", [f"the process failed: {ran.stderr[-300:]}"]) for n in names]
+    return [Outcome(**entry) for entry in json.loads(ran.stdout.splitlines()[-1])]
+
+
+def run(names: Iterable[str] = (), configurations: Iterable[str] = ()) -> dict[str, list[Outcome]]:
+    """The outcomes by configuration; all attacks and all configurations that this user can have, by default."""
+    chosen = [a for a in ATTACKS if not list(names) or a.id in names]
+    possible = [*CONFIGURATIONS, CONTAINER] if os.geteuid() == 0 else ["all layers"]
+    found: dict[str, list[Outcome]] = {}
+    for name in list(configurations) or possible:
+        if name == CONTAINER:
+            found[name] = in_container([a.id for a in chosen])
+        else:
+            found[name] = [attempt(a, CONFIGURATIONS[name]) for a in chosen]
+    return found
+
+
+def table(found: Mapping[str, Sequence[Outcome]]) -> str:
+    """Attack × configuration, as text: "held", or what went wrong."""
+    names = list(found)
+    lines = [f"{'attack':20} {'kind':34} " + "  ".join(f"{n:>14}" for n in names)]
+    for rows in zip(*found.values(), strict=True):
+        cells = "  ".join(f"{('held' if not o.wrong else 'FAILED') + f' {o.seconds:6.1f} s':>14}" for o in rows)
+        lines.append(f"{rows[0].attack:20} {rows[0].kind:34} {cells}")
+        lines += [f"    {n}: {text}" for n, o in zip(names, rows, strict=True) for text in o.wrong]
+    held = sum(not o.wrong for rows in found.values() for o in rows)
+    total = sum(len(rows) for rows in found.values())
+    return "\n".join([*lines, f"{held} of {total} attempts held"])
+
+
+def main(names: Sequence[str] = (), configurations: Sequence[str] = (), out: Path | None = None) -> int:
+    """Run, print the table, write it as JSON; 1 where an attack succeeded."""
+    found = run(names, configurations)
+    print(table(found))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        entries = {n: [vars(o) for o in rows] for n, rows in found.items()}
+        (out / "attacks.json").write_text(json.dumps(entries, indent=1))
+    return int(any(o.wrong for rows in found.values() for o in rows))
+
+
+if __name__ == "__main__":
+    print(json.dumps([vars(attempt(a, {})) for a in ATTACKS if a.id in sys.argv[1:]]))
