@@ -126,7 +126,8 @@ def _attend(
         arrays["dz"] = draw.normal(B, H, N, D, dtype=dtype)
     s = draw.number(0.3, 0.8) if scale is None else scale
     shown = {"dP_k": "dP_k, the keys' half", "dP_v": "dP_v, the values' half"}
-    params = {"causal": causal, "scale": s, "needs": needs.split()}
+    kept = {n: more.pop(n) for n in ("unneeded", "at_most") if n in more}
+    params = {"causal": causal, "scale": s, "needs": needs.split(), **kept}
     return Case(name, "attend", arrays, checks, params, shown=shown, **more)
 
 
@@ -147,6 +148,18 @@ def attention_forward(draw: Draw) -> Iterator[Case]:
     yield case("a mask by query", "masks", masked="by query", causal=False)
     yield case("large scores", "large scores", scale=300.0)
     yield case("one query", "edge sizes", sizes=(1, 2, 1, 3, 1))
+    # With heads of 40 numbers, Q, K' and V' are each larger than all scores together.
+    B, P, N, D, Hk = sizes = (2, 3, 5, 40, 2)
+    A, Q, K = (8 * B * Hk * n for n in (N * (P + N), N * D, (P + N) * D))
+    for needs, unneeded, at_most in (
+        ("v", ["q", "k"], 2 * A),
+        ("q", ["q"], 2 * A + 2 * K),
+        ("prefix", ["k"], 2 * A + K + Q),
+        ("k prefix", ["k"], 2 * A + K + Q),
+    ):
+        lean: dict[str, Any] = {"unneeded": unneeded, "at_most": at_most}
+        checks = {"z": "causal", "lean": FROZEN}
+        yield _attend(draw, f"gradients of {needs} alone", needs, checks, backward=False, sizes=sizes, **lean)
     single = {"z": "float32"}
     yield _attend(draw, "float32", "prefix", single, backward=False, dtype="float32", tol=2e-5)
 

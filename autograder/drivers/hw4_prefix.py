@@ -62,6 +62,7 @@ def attend(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     args = (a["q"], a["k"], a["v"], a["prefix"], a.get("mask"), p["causal"], p["scale"])
     out = function(mp, F, "q k v prefix mask causal scale", args, p["needs"], a.get("dz"))
     whole = out.pop("dprefix", None)
+    out["lean"] = not set(p.get("unneeded", ())).intersection(out["kept"]) and out["saved"] <= p.get("at_most", 0)
     out["dP_k"], out["dP_v"] = (None, None) if whole is None else (whole[0], whole[1])
     return out
 

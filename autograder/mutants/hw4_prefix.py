@@ -13,6 +13,22 @@ def _patch(name: str, target: str, problem: str, hint: str, old: str, new: str, 
 
 MUTANTS = [
     _patch(
+        "attention-keeps-all",
+        FORWARD,
+        "4.5",
+        "Q, K' or V' is kept for a gradient that is not wanted; a frozen input costs nothing.",
+        "needs_q, needs_k, _needs_v, needs_prefix = ctx.needs_grad[:4]",
+        "needs_q = needs_k = needs_prefix = True",
+    ),
+    _patch(
+        "attention-keeps-the-keys",
+        FORWARD,
+        "4.5",
+        "Q, K' or V' is kept for a gradient that is not wanted; a frozen input costs nothing.",
+        "keys if needs_q else None",
+        "keys",
+    ),
+    _patch(
         "prepend-behind",
         f"{PROMPT}Prepend.forward",
         "4.1",

@@ -27,31 +27,37 @@ for b in range(B):
         e = np.exp(s - s.max(axis=1, keepdims=True))
         A[b, h] = e / e.sum(axis=1, keepdims=True)
         z[b, h] = A[b, h] @ V
-ctx.save(A, q, k, v, prefix, scale)
+nq, nk, nv, nP = ctx.needs_grad[:4]
+ctx.save(
+    A, q if nk or nP else None, k if nq else None, v if nq or nk or nP else None, prefix, scale, (q.shape, k.shape),
+)
 return z
 """
 
 LOOPS_BACK = """
-A, q, k, v, prefix, scale = ctx.saved
+A, q, k, v, prefix, scale, (q_shape, k_shape) = ctx.saved
 nq, nk, nv, nP = ctx.needs_grad[:4]
-B, H, N, D = q.shape
-Hk, P = k.shape[1], prefix.shape[1]
+B, H, N, D = q_shape
+Hk, P = k_shape[1], prefix.shape[1]
 G = H // Hk
-dq, dk, dv, dP = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v), np.zeros_like(prefix)
+dq, dk, dv, dP = (np.zeros(shape, dtype=dz.dtype) for shape in (q_shape, k_shape, k_shape, prefix.shape))
 for b in range(B):
     for h in range(H):
         g = h // G
-        K = np.concatenate([prefix[0, :, g], k[b, g]])
-        V = np.concatenate([prefix[1, :, g], v[b, g]])
         a, d = A[b, h], dz[b, h]
-        dA = d @ V.T
-        dS = scale * a * (dA - (dA * a).sum(axis=1, keepdims=True))
-        dq[b, h] = dS @ K
-        dK, dV = dS.T @ q[b, h], a.T @ d
-        dP[0, :, g] += dK[:P]
+        dV = a.T @ d
         dP[1, :, g] += dV[:P]
-        dk[b, g] += dK[P:]
         dv[b, g] += dV[P:]
+        if v is None:
+            continue
+        dA = d @ np.concatenate([prefix[1, :, g], v[b, g]]).T
+        dS = scale * a * (dA - (dA * a).sum(axis=1, keepdims=True))
+        if nq:
+            dq[b, h] = dS @ np.concatenate([prefix[0, :, g], k[b, g]])
+        if q is not None:
+            dK = dS.T @ q[b, h]
+            dP[0, :, g] += dK[:P]
+            dk[b, g] += dK[P:]
 return (
     dq if nq else None, dk if nk else None, dv if nv else None, dP if nP else None, None, None, None,
 )
@@ -74,7 +80,10 @@ A = np.exp(s)
 A /= A.sum(axis=-1, keepdims=True)
 A = A.astype(q.dtype)
 z = np.einsum("bhgnp,phd->bhgnd", A[..., :P], prefix[1]) + np.einsum("bhgns,bhsd->bhgnd", A[..., P:], v)
-ctx.save(A, Q, k, v, prefix, scale)
+nq, nk, nv, nP = ctx.needs_grad[:4]
+ctx.save(
+    A, Q if nk or nP else None, k if nq else None, v if nq or nk or nP else None, prefix, scale,
+)
 return z.reshape(B, H, N, -1)
 """
 
@@ -83,14 +92,15 @@ A, Q, k, v, prefix, scale = ctx.saved
 nq, nk, nv, nP = ctx.needs_grad[:4]
 P = prefix.shape[1]
 Z = dz.reshape(*A.shape[:4], -1)
-dA = np.concatenate(
-    [np.einsum("bhgnd,phd->bhgnp", Z, prefix[1]), np.einsum("bhgnd,bhsd->bhgns", Z, v)], axis=-1
-)
-dS = A * (dA - np.einsum("...s,...s->...", dA, A)[..., None]) * scale
 dq = dk = dv = dP = None
+if v is not None:
+    dA = np.concatenate(
+        [np.einsum("bhgnd,phd->bhgnp", Z, prefix[1]), np.einsum("bhgnd,bhsd->bhgns", Z, v)], axis=-1
+    )
+    dS = A * (dA - np.einsum("...s,...s->...", dA, A)[..., None]) * scale
 if nq:
     dq = np.einsum("bhgnp,phd->bhgnd", dS[..., :P], prefix[0]) + np.einsum("bhgns,bhsd->bhgnd", dS[..., P:], k)
-    dq = dq.reshape(dz.shape[:3] + (Q.shape[-1],))
+    dq = dq.reshape(dz.shape)
 if nk:
     dk = np.einsum("bhgns,bhgnd->bhsd", dS[..., P:], Q)
 if nv:
@@ -219,19 +229,24 @@ if bias is not None:
     s = s + bias
 e = np.exp(s - s.max(axis=-1, keepdims=True))
 A = (e / e.sum(axis=-1, keepdims=True)).astype(q.dtype)
-ctx.save(A, q, keys, values, (B, Hk, G, N, P, scale))
+nq, nk, nv, nP = ctx.needs_grad[:4]
+ctx.save(
+    A, q if nk or nP else None, keys if nq else None, values if nq or nk or nP else None, (B, Hk, G, N, P, scale),
+)
 return A @ values
 """,
             f"{ATTENTION}.backward": """
 A, q, keys, values, (B, Hk, G, N, P, scale) = ctx.saved
 needs = ctx.needs_grad[:4]
 dV = np.swapaxes(A, -1, -2) @ dz
-dA = dz @ np.swapaxes(values, -1, -2)
-dS = A * (dA - np.sum(dA * A, axis=-1, keepdims=True))
-dK = scale * (np.swapaxes(dS, -1, -2) @ q)
+dK = np.zeros_like(dV)
+if values is not None:
+    dA = dz @ np.swapaxes(values, -1, -2)
+    dS = A * (dA - np.sum(dA * A, axis=-1, keepdims=True))
+    dK = dK if q is None else scale * (np.swapaxes(dS, -1, -2) @ q)
 dK, dV = (x.reshape(B, Hk, G, *x.shape[2:]).sum(axis=2) for x in (dK, dV))
 halves = [np.moveaxis(x[:, :, :P].sum(axis=0), 0, 1) for x in (dK, dV)]
-grads = (scale * (dS @ keys), dK[:, :, P:], dV[:, :, P:], np.stack(halves))
+grads = (scale * (dS @ keys) if needs[0] else None, dK[:, :, P:], dV[:, :, P:], np.stack(halves))
 return (*(g if n else None for g, n in zip(grads, needs)), None, None, None)
 """,
         },

@@ -48,10 +48,15 @@ class PrefixAttention(Function):
     def forward(
         ctx: Context, q: Array, k: Array, v: Array, prefix: Array, mask: Array | None, causal: bool, scale: float
     ) -> Array:
+        """Z (B, H, N, D). Kept in ``ctx`` is what the wanted gradients will use, and no array that only others would.
+
+        dV' is made of A alone, every other gradient of V' and A, dQ of K' besides, dK' of Q.
+        """
         raise NotImplementedError("hw4.5: PrefixAttention.forward")
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
+        """dq, dk, dv, dprefix (2, P, Hk, D), each None where it is not wanted, and None for mask, causal and scale."""
         raise NotImplementedError("hw4.6: PrefixAttention.backward")
 
 
@@ -126,7 +131,11 @@ class PrefixedCore(Module):
 
 
 def collapse(peft: PeftModel) -> None:
-    """Replace the reparametrization by the flat prefixes that it computes: same outputs, and only they are saved."""
+    """Replace the reparametrization by the flat prefixes that it computes: same outputs, and only they are saved.
+
+    The prefix of every `PrefixedCore` becomes a `FlatPrefix`, a leaf that can be trained on, and the configuration,
+    ``peft.peft_config``, one without prefix_projection.
+    """
     raise NotImplementedError("hw4.8: collapse")
 
 

@@ -48,6 +48,10 @@ class PrefixAttention(Function):
     def forward(
         ctx: Context, q: Array, k: Array, v: Array, prefix: Array, mask: Array | None, causal: bool, scale: float
     ) -> Array:
+        """Z (B, H, N, D). Kept in ``ctx`` is what the wanted gradients will use, and no array that only others would.
+
+        dV' is made of A alone, every other gradient of V' and A, dQ of K' besides, dK' of Q.
+        """
         xp = array_module(q)
         B, H, N, D = q.shape
         Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
@@ -73,6 +77,7 @@ class PrefixAttention(Function):
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
+        """dq, dk, dv, dprefix (2, P, Hk, D), each None where it is not wanted, and None for mask, causal and scale."""
         A, Q, keys, values, (P, scale, q_shape) = ctx.saved
         needs_q, needs_k, needs_v, needs_prefix = ctx.needs_grad[:4]
         dZ = dz.reshape(*A.shape[:4], q_shape[-1])  # (B, Hk, G, N, D)
@@ -180,7 +185,11 @@ class PrefixedCore(Module):
 
 
 def collapse(peft: PeftModel) -> None:
-    """Replace the reparametrization by the flat prefixes that it computes: same outputs, and only they are saved."""
+    """Replace the reparametrization by the flat prefixes that it computes: same outputs, and only they are saved.
+
+    The prefix of every `PrefixedCore` becomes a `FlatPrefix`, a leaf that can be trained on, and the configuration,
+    ``peft.peft_config``, one without prefix_projection.
+    """
     for _, module in list(peft.base_model.named_modules()):
         if isinstance(module, PrefixedCore) and isinstance(module.prefix, ProjectedPrefix):
             with no_grad():
