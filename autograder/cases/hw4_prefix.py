@@ -126,7 +126,7 @@ def _attend(
         arrays["dz"] = draw.normal(B, H, N, D, dtype=dtype)
     s = draw.number(0.3, 0.8) if scale is None else scale
     shown = {"dP_k": "dP_k, the keys' half", "dP_v": "dP_v, the values' half"}
-    kept = {n: more.pop(n) for n in ("unneeded", "at_most") if n in more}
+    kept: dict[str, Any] = {n: more.pop(n) for n in ("unneeded", "at_most") if n in more}
     params = {"causal": causal, "scale": s, "needs": needs.split(), **kept}
     return Case(name, "attend", arrays, checks, params, shown=shown, **more)
 

@@ -75,7 +75,7 @@ def hadamard(draw: Draw) -> Iterator[Case]:
     yield Case("L = 1", "hadamard", {"x": draw.normal(1)}, {"z": "L = 1"})
     single = {"x": draw.normal(32, dtype="float32")}
     yield Case("float32", "hadamard", single, {"z": "float32"}, tol=1e-5)
-    large = {"x": draw.normal(1 << 17)}
+    large = {"x": draw.normal(1 << 17, scale=0.1)}
     yield Case("L = 131,072, in little time", "hadamard", large, {"z": "L log L steps"}, seconds=2.0)
 
 
@@ -167,6 +167,35 @@ def crossing(draw: Draw) -> Iterator[Case]:
     yield Case("reached exactly", "crossing", {"means": dip}, {"z": "at the ends"}, exact)
 
 
+def applied(draw: Draw) -> Iterator[Case]:
+    """5.9"""
+    checks = {
+        "shapes": "what is trained",
+        "dtypes": "what is trained",
+        "values at the start": "starts at θ₀",
+        "start": "starts at θ₀",
+        "z": "output",
+        "gradient norms": "gradients",
+        "base": "θ₀ is never written",
+        "refused": "refuses what does not fit",
+    }
+    sizes = [7, 9, 4]  # 112 parameters in 4 tensors
+    network = {"sizes": sizes}
+    x = {"x": draw.normal(6, 7, dtype="float32"), "labels": draw.integers(4, 6)}
+    decoder = {"vocab_size": 13, "d_model": 8, "n_layers": 1, "n_heads": 2, "d_ff": 12, "context": 9}
+    ids = {"x": draw.integers(13, 3, 5), "labels": draw.integers(13, 3, 5)}
+    too_large: list[dict[str, Any]] = [{"projection": "gaussian"}, {"d": 0}, {"d": 10**6}]
+    for name, on, arrays, config, refused in (
+        ("DID", network, x, {"d": 19, "projection": "dense"}, [*too_large, {"d": 113}]),
+        ("SAID", network, x, {"d": 23, "projection": "sparse", "said": True}, [*too_large, {"d": 4}, {"d": 117}]),
+        ("a head beside it", network, x, {"d": 11, "modules_to_save": ["layers.1"]}, [*too_large, {"d": 73}]),
+        ("a decoder, tied", {"decoder": decoder}, ids, {"d": 31, "projection": "fastfood"}, too_large),
+        ("a decoder, tied, SAID", {"decoder": decoder}, ids, {"d": 37, "said": True}, [*too_large, {"d": 18}]),
+    ):
+        seeded = {**config, "seed": int(draw.integers(1000))}
+        yield Case(name, "applied", arrays, checks, {**on, "config": seeded, "refused": refused}, tol=1e-4)
+
+
 PROBLEMS = {
     "5.1": block,
     "5.2": dense,
@@ -176,4 +205,5 @@ PROBLEMS = {
     "5.6": subspace,
     "5.7": model,
     "5.8": crossing,
+    "5.9": applied,
 }

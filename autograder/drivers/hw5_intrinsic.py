@@ -21,7 +21,7 @@ def _projection(p: dict[str, Any]) -> Any:
 
         class Doubled(kind):  # type: ignore[valid-type, misc]
             def _kept(self, values: np.ndarray, start: int) -> np.ndarray:
-                return 2.0 * values + start
+                return 2.0 * values + start / 4096
 
         kind = Doubled
     return kind(p["size"], p["d"], p["total"], tuple(p["seed"]))
@@ -124,6 +124,41 @@ def model(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     scales = [float(x.grad.reshape(())) for x in trained.values() if x.size == 1]
     out["scales"] = np.sort(np.array(scales))
     out["base"] = bool(all(np.array_equal(x.data, before[n]) for n, x in net.named_parameters() if n in before))
+    return out
+
+
+def applied(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
+    """A network or a decoder (with a tensor in two places) put into a subspace: what is trained, and from where."""
+
+    def model() -> Any:
+        if "sizes" in p:
+            return mp.models.MLP(p["sizes"], rng=0)
+        return mp.models.DecoderLM(mp.models.DecoderConfig.gpt2(**p["decoder"]), rng=0).eval()
+
+    net = model()
+    before = {n: x.data.copy() for n, x in net.named_parameters()}
+    start = net(a["x"]).data.copy()
+    adapted = mp.peft.get_peft_model(net, mp.peft.IntrinsicConfig(**p["config"]), rng=1)
+    trained = sorted((x for _, x in adapted.named_parameters() if x.requires_grad), key=lambda x: (-x.size, -x.ndim))
+    shapes: list[list[int]] = [list(x.shape) for x in trained]
+    out: dict[str, Any] = {"shapes": shapes, "dtypes": sorted({str(x.dtype) for x in trained})}
+    out["values at the start"] = [np.unique(x.data) for x in trained]
+    out["start"] = bool(np.array_equal(adapted(a["x"]).data, start))
+    for x in trained:
+        x.data[...] = 0.3 * np.cos(np.arange(x.size)).reshape(x.shape) if x.ndim else 1.25
+    out["z"] = adapted(a["x"]).data
+    adapted.loss(a["x"], a["labels"]).backward()
+    out["gradient norms"] = np.sort([float(np.linalg.norm(x.grad)) for x in trained])
+    base = adapted.unload()
+    out["base"] = bool(all(np.array_equal(x.data, before[n]) for n, x in base.named_parameters()))
+    refused = []
+    for bad in p["refused"]:
+        try:
+            mp.peft.get_peft_model(model(), mp.peft.IntrinsicConfig(**{**p["config"], **bad}))
+            refused.append("accepted")
+        except ValueError as error:
+            refused.append(type(error).__name__)
+    out["refused"] = refused
     return out
 
 

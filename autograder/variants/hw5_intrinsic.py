@@ -185,4 +185,40 @@ return None
 """
         },
     ),
+    Variant(
+        "the model in two passes",
+        {
+            AT + "IntrinsicConfig.apply": """
+check_fields(self, d=1, seed=0)
+kind = KINDS.get(self.projection)
+if kind is None:
+    raise PeftError("no such projection")
+model = peft.base_model
+skip = {id(p) for p in peft.trained().values()}
+tensors = [p for p in model.parameters() if id(p) not in skip]
+D = sum(int(np.prod(p.shape)) for p in tensors)
+d = self.d - (len(tensors) if self.said else 0)
+if not 0 < d <= D:
+    raise PeftError("no such dimension")
+theta = trainable(np.zeros((d,)), tensors[0])
+number = {id(p): i for i, p in enumerate(tensors)}
+projections = [kind(p.size, d, D, (self.seed, i)) for i, p in enumerate(tensors)]
+scales = [trainable(np.array(1.0), tensors[0]) if self.said else None for _ in tensors]
+found = []
+for path, module in model.named_modules():
+    parts = {}
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor) and id(value) in number:
+            i = number[id(value)]
+            parts[name] = (projections[i], scales[i])
+    if parts:
+        found.append((path, module, parts))
+found.sort(key=lambda item: -item[0].count("."))
+if any(path == "" for path, _, _ in found):
+    raise PeftError("parameters of the model itself")
+for path, module, parts in found:
+    peft.swap(path, Projected(module, theta, parts))
+"""
+        },
+    ),
 ]

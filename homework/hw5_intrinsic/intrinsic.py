@@ -182,33 +182,16 @@ class IntrinsicConfig(PeftConfig):
             self.modules_to_save = []
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
-        check_fields(self, d=1, seed=0)
-        if self.projection not in KINDS:
-            raise PeftError(f"intrinsic: projection is one of {sorted(KINDS)}, got {self.projection!r}")
-        model = peft.base_model
-        copies = peft.trained()
-        named = {name: p for name, p in model.named_parameters() if name not in copies}
-        total, m = sum(p.size for p in named.values()), len(named)
-        d = self.d - m if self.said else self.d
-        if d < 1 or d > total:
-            counted = f" (of d={self.d}, {m} are scales)" if self.said else ""
-            raise PeftError(f"intrinsic: d must leave between 1 and {total} directions, got {d}{counted}")
-        like = next(iter(named.values()))
-        theta_d = trainable(np.zeros(d), like)
-        kind = KINDS[self.projection]
-        parts = {
-            id(p): (kind(p.size, d, total, (self.seed, i)), trainable(np.ones(()), like) if self.said else None)
-            for i, p in enumerate(named.values())
-        }
-        own = [
-            (path, [n for n, v in vars(module).items() if isinstance(v, Tensor) and id(v) in parts])
-            for path, module in model.named_modules()
-        ]
-        for path, names in reversed([(path, names) for path, names in own if names]):  # the inner ones first
-            if not path:
-                raise PeftError(f"intrinsic: {type(model).__name__} has parameters of its own beside its modules")
-            module = find(model, path)
-            peft.swap(path, Projected(module, theta_d, {n: parts[id(getattr(module, n))] for n in names}))
+        """Swap every module that has parameters of its own for a `Projected` one, all on one θ_d that starts at 0.
+
+        Parameter i, in the order of ``named_parameters``, gets the projection (``KINDS``) of its size into d'
+        dimensions with the seed (seed, i), D the number of all entries together; a tensor in two places has one. Those
+        that are trained already (`peft.trained`) are left out, of D and of the counting, too. With said, each also
+        has a trained scale λ_i, 0-d, that starts at 1, and d' is d less the number of tensors; else d' = d, and no
+        scales. A module inside another is swapped before the one around it.
+        Raises PeftError for an unknown projection, a d' below 1 or beyond D, and parameters of the model itself.
+        """
+        raise NotImplementedError("hw5.9: IntrinsicConfig.apply")
 
 
 @dataclass(frozen=True)

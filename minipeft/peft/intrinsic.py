@@ -219,6 +219,15 @@ class IntrinsicConfig(PeftConfig):
             self.modules_to_save = []
 
     def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+        """Swap every module that has parameters of its own for a `Projected` one, all on one θ_d that starts at 0.
+
+        Parameter i, in the order of ``named_parameters``, gets the projection (``KINDS``) of its size into d'
+        dimensions with the seed (seed, i), D the number of all entries together; a tensor in two places has one. Those
+        that are trained already (`peft.trained`) are left out, of D and of the counting, too. With said, each also
+        has a trained scale λ_i, 0-d, that starts at 1, and d' is d less the number of tensors; else d' = d, and no
+        scales. A module inside another is swapped before the one around it.
+        Raises PeftError for an unknown projection, a d' below 1 or beyond D, and parameters of the model itself.
+        """
         check_fields(self, d=1, seed=0)
         if self.projection not in KINDS:
             raise PeftError(f"intrinsic: projection is one of {sorted(KINDS)}, got {self.projection!r}")
