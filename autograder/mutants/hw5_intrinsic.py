@@ -697,7 +697,8 @@ return x.copy()
         "5.9",
         "A tensor that stands in two places was counted or projected twice.",
         "{name: p for name, p in model.named_parameters() if name not in copies}",
-        '{f"{path}.{n}": v for path, module in model.named_modules() for n, v in vars(module).items() if isinstance(v, Tensor) and f"{path}.{n}" not in copies}',
+        '{f"{path}.{n}": v for path, module in model.named_modules() '
+        'for n, v in vars(module).items() if isinstance(v, Tensor) and f"{path}.{n}" not in copies}',
     ),
     _patch(
         "apply-first-place-only",
