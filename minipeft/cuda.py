@@ -179,7 +179,7 @@ def peak_memory() -> Iterator[PeakMemory]:
 
 def _hook(cupy: Any, count: PeakMemory) -> Any:
     class Hook(cupy.cuda.MemoryHook):  # type: ignore[misc]
-        name = "minipeft.PeakMemory"
+        name = f"minipeft.PeakMemory {id(count)}"  # CuPy takes each name once: one may stand inside another
 
         def malloc_postprocess(self, device_id: int, size: int, mem_size: int, mem_ptr: int, pmem_id: int) -> None:
             count.add(mem_size)
