@@ -49,3 +49,100 @@ def test_a_benchmark_that_lacks_a_package_says_what_to_install(missing, monkeypa
     monkeypatch.setattr(swap, "run", run)
     assert main(["bench", "swap"]) == 2
     assert f'bench swap needs {missing}; install it with `pip install "minipeft[parity]"`' in capsys.readouterr().err
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The shapes of the benchmarks, small enough for a test."""
+    from dataclasses import replace
+
+    from minipeft.bench import step
+
+    shape = replace(step.SHAPES["d64"], d_model=8, n_heads=2, vocab_size=19, length=6, batch=4)
+    monkeypatch.setattr(step, "SHAPES", {"d64": shape, "gpt2": replace(shape, name="gpt2", shards=2)})
+    monkeypatch.setattr(step, "REPEATS", {"d64": 2, "gpt2": 2})
+    for name in ("profile", "hips"):
+        module = __import__(f"minipeft.bench.{name}", fromlist=["SHAPES"])
+        monkeypatch.setattr(module, "SHAPES", step.SHAPES)
+    return step
+
+
+def rows_of(capsys, *command):
+    assert main(["bench", *command, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_profile_names_every_function_and_leaves_the_library_as_it_was(tiny, monkeypatch, capsys):
+    import numpy as np
+
+    from minipeft.bench import profile
+    from minipeft.ops.linear import Linear
+
+    monkeypatch.setattr(profile, "kept_up", lambda product, seconds: 1e9)
+    product, forward = np.matmul, Linear.forward
+    rows = rows_of(capsys, "profile")
+    assert (np.matmul, Linear.forward) == (product, forward)
+    assert [r["what"] for r in rows[:2]] == ["the whole step", "floor: FLOPs at the sgemm rate"]
+    calls = {r["what"]: r["calls"] for r in rows}
+    assert calls["LoRALinear.forward"] == calls["LoRALinear.backward"] == 2 * 3
+    assert calls["Linear.forward"] == 2 * 3
+    assert calls["Activation.backward"] == 2
+    assert "Linear.backward" in calls  # dX flows to the adapters below
+    for r in rows[2:-1]:
+        assert 0 <= r["in products, ms"] <= r["ms"] * 1.01
+
+
+def test_profile_counts_a_product_inside_the_function_that_makes_it():
+    from minipeft.bench.profile import Times
+
+    times = Times()
+    inner = times.product(lambda: None)
+    times.around("outer", inner)()
+    inner()
+    assert set(times.products) == {"outer", "elsewhere"}
+    assert times.calls == {"outer": 1}
+
+
+def test_latency_and_scaling_on_small_models(monkeypatch, capsys):
+    from minipeft.bench import latency, scaling
+
+    monkeypatch.setattr(latency, "GRID", ((2, 4), (1, 1)))
+    monkeypatch.setattr(latency, "SIZES", {"vocab_size": 11, "d_model": 32, "n_layers": 1, "n_heads": 2, "context": 4})
+    monkeypatch.setattr(latency.run, "__defaults__", (1,))
+    rows = rows_of(capsys, "latency")
+    assert {(r["batch"], r["length"]) for r in rows} == {(2, 4), (1, 1)}
+    assert {r["method"] for r in rows} == {"LoRA, merged", "AdapterL", "AdapterH"}
+
+    monkeypatch.setattr(scaling, "WIDTHS", (32,))
+    monkeypatch.setattr(scaling, "LENGTHS", (64,))
+    monkeypatch.setattr(scaling.run, "__defaults__", (1,))
+    real = scaling.Stepper.__init__
+    monkeypatch.setattr(
+        scaling.Stepper,
+        "__init__",
+        lambda self, d, length, batch, n_layers, method, shards=1: real(self, 32, 8, 2, n_layers, method, shards),
+    )
+    rows = rows_of(capsys, "scaling")
+    against = {r["what"].split(",")[0]: r["FLOP / full"] for r in rows if r["FLOP / full"] is not None}
+    assert against["top 1 of 8"] < against["top 2 of 8"] < against["top 4 of 8"] < 1
+    assert against["LoRA on the top 1 of 8"] < against["top 4 of 8"]
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT asks transformers
+def test_step_on_a_tiny_shape_agrees_before_it_measures(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, "kept_up", lambda product: 1e9)
+    for mode in ("lora", "full"):
+        row = tiny.measure("d64", mode, "stock", 0.5)
+        assert row["largest disagreement"] < 1e-3
+        assert row["pairs"] >= 2
+
+
+@pytest.mark.parity
+def test_hips_autograd_has_the_same_loss_and_gradients(tiny, monkeypatch, capsys):
+    from minipeft.bench import hips
+
+    monkeypatch.setattr(hips.run, "__defaults__", (1,))
+    rows = rows_of(capsys, "hips")
+    assert [r["mode"] for r in rows] == ["lora", "full"]
+    assert all(r["largest disagreement"] < 1e-3 for r in rows)

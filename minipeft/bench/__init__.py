@@ -6,6 +6,8 @@ from typing import Any
 
 BENCHES = {
     "step": "a training step, LoRA and full, beside PyTorch eager + PEFT (needs the extra [parity])",
+    "hips": "the same at the teaching size beside HIPS autograd (needs [parity])",
+    "profile": "where a LoRA step at GPT-2 small's shape spends its time, by operation, beside the floor",
     "memory": "peak memory of a training step, each side in its own process (needs [parity])",
     "forward": "SmolLM2's forward and cached generation beside transformers' (needs [parity])",
     "scaling": "time for each counted FLOP over widths and lengths; the top K layers beside all",

@@ -95,7 +95,7 @@ def theirs(shape: Shape, mode: str, tuned: bool) -> dict[str, float]:
     if mode == "lora":
         import peft
 
-        config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["c_attn"])
+        config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["c_attn"], fan_in_fan_out=True)
         model = peft.get_peft_model(model, config).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     ids, labels = (torch.tensor(x) for x in batch_of(shape))

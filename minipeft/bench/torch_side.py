@@ -83,7 +83,9 @@ def both(shape: Shape, mode: str, tuned: bool, folder: Path) -> tuple[Any, Any]:
     ours.train()
     if mode == "full":
         return theirs, ours.requires_grad_(True)
-    adapted: Any = peft.get_peft_model(theirs, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["c_attn"]))
+    adapted: Any = peft.get_peft_model(
+        theirs, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["c_attn"], fan_in_fan_out=True)
+    )
     own: Any = get_peft_model(ours, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS))
     rng = np.random.default_rng(0)
     d = shape.d_model
