@@ -51,7 +51,7 @@ def comparisons(homework: Homework, verdict: Verdict, sources: Mapping[str, str]
     """The comparisons for a problem: for each gradient that is wrong, on the smallest case in which it is, in float64.
 
     ``run``: what cases return with some modules (`Session.run`). A gradient of the library's own that differs from
-    differences (at a kink, say) is left out.
+    differences (at a kink, say) is left out; a handout's library has none, and nothing is left out.
     """
     wrong = {(f.case, f.key) for f in verdict.failures if f.kind in ("value", "finite") and f.key.startswith("d")}
     small = sorted((case for case, _, _ in verdict.results if differentiable(case)), key=size)

@@ -71,7 +71,7 @@ def test_an_exception_is_told_with_the_line_of_the_students_file(filled, tmp_pat
 
 def test_losses_that_differ_are_said_and_end_with_1(filled, tmp_path, capsys, monkeypatch):
     right, mine = {"LoRA": [3.0] * 8}, {"LoRA": [3.0] * 4 + [2.0] * 4}
-    answers = iter([[{"losses": {}}], [{"losses": mine}, {"losses": right}]])
+    answers = iter([{"library": {"losses": {}}}, {"yours": {"losses": mine}, "library": {"losses": right}}])
     monkeypatch.setattr(plugin, "train_all", lambda *args, **kwargs: next(answers))
     assert plugin.main(filled("hw6_lora"), out=tmp_path / "curves.png") == 1
     assert (
@@ -80,7 +80,23 @@ def test_losses_that_differ_are_said_and_end_with_1(filled, tmp_path, capsys, mo
     )
 
 
-def test_a_loss_that_is_not_a_number_differs(filled, tmp_path, monkeypatch):
-    answers = iter([[{"losses": {}}], [{"losses": {"LoRA": [float("nan")] * 8}}, {"losses": {"LoRA": [3.0] * 8}}]])
-    monkeypatch.setattr(plugin, "train_all", lambda *args, **kwargs: next(answers))
-    assert plugin.main(filled("hw6_lora"), out=tmp_path / "curves.png") == 1
+def test_a_loss_that_is_not_a_number_differs():
+    assert not plugin.judged([float("nan")] * 8, [3.0] * 8)[1]
+    assert not plugin.judged([float("nan")] * 8, None)[1]
+    assert plugin.judged([3.0] * 8, [3.1] * 8)[1]
+
+
+def test_in_a_handout_the_loss_has_to_fall(filled, tmp_path, capsys, monkeypatch):
+    folder = filled("hw6_lora")
+    (folder / "public").mkdir()
+    asked = []
+
+    def answer(homework, place, base, whose, steps, pretraining=False):
+        asked.append((list(whose), pretraining))
+        return {"yours": {"losses": {"LoRA": [3.0] * 8}}}
+
+    monkeypatch.setattr(plugin, "train_all", answer)
+    assert plugin.main(folder, out=tmp_path / "curves.png") == 1
+    assert asked == [(["yours"], True), (["yours"], False)]
+    assert "LoRA: loss 3.0000 at first, 3.0000 at last: it does not fall" in capsys.readouterr().out
+    assert plugin.judged([3.0] * 5 + [2.0] * 5, None) == ("loss 3.0000 at first, 2.0000 at last", True)
