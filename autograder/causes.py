@@ -555,6 +555,10 @@ FAMILIES: tuple[Callable[[Wrong], Cause | None], ...] = (
 )  # fmt: skip
 
 
+EQUALS = {"cotangent", "an input", "another output"}
+WHOLE = EQUALS | {"zero", "sign", "factor", "transpose", "order", "shift", "factor of an input", "term"}
+
+
 def causes(w: Wrong) -> list[Cause]:
     """What the numbers say about a wrong array of the right shape, all finite where it must be: the surest first."""
     if w.expected.size == 0:
@@ -564,7 +568,9 @@ def causes(w: Wrong) -> list[Cause]:
             return [c for f in (region, accuracy) if (c := f(w)) is not None]
         w = replace(w, expected=w.expected.astype(np.float64), got=w.got.astype(np.float64))
         families = (accuracy,) if w.same(w.got, w.expected) else FAMILIES
-        return list(islice(filter(None, (f(w) for f in families)), 2))
+        found = list(islice(filter(None, (f(w) for f in families)), 2))
+        whole = found and found[0].kind in WHOLE  # says all there is; what it equals besides may still be told
+        return found[:1] if whole and found[1:] and found[1].kind not in EQUALS else found
     simple = [c for f in (nothing, complement) if (c := f(w)) is not None]
     w = replace(w, expected=w.expected.astype(np.int64), got=w.got.astype(np.int64))
     return simple or list(filter(None, (f(w) for f in (reordered, region))))

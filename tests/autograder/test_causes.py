@@ -175,6 +175,12 @@ def test_a_hidden_case_is_told_no_number_that_was_drawn(what):
         assert not re.search(r"\d", words), cause.hidden
 
 
+def test_what_a_factor_explains_needs_no_second_sentence():
+    assert len(told(E, E / 2.7, params={"scale": 2.7})) == 1
+    first, second = told(2.7 * DZ, DZ, params={"scale": 2.7})
+    assert (first.kind, second.kind) == ("factor", "cotangent")
+
+
 def test_what_is_random_has_no_cause():
     assert told(E, rng.standard_normal((3, 5)) * 1.3) == []
 
