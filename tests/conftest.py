@@ -5,12 +5,17 @@ import os
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before NumPy is imported: the tests' arrays are small
 
+import signal
+
 import numpy as np
 import pytest
 from devices import GPU, available, comparison
 
 from minipeft.array import to_device
 from minipeft.data.fetch import FetchError, cached, fetch
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's background: tests could press no Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
