@@ -83,12 +83,12 @@ def recorded_nodes(loss: Tensor) -> Iterator[Node]:
 
 def saved_buffers(loss: Tensor, parameters: list[Tensor]) -> Iterator[tuple[Node, int]]:
     """(node, bytes) for each buffer that the graph keeps, at the first node that saved it; parameters are left out."""
-    seen = {id(_buffer(p.data)) for p in parameters}
+    seen = {id(buffer_of(p.data)) for p in parameters}
     for node in sorted(recorded_nodes(loss), key=lambda n: n.birth):
-        for x in _arrays(node.ctx.saved) if node.ctx is not None else ():
-            if id(_buffer(x)) not in seen:
-                seen.add(id(_buffer(x)))
-                yield node, _buffer(x).nbytes
+        for x in saved_arrays(node.ctx.saved) if node.ctx is not None else ():
+            if id(buffer_of(x)) not in seen:
+                seen.add(id(buffer_of(x)))
+                yield node, buffer_of(x).nbytes
 
 
 def saved_by(loss: Tensor, model: Module) -> dict[str, int]:
@@ -99,15 +99,15 @@ def saved_by(loss: Tensor, model: Module) -> dict[str, int]:
     return dict(by_name)
 
 
-def _arrays(values: tuple[Any, ...]) -> Iterator[Array]:
+def saved_arrays(values: tuple[Any, ...]) -> Iterator[Array]:
     for value in values:
         if is_array(value):
             yield value
         elif isinstance(value, (tuple, list)):
-            yield from _arrays(tuple(value))
+            yield from saved_arrays(tuple(value))
 
 
-def _buffer(x: Array) -> Array:
+def buffer_of(x: Array) -> Array:
     """The array that owns the memory of x."""
     while x.base is not None and is_array(x.base):
         x = x.base
