@@ -117,6 +117,12 @@ def build_parser() -> Parser:
     train.add_argument("--steps", type=positive, default=100, help="default: %(default)s")
     train.add_argument("--batch-size", type=positive, default=4, metavar="B", help="windows (default: %(default)s)")
     train.add_argument("--length", type=positive, default=128, metavar="T", help="of a window (default: %(default)s)")
+    train.add_argument(
+        "--memory-budget",
+        type=memory_size,
+        metavar="SIZE",
+        help="that a step may take, such as 1GiB: a batch that needs more is worked in parts, gradients added up",
+    )
     train.add_argument("--lr", type=positive_number, default=1e-3, help="the peak rate (default: %(default)s)")
     train.add_argument("--seed", type=natural, default=0, help="of windows and weights (default: %(default)s)")
     train.add_argument("--fresh", action="store_true", help="begin anew, and replace what is in the --out folder")
@@ -152,6 +158,17 @@ def positive(text: str, least: int = 1) -> int:
 def natural(text: str) -> int:
     """A whole number of at least 0, for argparse."""
     return positive(text, 0)
+
+
+def memory_size(text: str) -> str:
+    """A size in bytes with a unit or without, for argparse."""
+    from minipeft.accounting import bytes_of
+
+    try:
+        bytes_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def positive_number(text: str) -> float:
@@ -403,7 +420,7 @@ def run_train(args: argparse.Namespace) -> int:
     alpha = 2.0 * args.r if args.alpha is None else args.alpha
     lora = LoraConfig(r=args.r, lora_alpha=alpha, lora_dropout=args.dropout, target_modules=targets)
     config = lora if args.config is None else read_config(args.config)
-    plan = language.Plan(args.steps, args.batch_size, args.length, args.lr, args.seed)
+    plan = language.Plan(args.steps, args.batch_size, args.length, args.lr, args.seed, memory_budget=args.memory_budget)
     prose = language.read_prose(args.data)
     model, tokenizer = load_model(args.model)
     model.to(args.device)
@@ -428,6 +445,8 @@ def run_train(args: argparse.Namespace) -> int:
     judged, best, since = len(report["evaluations"]), report["best_step"], report["resumed_at"]
     took = f"in {report['seconds']:.0f} s" + (f" from step {since} on" if since else "")
     say(f"{args.steps} steps, judged {judged} times, {took}; the best: step {best}")
+    if report["at_once"] is not None:
+        say(f"within {args.memory_budget}: {report['at_once']} of {args.batch_size} windows at once")
     say(f"adapted: perplexity {after['validation']:.2f} on validation, {after['test']:.2f} on test")
     say(f"test perplexity is {100 * report['lower_by']:.1f} % lower; the adapter is in {out}")
     if args.json:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from minipeft.accounting import Forecast, bytes_of
 from minipeft.array import (
     Array,
     array_module,
@@ -59,19 +60,22 @@ def train_step(
     shards: int = 1,
     max_norm: float | None = None,
     rng: Seed | None = None,
+    at_once: int | None = None,
 ) -> float:
     """One step: loss, backward, clipping, update; the loss as a number.
 
     batch: the arguments of ``model.loss`` by name, arrays of B rows. shards: split the batch over as many threads, each
     with a gradient buffer of its own, summed in a fixed order, so that the result does not depend on timing. rng seeds
-    the dropout masks, shard by shard; by default the optimizer's step does. Raises TrainingError for a loss or a
-    gradient norm that is not finite; the parameters are as they were then.
+    the dropout masks, shard by shard; by default the optimizer's step does. at_once: a larger batch is worked in parts
+    of at most so many rows, whose gradients are added up, each weighed by its labels: the same step up to rounding, in
+    the memory of a part. Raises TrainingError for a loss or a gradient norm that is not finite; the parameters are as
+    they were then.
     """
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
     seed = (0, optimizer.steps) if rng is None else rng
     optimizer.zero_grad()
-    result = _backward(model, batch, shards, seed)
+    result = _accumulated(model, batch, shards, seed, at_once)
     grads = gradients(optimizer.params.values())
     loss, *squares = read(result, *([] if max_norm is None else [squared_norm(grads)]))  # one wait for a GPU
     if not math.isfinite(loss):
@@ -94,17 +98,30 @@ def backward(model: Any, batch: Batch, shards: int = 1, rng: Seed = 0) -> float:
     return read(_backward(model, batch, shards, rng))[0]
 
 
-def _backward(model: Any, batch: Batch, shards: int, rng: Seed) -> Array | float:
-    """`backward`, whose loss stays on the device."""
+def _accumulated(model: Any, batch: Batch, shards: int, rng: Seed, at_once: int | None) -> Array | float:
+    """`_backward` of a batch in parts of at most ``at_once`` rows, one after the other."""
+    if at_once is None or at_once >= max((len(x) for x in batch.values() if is_array(x) and x.ndim), default=0):
+        return _backward(model, batch, shards, rng)
+    if at_once < 1:
+        raise ValueError(f"at_once must be at least 1 row, got {at_once}")
+    parts = _parts(batch, at_once)
+    total = sum(n for _, n in parts)
+    seed = rng if isinstance(rng, tuple) else (rng,)
+    losses = [_backward(model, part, shards, (*seed, i), n / total) for i, (part, n) in enumerate(parts)]
+    return sum(losses[1:], losses[0])
+
+
+def _backward(model: Any, batch: Batch, shards: int, rng: Seed, share: float = 1.0) -> Array | float:
+    """`backward`, whose loss stays on the device; loss and gradients times ``share``."""
     if shards == 1:
         with random_stream(_shard_rng(rng, 0)):
             loss = model.loss(**batch)
-        loss.backward()
-        return loss.data
+        loss.backward(None if share == 1.0 else array_module(loss.data).full_like(loss.data, share))
+        return loss.data if share == 1.0 else loss.data * share
     if any(has_kernels(p.data) for p in model.parameters()):
         raise ValueError(f"shards share the cores of a processor; on a GPU a batch stays whole: shards=1, not {shards}")
     parts = _shards(batch, shards)
-    total = sum(n for _, n in parts)
+    total = sum(n for _, n in parts) / share
 
     def work(index: int) -> tuple[float, dict[Tensor, Array]]:
         part, n = parts[index]
@@ -121,7 +138,10 @@ def _backward(model: Any, batch: Batch, shards: int, rng: Seed) -> Array | float
     for _, grads in results[1:]:
         _add(summed, grads, len(parts))
     for p, g in summed.items():
-        p.grad = g if p.grad is None else p.grad + g
+        if p.grad is None:
+            p.grad = g
+        else:
+            p.grad += g
     return sum(loss for loss, _ in results)
 
 
@@ -158,12 +178,28 @@ def _shards(batch: Batch, n: int) -> list[tuple[dict[str, Any], int]]:
     """The batch in n parts by rows, each with its number of labels; parts without a label are left out."""
     if n < 1:
         raise ValueError(f"shards must be at least 1, got {n}")
+    rows = _rows(batch)
+    return _cut(batch, np.array_split(np.arange(rows), min(n, rows)))
+
+
+def _parts(batch: Batch, at_once: int) -> list[tuple[dict[str, Any], int]]:
+    """The batch in as few parts of at most ``at_once`` rows as there can be, otherwise as `_shards` gives them."""
+    rows = _rows(batch)
+    return _cut(batch, np.array_split(np.arange(rows), -(-rows // at_once)))
+
+
+def _rows(batch: Batch) -> int:
     rows = {name: len(x) for name, x in batch.items() if is_array(x) and x.ndim}
     if "labels" not in rows or len(set(rows.values())) != 1:
-        raise ValueError(f"a batch in shards needs the array labels, and arrays of one length; got the lengths {rows}")
+        raise ValueError(f"a batch in parts needs the array labels, and arrays of one length; got the lengths {rows}")
+    return rows["labels"]
+
+
+def _cut(batch: Batch, groups: Sequence[np.ndarray]) -> list[tuple[dict[str, Any], int]]:
     parts = []
-    for chosen in np.array_split(np.arange(rows["labels"]), min(n, rows["labels"])):
-        part = {name: x[chosen[0] : chosen[-1] + 1] if name in rows else x for name, x in batch.items()}
+    for chosen in groups:
+        rows = slice(int(chosen[0]), int(chosen[-1]) + 1)
+        part = {name: x[rows] if is_array(x) and x.ndim else x for name, x in batch.items()}
         labels = int((part["labels"] != IGNORED).sum())
         if labels:
             parts.append((part, labels))
@@ -231,7 +267,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 class History:
     """What happened: one row a step (step, loss, lr) and one an evaluation (step and the metrics).
 
-    resumed_at: the step of the checkpoint that this call went on from, 0 where it began anew.
+    resumed_at: the step of the checkpoint that this call went on from, 0 where it began anew. at_once: under a memory
+    budget, the smallest number of examples that a step of this call worked on at a time.
     """
 
     steps: list[Row] = field(default_factory=list)
@@ -239,6 +276,7 @@ class History:
     best_step: int | None = None
     stopped_early: bool = False
     resumed_at: int = field(default=0, compare=False)
+    at_once: int | None = field(default=None, compare=False)
 
     @property
     def losses(self) -> list[float]:
@@ -263,6 +301,7 @@ def fit(
     seed: int = 0,
     progress: bool = True,
     restore_best: bool = True,
+    memory_budget: int | float | str | None = None,
 ) -> History:
     """Train for a number of steps or epochs.
 
@@ -271,7 +310,11 @@ def fit(
     once an epoch) and at the end. patience: stop after that many evaluations without a better one. restore_best: put
     the best weights back at the end, where there is evaluate. checkpoint: a folder, replaced whole every
     ``checkpoint_every`` steps, at the end and on Ctrl-C; resume=True goes on from it, to the same bits, and begins anew
-    where there is none. seed: of the dropout masks.
+    where there is none. seed: of the dropout masks. memory_budget: bytes, or a text such as "2GiB", that a step may
+    hold at its peak: parameters, gradients, optimizer state, activations and workspace, as `accounting.Forecast`
+    foresees them. A batch that needs more is worked in parts of the largest number of examples that fit, their
+    gradients added up: each step, and so the learning rate and the number of steps, means what it means without a
+    budget. What evaluate, checkpoints, the data and the interpreter take is not counted.
     Raises ValueError for arguments that do not fit, TrainingError naming the step where something stops being finite,
     FileError for a checkpoint of another run, KeyboardInterrupt after writing a checkpoint.
     """
@@ -284,7 +327,9 @@ def fit(
     if checkpoint is None and (resume or checkpoint_every is not None):
         raise ValueError("fit: resume and checkpoint_every need the checkpoint folder")
     _check_optimizer(model, optimizer)
+    limit = _Limit(model, optimizer, shards, memory_budget)
     settings = {"batches": per_epoch, "shards": shards, "max_norm": max_norm, "seed": seed}
+    settings |= {} if limit.bytes is None else {"memory_budget": limit.bytes}
     folder = None if checkpoint is None else Path(checkpoint)
     state = _State(model, optimizer, higher_is_better, restore_best, folder)
     if folder is not None:
@@ -307,9 +352,12 @@ def fit(
             if state.step == total or state.history.stopped_early:
                 break
             batch = next(source)
+            at_once = limit.at_once(batch)
+            if at_once is not None:
+                state.history.at_once = min(at_once, state.history.at_once or at_once)
             with state.unbroken_step():
                 lr = optimizer.lr
-                loss = train_step(model, batch, optimizer, shards, max_norm, rng=(seed, state.step))
+                loss = train_step(model, batch, optimizer, shards, max_norm, (seed, state.step), at_once)
                 state.record(loss, lr)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update(1)
@@ -324,6 +372,27 @@ def fit(
     if evaluate is not None and restore_best:
         state.restore_best()
     return state.history
+
+
+class _Limit:
+    """How many examples of a batch fit at once into a memory budget, by its shapes alone; None without a budget."""
+
+    def __init__(self, model: Any, optimizer: Optimizer, shards: int, budget: int | float | str | None):
+        self.model = model
+        self.optimizer = optimizer
+        self.shards = shards
+        self.bytes = None if budget is None else bytes_of(budget)
+        self.forecasts: dict[Any, Forecast] = {}
+
+    def at_once(self, batch: Batch) -> int | None:
+        """Raises ValueError where one example of the batch is too much."""
+        if self.bytes is None:
+            return None
+        arrays = {name: x for name, x in batch.items() if is_array(x) and x.ndim}
+        shapes = tuple((name, x.shape[1:], x.dtype.str) for name, x in sorted(arrays.items()))
+        if shapes not in self.forecasts:
+            self.forecasts[shapes] = Forecast(self.model, self.optimizer, batch, self.shards)
+        return self.forecasts[shapes].at_once(max(map(len, arrays.values())), self.bytes)
 
 
 def _extent(batches: Any, steps: int | None, epochs: int | None) -> tuple[int, int]:

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from tiny_gguf import small_llama, write_llama
 
+from minipeft.accounting import Forecast
 from minipeft.cli import main
 from minipeft.data import BytePairs
 from minipeft.files import FileError, read_safetensors, write_json
 from minipeft.generate import generate
 from minipeft.lab.language import Plan, Prose, finetune, perplexity, read_prose, windows
 from minipeft.models import DecoderLM
-from minipeft.peft import LoraConfig, PeftModel
+from minipeft.optim import AdamW
+from minipeft.peft import LoraConfig, PeftModel, get_peft_model
 
 TEXT = "hello hell, the bell fell well. " * 60
 SHORT = ["--steps", "6", "--batch-size", "2", "--length", "12", "--r", "2"]
@@ -118,6 +120,7 @@ def test_an_adapter_that_is_there_is_not_replaced_unless_told(llama, text, tmp_p
         (["--alpha", "0"], "lora_alpha is 0, so that nothing would be changed"),
         (["--length", "4000"], "has no window of 4000"),
         (["--lr", "1e30"], "the loss became nan"),
+        (["--memory-budget", "9KiB"], "a memory budget of 9.0 KiB is below the smallest that works"),
     ],
 )
 def test_a_mistake_in_train_is_one_line_and_leaves_nothing(args, message, llama, text, tmp_path, capsys):
@@ -141,6 +144,27 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_training(llama, text
     out = capsys.readouterr().out
     assert re.search(r"base: perplexity [\d.]+ on validation, [\d.]+ on test\n", out)
     assert re.search(r"\n6 steps, judged 1 times, in \d+ s; the best: step 6\nadapted: perplexity [\d.]+ on", out)
+
+
+def test_train_within_a_memory_budget_takes_fewer_windows_at_once(llama, text, tmp_path, capsys):
+    assert trained(llama, text, tmp_path / "free", "--json") == 0
+    free = json.loads(capsys.readouterr().out)
+    model = get_peft_model(DecoderLM.from_pretrained(llama), LoraConfig(r=2, target_modules="all-linear"))
+    ids = np.zeros((2, 12), dtype=np.int64)
+    budget = Forecast(model, AdamW(model), {"ids": ids, "labels": ids}).needs(1, accumulating=True)
+    assert trained(llama, text, tmp_path / "within", "--memory-budget", f"{budget}B", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (free["at_once"], report["at_once"]) == (None, 1)
+    np.testing.assert_allclose(report["losses"], free["losses"], rtol=1e-4)
+    assert trained(llama, text, tmp_path / "told", "--memory-budget", "1GB") == 0
+    assert "\nwithin 1GB: 2 of 2 windows at once\n" in capsys.readouterr().out
+
+
+def test_a_budget_that_is_no_size_is_told_by_its_name(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--memory-budget", "lots"])
+    assert caught.value.code == 2
+    assert "--memory-budget: expected a size in bytes, such as" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["train"], ["generate", "hello"]])

@@ -1,5 +1,7 @@
 """The closed formulas of every method equal what is counted on the model, exactly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from families import masked_lm, vit
@@ -179,6 +181,21 @@ def test_a_step_of_any_decoder_costs_what_the_formula_says(config, method, B, T,
     assert cost.trained == count_parameters(model).trainable
     assert cost.flops == flops
     assert cost.activations == used.activations, by
+
+
+LONG = ["full", "LoRA k_proj", "LoRA qv", "prompt", "prefix", "top 1", "IA3", "DID fastfood"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("method", LONG)
+def test_beyond_a_tile_what_the_mask_hides_is_not_counted(name, method, rng):
+    config, B, T = replace(CONFIGS[name], context=400), 1, 270  # two whole tiles, and a part of one
+    _, used, by, flops = counted(config, METHODS[method](), B, T, rng)
+    cost = step_cost(config, METHODS[method](), B, T)
+    assert cost.flops == flops
+    assert cost.activations == used.activations, by
+    if method == "full":
+        assert flops == decoder_flops(config, B, T)
 
 
 def test_no_two_methods_cost_the_same():

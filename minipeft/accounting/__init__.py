@@ -1,14 +1,15 @@
 """What a method costs, counted and not timed; beside each count the closed formula, and tests that hold them equal.
 
 counting.py counts on a model and on the recorded graph of its loss. formulas.py (parameters), steps.py and methods.py
-(a training step) say the same out of a decoder's sizes alone, for every method. published.py has formulas of the
-literature.
+(a training step) say the same out of a decoder's sizes alone, for every method. peak.py foresees the peak of a step.
+published.py has formulas of the literature.
 """
 
 from minipeft.accounting.counting import (
     Memory,
     ParameterCount,
     Report,
+    bytes_of,
     count_flops,
     count_parameters,
     memory,
@@ -26,18 +27,21 @@ from minipeft.accounting.formulas import (
     trained_parameters,
 )
 from minipeft.accounting.methods import step_cost
+from minipeft.accounting.peak import Forecast
 from minipeft.accounting.published import GPT3_SIZES, Gpt3Size, gpt3_parameters, zero_memory
 from minipeft.accounting.steps import StepCost
 from minipeft.cuda import PeakMemory, peak_memory
 
 __all__ = [
     "GPT3_SIZES",
+    "Forecast",
     "Gpt3Size",
     "Memory",
     "ParameterCount",
     "PeakMemory",
     "Report",
     "StepCost",
+    "bytes_of",
     "count_flops",
     "count_parameters",
     "decoder_flops",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -169,3 +171,25 @@ def readable_bytes(n: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} GiB"
+
+
+UNITS = {
+    "": 1, "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
+
+
+def bytes_of(size: int | float | str) -> int:
+    """A size in bytes: a number, or a text such as "2GiB", "500 MB", "1.5e9".
+
+    Raises ValueError for what is no size, and for one that is not positive.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", str(size).lower())
+    try:
+        value = float(found[1]) * UNITS[found[2]] if found else 0.0
+    except (KeyError, ValueError):
+        value = 0.0
+    if not 1 <= value < math.inf:
+        raise ValueError(f"expected a size in bytes, such as 2e9, '500MB' or '2GiB', got {size!r}")
+    return int(value)

@@ -36,8 +36,10 @@ IN_PLACE = ALIASES | {
     *("Linear", "LinearCrossEntropy", "CrossEntropy", "Activation", "Gate", "Dropout", "Scale", "Multiply", "MatMul"),
     *("Rotary", "Index", "BroadcastTo"),
 }
-BLOCKS = 3  # arrays of a cache block that the longest chain of elementwise steps holds
-MOST = 2**24  # examples at once, where even they would fit
+BLOCKS = 4  # arrays of a cache block that a chain of elementwise steps holds: from 2 (GELU by tanh) to 6 (GELU)
+BY_BLOCKS = {"Activation", "Gate", "LayerNorm", "RMSNorm", "LNLoRALinear"}  # in their forward
+SAVE_INPUT = {"Linear", "LoRALinear", "FactorizedLinear", "Bottleneck"}
+MARGIN = 0.1  # what a peak may be above its forecast, where a budget is to be kept
 
 
 @dataclass(frozen=True)
@@ -102,80 +104,120 @@ class Gradients:
             self.bytes -= self._sizes[which]
 
 
-def moments(root: Tensor, parameters: list[Tensor]) -> list[Moment]:
-    """The bytes alive from the end of the forward to the end of the walk back from ``root``, parameters left out."""
-    nodes = sorted(recorded_nodes(root), key=lambda n: n.birth)
-    known = {id(buffer_of(p.data)) for p in parameters}
-    itemsize = root.data.dtype.itemsize
-    holds: dict[Node, dict[int, int]] = {}
-    users: Counter[int] = Counter()
-    for node in nodes:
-        assert node.ctx is not None
-        buffers = {id(x): x.nbytes for x in map(buffer_of, saved_arrays(node.ctx.saved))}
-        holds[node] = {key: n for key, n in buffers.items() if key not in known}
-        users.update(holds[node].keys())
-    saved = sum({key: n for held in holds.values() for key, n in held.items()}.values())
-    largest = max(math.prod(node.shape) * itemsize for node in nodes)
-    blocks = Capped(largest, BLOCK_BYTES, BLOCKS)
-    found = [*_forward(nodes, holds, itemsize, blocks), _end_of_forward(nodes[-1], saved, itemsize)]
-    grads = Gradients()
-    pending = {nodes[-1]: (grads.new(itemsize), False)}
-    leaves: set[int] = set()
-    going: list[int] = []  # what the walk lets go of when it turns to the next node
-    freed = 0
-    for node in reversed(nodes):
-        dz, _ = pending.pop(node)
-        saved -= freed
-        sizes = [None if p is None else math.prod(p.shape) * itemsize for p in node.parents]
-        name = node.function.__name__
-        aliases = name in ALIASES
-        results = [None if n is None else grads.hold(dz) if aliases else grads.new(n) for n in sizes]
-        at_work = _workspace(node, sizes, itemsize, parameters)
-        found.append(Moment(name, saved + grads.bytes + at_work, () if name == "Subspace" else (blocks,)))
-        for which in going:
-            grads.drop(which)
-        for parent, size, result in zip(node.parents, sizes, results, strict=True):
-            if parent is None or size is None or result is None:
-                continue
-            if isinstance(parent, Tensor):
-                if id(parent) not in leaves:  # the parameter keeps it, or a copy; a later one is added in place
-                    leaves.add(id(parent))
-                    _ = grads.new(size) if aliases else grads.hold(result)
-            elif parent not in pending:
-                pending[parent] = (grads.hold(result), False)
-            elif not pending[parent][1]:
-                total = grads.new(size)
-                found.append(Moment(f"sum for {parent.function.__name__}", saved + grads.bytes, (blocks,)))
-                grads.drop(pending[parent][0])
-                pending[parent] = (total, True)
-        going = [dz, *(r for r in results if r is not None)]
+@dataclass(frozen=True)
+class Graph:
+    """The sizes in the graph of a recorded tensor: nodes in the order of the forward, what they save and work with."""
+
+    nodes: list[Node]
+    holds: dict[Node, dict[int, int]]  # bytes of the buffers that a node saved, parameters left out
+    workspace: dict[Node, int]
+    again: dict[Node, int]  # what a checkpointed layer takes for its second forward
+    itemsize: int
+    blocks: Capped
+
+    @classmethod
+    def of(cls, root: Tensor, parameters: list[Tensor]) -> Graph:
+        nodes = sorted(recorded_nodes(root), key=lambda n: n.birth)
+        known = {id(buffer_of(p.data)) for p in parameters}
+        itemsize = root.data.dtype.itemsize
+        holds = {}
+        for node in nodes:
+            assert node.ctx is not None
+            buffers = {id(x): x.nbytes for x in map(buffer_of, saved_arrays(node.ctx.saved))}
+            holds[node] = {key: n for key, n in buffers.items() if key not in known}
+        inside = {n: _inside(n, parameters) for n in nodes if n.function.__name__ == "Checkpoint"}
+        workspace = {n: inside[n][1] if n in inside else _workspace(n, itemsize) for n in nodes}
+        largest = max(math.prod(node.shape) * itemsize for node in nodes)
+        return cls(
+            nodes,
+            holds,
+            workspace,
+            {n: a for n, (a, _) in inside.items()},
+            itemsize,
+            Capped(largest, BLOCK_BYTES, BLOCKS),
+        )
+
+    def moments(self, accumulating: bool = False) -> list[Moment]:
+        """The bytes alive from the start of the forward to the end of the walk back, parameters left out.
+
+        accumulating: the gradients of parameters are there already and added to; they are left out, too.
+        """
+        saved = sum({key: n for held in self.holds.values() for key, n in held.items()}.values())
+        last = self.nodes[-1]
+        found = [*_forward(self), _end_of_forward(last, saved, self.itemsize)]
+        users = Counter(key for held in self.holds.values() for key in held)
+        grads = Gradients()
+        pending = {last: (grads.new(self.itemsize), False)}
+        leaves: set[int] = set()
+        going: list[int] = []  # what the walk lets go of when it turns to the next node
+        last_dz: int | None = None
         freed = 0
-        for key, n in holds[node].items():
-            users[key] -= 1
-            freed += n if not users[key] else 0
-    found.append(Moment("end", saved + grads.bytes))
-    return found
+        for node in reversed(self.nodes):
+            if last_dz is not None:
+                grads.drop(last_dz)
+            dz, _ = pending.pop(node)
+            last_dz = dz
+            saved -= freed
+            name = node.function.__name__
+            aliases = name in ALIASES
+            sizes = _gradient_sizes(node, self.itemsize)
+            results = [None if n is None else grads.hold(dz) if aliases else grads.new(n) for n in sizes]
+            found.append(Moment(name, saved + grads.bytes + self.workspace[node]))
+            if name == "Checkpoint":  # the layer once more, before there are its gradients
+                again = saved + grads.bytes - sum(n or 0 for n in sizes) + self.again[node]
+                found.append(Moment(f"{name}, forward", again, (self.blocks,)))
+            for which in going:
+                grads.drop(which)
+            for parent, size, result in zip(node.parents, sizes, results, strict=True):
+                if parent is None or size is None or result is None:
+                    continue
+                if isinstance(parent, Tensor):
+                    if id(parent) not in leaves and not accumulating:  # it keeps this one, or a copy
+                        leaves.add(id(parent))
+                        _ = grads.new(size) if aliases else grads.hold(result)
+                elif parent not in pending:
+                    pending[parent] = (grads.hold(result), False)
+                elif not pending[parent][1]:
+                    total = grads.new(size)
+                    found.append(Moment(f"sum for {parent.function.__name__}", saved + grads.bytes))
+                    grads.drop(pending[parent][0])
+                    pending[parent] = (total, True)
+            going = [r for r in results if r is not None]
+            freed = 0
+            for key, n in self.holds[node].items():
+                users[key] -= 1
+                freed += n if not users[key] else 0
+        found.append(Moment("end", saved + grads.bytes))
+        return found
 
 
-def _forward(nodes: list[Node], holds: dict[Node, dict[int, int]], itemsize: int, blocks: Capped) -> list[Moment]:
-    """At each operation of the forward: what is saved so far, its inputs, its output, and outputs still to be used."""
+def _gradient_sizes(node: Node, itemsize: int) -> list[int | None]:
+    return [None if p is None else math.prod(p.shape) * itemsize for p in node.parents]
+
+
+def _forward(graph: Graph) -> list[Moment]:
+    """At each operation of the forward: what is saved so far, its output, and outputs that are still to be used."""
     last_use: dict[Node, int] = {}
-    for i, node in reversed(list(enumerate(nodes))):
+    for i, node in reversed(list(enumerate(graph.nodes))):
         for parent in node.parents:
             if isinstance(parent, Node):
                 use = last_use.get(node, i) if node.function.__name__ in VIEWS else i  # a view keeps what it looks at
                 last_use[parent] = max(last_use.get(parent, i), use)
-    found, alive, saved, seen = [], 0, 0, set[int]()
-    going: dict[int, int] = {}  # bytes by the operation after which they go
-    for i, node in enumerate(nodes):
-        size = 0 if node.function.__name__ in VIEWS else math.prod(node.shape) * itemsize
-        alive += size
-        saved += sum(n for key, n in holds[node].items() if key not in seen)
-        seen |= holds[node].keys()
-        found.append(Moment(f"forward of {node.function.__name__}", saved + alive, (blocks,)))
-        end = last_use.get(node, i)
-        going[end] = going.get(end, 0) + size
-        alive -= going.pop(i, 0)
+    found, saved, seen = [], 0, set[int]()
+    alive: dict[Node, int] = {}  # bytes of outputs
+    for i, node in enumerate(graph.nodes):
+        if node.function.__name__ not in VIEWS:
+            alive[node] = math.prod(node.shape) * graph.itemsize
+        for key, n in graph.holds[node].items():
+            if key not in seen:
+                seen.add(key)
+                saved += n
+                first = next((p for p in node.parents if p is not None), None)
+                if node.function.__name__ in SAVE_INPUT and isinstance(first, Node) and alive.get(first) == n:
+                    del alive[first]  # saved as it is: it counts once
+        blocks = (graph.blocks,) if node.function.__name__ in BY_BLOCKS else ()
+        found.append(Moment(f"forward of {node.function.__name__}", saved + sum(alive.values()), blocks))
+        alive = {n: size for n, size in alive.items() if last_use.get(n, i) > i}
     return found
 
 
@@ -191,14 +233,17 @@ def _end_of_forward(last: Node, saved: int, itemsize: int) -> Moment:
     return Moment("forward", saved + product + (0 if dx is None else dx.nbytes), (logits,))
 
 
-def _workspace(node: Node, sizes: list[int | None], itemsize: int, parameters: list[Tensor]) -> int:
+def _workspace(node: Node, itemsize: int) -> int:
     """Bytes that a backward holds beside what it was given and returns; of functions unknown, as its largest result."""
     name, ctx = node.function.__name__, node.ctx
+    sizes = [n or 0 for n in _gradient_sizes(node, itemsize)]
     assert ctx is not None
     if name in IN_PLACE:
         return 0
     if name == "Attention":
         return ctx.saved[0].nbytes if ctx.needs_grad[0] or ctx.needs_grad[1] else 0  # dS
+    if name == "TiledAttention":
+        return max(P.nbytes for P in ctx.saved[3::2]) if ctx.needs_grad[0] or ctx.needs_grad[1] else 0
     if name == "PrefixAttention":
         return 2 * ctx.saved[0].nbytes
     if name == "BlockwiseAttention":
@@ -210,25 +255,33 @@ def _workspace(node: Node, sizes: list[int | None], itemsize: int, parameters: l
         return math.prod(node.shape) * itemsize if ctx.needs_grad[1] else 0
     if name == "Embedding":
         return 2 * math.prod(node.shape) * itemsize  # rows put in order, and summed
-    if name == "Checkpoint":
-        return _inside(ctx.saved, ctx.needs_grad, parameters) - sum(n or 0 for n in sizes)
-    return max(n or 0 for n in sizes)
+    return max(sizes)
 
 
-def _inside(saved: tuple[Any, ...], needs_grad: tuple[bool, ...], parameters: list[Tensor]) -> int:
-    """What the backward of a checkpointed layer holds: its own graph, recorded here for its sizes and thrown away."""
-    run, _, arrays, rng = saved
-    inputs = [Tensor(x, requires_grad=n) for x, n in zip(arrays, needs_grad[2 : 2 + len(arrays)], strict=True)]
+def _inside(node: Node, parameters: list[Tensor]) -> tuple[int, int]:
+    """What a checkpointed layer takes in its second forward, and in the walk after it beside the gradients it returns.
+
+    Its graph is recorded here for its sizes, and thrown away.
+    """
+    assert node.ctx is not None
+    run, _, arrays, rng = node.ctx.saved
+    needs = node.ctx.needs_grad[2 : 2 + len(arrays)]
+    inputs = [Tensor(x, requires_grad=n) for x, n in zip(arrays, needs, strict=True)]
     with random_stream(np.random.default_rng(0) if rng is None else deepcopy(rng)):
         z = run(inputs)
-    return max(m.fixed for m in moments(z, [*inputs, *parameters]))
+    moments = Graph.of(z, [*inputs, *parameters]).moments()
+    forward = max(m.fixed for m in moments if m.where.startswith("forward"))
+    returned = sum(n or 0 for n in _gradient_sizes(node, z.data.dtype.itemsize))
+    return forward, max(m.fixed for m in moments) - returned
 
 
 class Forecast:
     """The peak of training steps on batches like ``batch``, by the number of examples.
 
     batch: the arguments of ``model.loss`` by name; the model is run on one of its examples, and on two copies of it.
-    shards: threads that share a batch; each has activations and gradients of its own.
+    shards: threads that share a batch, each with activations and gradients of its own; that all of them are at their
+    peak at once is the worst that can happen.
+    Raises ValueError, when asked, where the graph of two examples is another than that of one.
     """
 
     def __init__(self, model: Any, optimizer: Any, batch: Any, shards: int = 1):
@@ -236,68 +289,72 @@ class Forecast:
         self.batch = batch
         self.shards = shards
         self.parameters = sum(p.data.nbytes for p in model.parameters())
-        self.optimizer_state = len(optimizer.slots) * sum(p.data.nbytes for p in optimizer.params.values())
-        self.one = self._moments(1)
-        self._two: list[Moment] | None = None
+        self.trained = sum(p.data.nbytes for p in optimizer.params.values())
+        self.optimizer_state = len(optimizer.slots) * self.trained
+        self._known: dict[int, dict[bool, list[Moment]]] = {1: self._record(1)}
 
     @property
     def states(self) -> int:
         """Bytes of parameters and optimizer state."""
         return self.parameters + self.optimizer_state
 
-    @property
-    def smallest(self) -> int:
-        """The peak of a step on one example, in bytes."""
-        return self.states + max(m.bytes for m in self.one)
-
-    @property
-    def two(self) -> list[Moment]:
-        if self._two is None:
-            self._two = self._moments(2)
-            if [m.where for m in self.one] != [m.where for m in self._two]:
-                raise ValueError("the loss of two examples has another graph than that of one: no peak is foreseen")
-        return self._two
-
-    def working(self, examples: int) -> Moment:
-        """The largest moment of one thread with ``examples``."""
+    def worst(self, examples: int, accumulating: bool = False) -> Moment:
+        """The largest moment of one thread with so many examples."""
+        one = self._known[1][accumulating]
         if examples == 1:
-            return max(self.one, key=lambda m: m.bytes)
-        pairs = zip(self.one, self.two, strict=True)
-        return max((a.with_examples(b, examples) for a, b in pairs), key=lambda m: m.bytes)
+            return max(one, key=lambda m: m.bytes)
+        if 2 not in self._known:
+            self._known[2] = self._record(2)
+        two = self._known[2][accumulating]
+        if [m.where for m in one] != [m.where for m in two]:
+            raise ValueError("the loss of two examples has another graph than that of one: no peak can be foreseen")
+        return max((a.with_examples(b, examples) for a, b in zip(one, two, strict=True)), key=lambda m: m.bytes)
 
-    def peak(self, examples: int) -> int:
-        """Bytes at the peak of a step on so many examples."""
-        each, more = divmod(examples, self.shards)
-        work = more * self.working(each + 1).bytes if more else 0
-        return self.states + work + ((self.shards - more) * self.working(each).bytes if each else 0)
+    def peak(self, examples: int, accumulating: bool = False) -> int:
+        """Bytes at the peak of a step on so many examples.
 
-    def largest(self, budget: int) -> int:
-        """The largest number of examples whose step stays within ``budget`` bytes.
-
-        Raises ValueError where even one does not, with the bytes that it takes.
+        accumulating: its gradients are added to those of examples before it, which are there all the time.
         """
-        if self.smallest > budget:
+        each, more = divmod(examples, self.shards)
+        in_place = accumulating and self.shards == 1  # shards have gradients of their own, added at the end
+        parts = [(each + 1, more), (each, self.shards - more if each else 0)]
+        work = sum(n * self.worst(part, in_place).bytes for part, n in parts if n)
+        return self.states + work + (self.trained if accumulating else 0)
+
+    def needs(self, examples: int, accumulating: bool = False) -> int:
+        """The budget within which a step on so many examples stays: its peak and a margin, in bytes."""
+        return math.ceil((1 + MARGIN) * self.peak(examples, accumulating))
+
+    def at_once(self, examples: int, budget: int) -> int:
+        """How many of ``examples`` fit into ``budget`` bytes: all, or the most that do with gradients accumulated.
+
+        Raises ValueError where one is too much, with the smallest budget that works.
+        """
+        one = self.needs(1, accumulating=examples > 1)
+        if one > budget:
             raise ValueError(
-                f"a memory budget of {readable_bytes(budget)} is below what one example takes, {self.smallest:,} bytes "
-                f"({readable_bytes(self.smallest)}): {readable_bytes(self.states)} of them are the parameters and the "
-                "optimizer's state; give at least that, shorten the examples, or train fewer parameters"
+                f"a memory budget of {readable_bytes(budget)} is below the smallest that works, {one} bytes "
+                f"({readable_bytes(one)}): one example at a time; {readable_bytes(self.states)} of them are parameters "
+                "and optimizer state. Give at least that, shorten the examples, or train fewer parameters"
             )
-        if self.states + 2 * self.one[0].bytes > budget:  # a graph of two might not fit
+        forward = max(m.bytes for m in self._known[1][False] if m.where.startswith("forward"))
+        if examples == 1 or self.states + 2 * forward > budget:  # then not even the graph of two is sure to fit
             return 1
-        low, high = 1, 2
-        while high < MOST and self.peak(high) <= budget:
-            low, high = high, 2 * high
+        if self.needs(examples) <= budget:
+            return examples
+        low, high = 1, examples
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.peak(middle) <= budget else (low, middle)
+            low, high = (middle, high) if self.needs(middle, accumulating=True) <= budget else (low, middle)
         return low
 
-    def _moments(self, examples: int) -> list[Moment]:
-        """Of the example with the most labels, so many times."""
+    def _record(self, examples: int) -> dict[bool, list[Moment]]:
+        """The moments of so many copies of the example that has the most labels, without and with accumulation."""
         rows = {name: x for name, x in self.batch.items() if is_array(x) and x.ndim}
         labelled = to_numpy(rows["labels"] != IGNORED) if "labels" in rows else np.ones((1, 1))
         i = int(labelled.reshape(len(labelled), -1).sum(axis=1).argmax())
         copies = {name: array_module(x).concatenate([x[i : i + 1]] * examples) for name, x in rows.items()}
         with random_stream(0):
             loss = self.model.loss(**{**self.batch, **copies})
-        return moments(loss, list(self.model.parameters()))
+        graph = Graph.of(loss, list(self.model.parameters()))
+        return {flag: graph.moments(accumulating=flag) for flag in (False, True)}

@@ -143,12 +143,12 @@ class Frozen:
 
     def core(self, path: str, q: bool, k: bool, v: bool) -> bool:
         """Q Kᵀ and A V forward; back dV = Aᵀ dZ, dA = dZ Vᵀ, dQ = dS K, dK = dSᵀ Q, each as large."""
-        d, N = self.config.d_model, self.prompt + self.T
-        one = 2 * self.rows * N * d
+        d, pairs = self.config.d_model, f.causal_pairs(self.prompt + self.T)
+        one = 2 * self.B * pairs * d
         self.forward += 2 * one
         self.backward += one * (v + (q or k) + q + k)
         if q or k or v:
-            self.keep(f"{path} A", self.B * self.config.n_heads * N * N)
+            self.keep(f"{path} A", self.B * self.config.n_heads * pairs)
         if k:
             self.keep(f"{path} Q", self.rows * d)
         if q:

@@ -42,7 +42,8 @@ class Prose:
 class Plan:
     """How to train: steps of ``batch_size`` windows of ``length`` tokens, the peak rate, and how much to judge by.
 
-    judge_tokens: of validation and of test, in windows spread evenly over each.
+    judge_tokens: of validation and of test, in windows spread evenly over each. memory_budget: of a step, as `fit`
+    takes it; the batch stays what it is.
     """
 
     steps: int = 100
@@ -52,6 +53,7 @@ class Plan:
     seed: int = 0
     judge_tokens: int = 4096
     judge_every: int = 25
+    memory_budget: str | None = None
 
 
 def read_prose(source: str) -> Prose:
@@ -141,6 +143,7 @@ def finetune(
         max_norm=1.0,
         seed=plan.seed,
         progress=progress,
+        memory_budget=plan.memory_budget,
     )
     seconds = time.perf_counter() - start
     after = {"validation": perplexity(peft, validation), "test": perplexity(peft, test)}
@@ -154,6 +157,7 @@ def finetune(
         "perplexity_after": after,
         "lower_by": 1.0 - after["test"] / before["test"],
         "best_step": history.best_step,
+        "at_once": history.at_once,
         "evaluations": history.evaluations,
         "losses": [row["loss"] for row in history.steps],
         "resumed_at": history.resumed_at,
