@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import compileall
 import contextlib
+import fcntl
 import os
 import re
 import selectors
@@ -39,6 +40,7 @@ START_SECONDS = 10.0  # of processor time, for importing NumPy, the library and 
 IDLE_SECONDS = 4.0  # in which a worker neither computes nor wants to, after which it counts as waiting for ever
 MOST_TIMEOUTS = 3  # in a problem; then the rest of it is not run
 TICK = 0.02
+PREFIX = "minipeft-grading-"  # of the folders in which workers live
 SIDE = ("__init__.py", "frames.py", "layouts.py", "worker.py", "confine.py", "drivers/__init__.py", "drivers/common.py")
 
 
@@ -288,6 +290,21 @@ class Worker:
         shutil.rmtree(self._folder)
 
 
+def sweep() -> None:
+    """Remove the folders of graders that were killed: those of ours that nobody has locked for a minute."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            known = folder.lstat()
+            if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.geteuid() or time.time() - known.st_mtime < 60:
+                continue
+            lock = os.open(folder / "lock", os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
 def environment(scratch: Path) -> dict[str, str]:
     """All that a worker finds in its environment: the same for public and for hidden cases."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -313,7 +330,10 @@ class Session:
         self.layers: dict[str, Any] = {}
         self.log = ""
         self.shown = {f.module: f.stub for f in homework.files}
-        self.folder = Path(tempfile.mkdtemp(prefix="minipeft-grading-"))
+        sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.library = (shared or self.folder) / "library"
         self.packages = (shared or self.folder) / "packages"
         self._until = None if deadline is None else time.monotonic() + deadline
@@ -411,6 +431,7 @@ class Session:
             self._ahead = None
         if self.folder.exists():
             shutil.rmtree(self.folder)
+            os.close(self._lock)
 
     def __enter__(self) -> Session:
         return self

@@ -212,3 +212,20 @@ def test_workers_begun_ahead_are_used_and_ended(forward):
         made.prepare(written(""))
         folder = made.folder
     assert not folder.exists()
+
+
+def test_what_a_killed_grader_left_is_removed_and_what_another_uses_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Session(HOMEWORK) as other:
+        left = tmp_path / f"{client.PREFIX}left"
+        (left / "worker-1").mkdir(parents=True)
+        (left / "lock").touch()
+        young = tmp_path / f"{client.PREFIX}young"
+        young.mkdir()
+        (young / "lock").touch()
+        for folder in (left, other.folder):
+            os.utime(folder, (0, 0))
+        client.sweep()
+        assert not left.exists()
+        assert young.exists()
+        assert other.folder.exists()
