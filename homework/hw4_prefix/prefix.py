@@ -133,8 +133,8 @@ class PrefixedCore(Module):
 def collapse(peft: PeftModel) -> None:
     """Replace the reparametrization by the flat prefixes that it computes: same outputs, and only they are saved.
 
-    The prefix of every `PrefixedCore` becomes a `FlatPrefix`, a leaf that can be trained on, and the configuration,
-    ``peft.peft_config``, one without prefix_projection.
+    The prefix of every `PrefixedCore` that has a `ProjectedPrefix` becomes a `FlatPrefix`, a leaf that can be trained
+    on; prefix_projection of the configuration ``peft.peft_config`` becomes False.
     """
     raise NotImplementedError("hw4.8: collapse")
 
@@ -159,7 +159,8 @@ class PrefixTuningConfig(PeftConfig):
         """Swap the core of every attention for a `PrefixedCore`, and let the text begin at position P.
 
         Each attention has a prefix of its own: a `FlatPrefix` of values N(0, init_std²), or with prefix_projection a
-        `ProjectedPrefix` out of a `SharedHidden` that all attentions of one side share. The ``position_offset`` of each
-        `SequenceInput` on those sides becomes P. Raises PeftError where P leaves no room for text (`check_context`).
+        `ProjectedPrefix` out of a `SharedHidden` that all attentions of one side share; its d, and m by default, is the
+        width of what ``k_proj`` takes. The ``position_offset`` of each `SequenceInput` on those sides becomes P. Raises
+        PeftError where P leaves no room for text (`check_context`).
         """
         raise NotImplementedError("hw4.9: PrefixTuningConfig.apply")

@@ -81,9 +81,10 @@ class PromptTuningConfig(PeftConfig):
         """The first P rows, by prompt_tuning_init: table (V, d) -> (P, d), every random number from ``rng``.
 
         "RANDOM": standard normal draws (P, d) times init_std, or times the table's standard deviation where that is
-        None. "SAMPLE_VOCAB": the rows ``rng.integers(0, V, P)``. "TEXT": the rows prompt_tuning_init_ids, repeated from
-        the start or cut off to P. None: SAMPLE_VOCAB for text, RANDOM otherwise. Raises PeftError for another name, for
-        ids that are missing or outside of 0 … V - 1, and for all but RANDOM where is_text is False.
+        None (an init_std of 0 is a value like others). "SAMPLE_VOCAB": the rows ``rng.integers(0, V, P)``. "TEXT": the
+        rows prompt_tuning_init_ids, repeated from the start or cut off to P. None: SAMPLE_VOCAB for text, RANDOM
+        otherwise. Raises PeftError for another name, for ids that are missing or outside of 0 … V - 1, and for all but
+        RANDOM where is_text is False.
         """
         raise NotImplementedError("hw4.2: PromptTuningConfig._start")
 

@@ -39,7 +39,7 @@ class LoRALinear(Function):
     def forward(
         ctx: Context, x: Array, weight: Array, bias: Array | None, lora_A: Array, lora_B: Array, scale: float
     ) -> Array:
-        """z (..., d). No (d, k) array is made, here or in the backward.
+        """z (..., d). No (d, k) array is made, here or in the backward, but for dW where it is wanted.
 
         Kept in ``ctx`` is what the wanted gradients will use, and no array that only others would: W₀ is for dx alone.
         """
@@ -160,7 +160,7 @@ class LoraLayer(Mergeable):
         """A (r, k) drawn out of ``rng``, anew; B (d, r) stays 0, unless ``init`` is False.
 
         init True or False: A uniform in ±1/√k; "gaussian": A ~ N(0, 1/r²). False: then B, too, uniform in ±1/√r.
-        ``lora_A`` and ``lora_B`` stay trainable and keep their dtype.
+        ``lora_A`` and ``lora_B`` stay trainable and keep their dtype; they may be new tensors.
         """
         r, k = self.lora_A.shape
         bound = k**-0.5
@@ -189,7 +189,10 @@ class LoraLayer(Mergeable):
         return matmul(self.lora_B.data, self.lora_A.data) * self.scale
 
     def merged(self) -> Linear:
-        """A plain `Linear` of the same sizes: a new weight W₀ + s B A, the base's own bias. W₀ is not written."""
+        """A plain `Linear` of the same sizes: a new weight W₀ + s B A, and the base's own bias, its tensor or None.
+
+        W₀ is not written.
+        """
         layer = Linear(1, 1, bias=False, rng=0)
         layer.in_features, layer.out_features = self.base.in_features, self.base.out_features
         layer.weight = Tensor(self.base.weight.data + self.delta(), requires_grad=True)
@@ -201,7 +204,10 @@ class LoraLayer(Mergeable):
 
 
 class LoraEmbedding(Mergeable):
-    """A frozen embedding with a low-rank change: A (r, V) starts at 0 and B (d, r) random, roles as at Hugging Face."""
+    """A frozen embedding with a low-rank change: A (r, V) starts at 0 and B (d, r) random, roles as at Hugging Face.
+
+    ``dropout`` is taken as a `LoraLayer` takes it and does not act: ids have no entries that could be zeroed.
+    """
 
     def __init__(self, base: Embedding, r: int, scale: float, dropout: float = 0.0):
         self.base = base
@@ -213,7 +219,7 @@ class LoraEmbedding(Mergeable):
     def draw(self, rng: np.random.Generator, init: bool | str) -> None:
         """B ~ N(0, 1) out of ``rng``, anew; A stays 0, unless ``init`` is False: then A ~ N(0, 1), too.
 
-        Both stay trainable and keep their dtype.
+        Both stay trainable and keep their dtype; they may be new tensors.
         """
         self.lora_embedding_B = trainable(rng.standard_normal(self.lora_embedding_B.shape), self.lora_embedding_B)
         if init is False:
@@ -256,7 +262,8 @@ def _merge_error(weight: Tensor, delta: Array, left: Tensor, right: Tensor, scal
 class MixedLora(Mergeable):
     """One linear layer for a batch whose examples have different adapters: the base's product is made once for all.
 
-    layers: by name; names: one for each example, of a layer or of none. ``rows[name]``: the examples of that layer.
+    layers: by name; names: one for each example, of a layer or any other for the base alone. ``rows[name]``: the
+    examples of that layer, none where no example names it.
     """
 
     def __init__(self, base: Linear, layers: dict[str, LoraLayer], names: Sequence[str]):
@@ -323,8 +330,8 @@ class LoraConfig(PeftConfig):
 
         The targets are q_proj and v_proj where nothing is said; "all-linear" means linear layers, a name or a pattern
         embeddings as well. They are drawn out of ``rng`` one after the other, in the order of `match_modules`.
-        Raises PeftError for r below 1, an α of 0, an unknown init_lora_weights or bias, a rank (of a pattern, too)
-        beyond min(d, k) of its module, and a pattern that matches none of the targets.
+        Raises PeftError for r below 1, a lora_alpha of 0, an unknown init_lora_weights or bias, a rank (of a pattern,
+        too) beyond min(d, k) of its module, and a pattern, for r or for α, that matches none of the targets.
         """
         check_fields(self, r=1)
         check_not_zero(self, "lora_alpha")
