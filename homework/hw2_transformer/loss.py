@@ -88,13 +88,13 @@ class LinearCrossEntropy(Function):
                     dW += matmul(s.T, xb)
                 if db is not None:
                     db += column_sum(s)
-        ctx.save(dx, dW, db, n)
+        ctx.save(dx, dW, db, (n, V, block))
         loss *= 1.0 / n
         return loss
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
-        dx, dW, db, n = ctx.saved
+        dx, dW, db, (n, _, _) = ctx.saved
         c = dz * (1.0 / n)
         return *(None if g is None else g * c for g in (dx, dW, db)), None, None, None
 
