@@ -248,14 +248,14 @@ MUTANTS = [
     linear("linear-no-bias", "The bias is not added.", ("z if bias is None else z + bias", "z")),
     linear("linear-bias-twice", "The bias is added twice.", ("z + bias", "z + bias + bias")),
     linear(
-        "linear-saves-all",
-        "x and W are kept whatever is trained: x is needed for dW alone, W for dx alone.",
-        ("(x if needs_W else None, weight if needs_x else None)", "(x, weight)"),
-    ),
-    linear(
         "linear-keeps-a-copy",
         "A copy of x is kept though W is frozen: the memory is the same as that of x.",
         ("(x if needs_W else None, weight", "(x.copy(), weight"),
+    ),
+    linear(
+        "linear-saves-all",
+        "x and W are kept whatever is trained: x is needed for dW alone, W for dx alone.",
+        ("(x if needs_W else None, weight if needs_x else None)", "(x, weight)"),
     ),
     linear_back(
         "linear-stops-at-W",
