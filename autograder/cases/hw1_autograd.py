@@ -91,8 +91,8 @@ def product(draw: Draw) -> Iterator[Case]:
     layouts = ("plain", "readonly", "strided", "fortran", "plain", "negative")
     for f, what in (("Multiply", "product"), ("Divide", "quotient")):
         for i, (name, sx, sy) in enumerate(_pairs(draw)):
-            x, y = draw.normal(*sx, scale=1.7), _signed(draw, *sy)
-            dz = draw.normal(*np.broadcast_shapes(sx, sy))
+            x, y = draw.away(*sx, margin=0.2, scale=1.7), _signed(draw, *sy)
+            dz = draw.away(*np.broadcast_shapes(sx, sy), margin=0.2)
             layout = {"dz": "readonly"}
             if sx:
                 layout["x"] = layouts[i]
@@ -145,7 +145,7 @@ def reductions(draw: Draw) -> Iterator[Case]:
             yield _op(f"{what} over {name}", f, names, {"x": x}, forward, "", constants, layouts=layout)
             layout["dz"] = "readonly"
             checks = {"dx": f"{what}: backward", **UNTOUCHED}
-            arrays = {"x": x, "dz": np.asarray(draw.normal(*z.shape))}
+            arrays = {"x": x, "dz": np.asarray(draw.away(*z.shape, margin=0.2))}
             yield _op(f"{what} over {name}, backward", f, names, arrays, checks, "x", constants, layouts=layout)
         n, m = draw.sizes(2)
         single = {"x": draw.normal(n, m, dtype="float32"), "dz": draw.normal(m, dtype="float32")}
@@ -167,7 +167,7 @@ def maximum(draw: Draw) -> Iterator[Case]:
         constants = {"axis": _axis(axis), "keepdims": keepdims}
         z = x.max(axis=axis, keepdims=keepdims)
         yield _op(f"over {name}", "Max", names, {"x": x}, FORWARD, "", constants, layouts={"x": "strided"})
-        arrays = {"x": x, "dz": np.asarray(draw.normal(*z.shape))}
+        arrays = {"x": x, "dz": np.asarray(draw.away(*z.shape, margin=0.2))}
         checks = {"dx": "backward", **UNTOUCHED}
         yield _op(f"over {name}, backward", "Max", names, arrays, checks, "x", constants, layouts={"dz": "readonly"})
     n, m = draw.sizes(2, 4, 8)
@@ -279,7 +279,7 @@ def parts(draw: Draw) -> Iterator[Case]:
     ]  # fmt: skip
     for at, (name, key, extra, aspect) in enumerate(keys):
         z = x[_key(key, extra)]
-        arrays = {"x": x, "dz": np.asarray(draw.normal(*z.shape)), **extra}
+        arrays = {"x": x, "dz": np.asarray(draw.away(*z.shape, margin=0.2)), **extra}
         checks = {"dx": f"index: {aspect}", **UNTOUCHED}
         layout = {"dz": "readonly"} if at % 2 or z.ndim < 2 else {"dz": "fortran"}
         yield _op(name, "Index", "x key", arrays, checks, "x", {"key": key}, "ops.shape", layouts=layout)
@@ -399,7 +399,7 @@ def leaf(draw: Draw) -> Iterator[Case]:
     for times in (1, 2):
         params = {"how": "double", "times": times}
         yield Case(f"a float64 gradient, {times} times", "leaf", single, typed, params, tol=1e-5)
-    scalar = {"x": np.asarray(draw.normal()), "dz": np.asarray(draw.normal())}
+    scalar = {"x": np.asarray(draw.away()), "dz": np.asarray(draw.away())}
     for times in (1, 2):
         checks = {"dx": "0-d", "array": "0-d"}
         yield Case(f"a NumPy scalar, {times} times", "leaf", scalar, checks, {"how": "entry", "times": times})
