@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from minipeft import cuda
 
+Result = TypeVar("Result")
 Array = Any  # a numpy.ndarray, a cupy.ndarray, or the array type of a registered backend
 
 
@@ -187,16 +190,39 @@ def quick_handover() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
+@lru_cache
+def _threads(n: int) -> ThreadPoolExecutor:
+    """So many threads, the same at every call, each of which uses again the memory that it has freed.
+
+    The C library gives new threads new places to allocate in, and keeps what was freed in the old ones: with threads
+    made for every step the process would grow step by step.
+    """
+    return ThreadPoolExecutor(n, thread_name_prefix=f"minipeft-{n}")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not come along
+
+
+def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
+    """The results of all calls, made at the same time, one thread each, in the context of the caller.
+
+    None of them may call this again. What the first of them, in the order of ``calls``, raises is raised once all have
+    ended.
+    """
+    with quick_handover():
+        jobs = [_threads(len(calls)).submit(copy_context().run, call) for call in calls]
+        wait(jobs)
+        return [job.result() for job in jobs]
+
+
 def in_threads(work: Callable[[Sequence[Any]], None], items: Sequence[Any], threads: int) -> None:
     """``work`` on ``items``, cut into as many runs of neighbours as there are threads, one run a thread."""
     if threads == 1:
         work(items)
         return
     cuts = [len(items) * i // threads for i in range(threads + 1)]
-    with quick_handover(), ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(copy_context().run, work, items[a:b]) for a, b in itertools.pairwise(cuts)]
-        for job in jobs:
-            job.result()
+    side_by_side([partial(work, items[a:b]) for a, b in itertools.pairwise(cuts)])
 
 
 def rows(x: Array) -> Array:

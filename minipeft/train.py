@@ -8,11 +8,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ from minipeft.array import (
     has_kernels,
     in_threads,
     is_array,
-    quick_handover,
     read,
     row_blocks,
+    side_by_side,
     to_device,
     to_numpy,
 )
@@ -131,9 +129,8 @@ def _backward(model: Any, batch: Batch, shards: int, rng: Seed, share: float = 1
         loss.backward(array_module(loss.data).full_like(loss.data, n / total), into=grads)
         return loss.item() * n / total, grads
 
-    with _blas().limit(limits=1, user_api="blas"), quick_handover(), ThreadPoolExecutor(len(parts)) as pool:
-        jobs = [pool.submit(copy_context().run, work, i) for i in range(len(parts))]
-        results = [job.result() for job in jobs]
+    with _blas().limit(limits=1, user_api="blas"):
+        results = side_by_side([partial(work, i) for i in range(len(parts))])
     summed = results[0][1]
     for _, grads in results[1:]:
         _add(summed, grads, len(parts))

@@ -1,7 +1,10 @@
 """The one place that knows NumPy from CuPy."""
 
 import math
+import os
+import signal
 import threading
+import time
 from contextvars import copy_context
 
 import numpy as np
@@ -204,3 +207,56 @@ def test_a_generator_passes_through():
 def test_a_strict_array_has_a_module_of_numpy_functions_only_where_cupy_has_them():
     for name in ("vecdot", "errstate", "nditer", "einsum", "unstack"):
         assert not hasattr(strict.strict_xp, name)
+
+
+def test_threads_are_the_same_at_every_call():
+    both = threading.Barrier(2)
+
+    def me():
+        both.wait()  # so that neither thread takes both calls
+        return threading.get_ident()
+
+    first, second = (arr.side_by_side([me, me]) for _ in range(2))
+    assert len(set(first)) == 2
+    assert set(first) == set(second)
+    assert threading.get_ident() not in first
+
+
+def test_what_a_call_raises_is_raised_once_all_have_ended():
+    ended = []
+
+    def slow():
+        time.sleep(0.05)
+        ended.append("slow")
+
+    def bad():
+        raise ValueError("the first")
+
+    with pytest.raises(ValueError, match="the first"):
+        arr.side_by_side([bad, slow])
+    assert ended == ["slow"]
+
+
+def test_calls_see_the_callers_context():
+    with arr.counting(arr.FlopCount()) as count:
+        arr.side_by_side([lambda: arr.matmul(np.ones((2, 3)), np.ones((3, 4)))] * 3)
+    assert count.total == 3 * 2 * 2 * 3 * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_forked_process_has_threads_of_its_own():
+    arr.side_by_side([int, int])
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if arr.side_by_side([lambda: 1, lambda: 2]) == [1, 2] else 1)
+    for _ in range(1000):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the forked process waited for threads that it does not have")
+    assert os.waitstatus_to_exitcode(status) == 0
