@@ -118,8 +118,8 @@ def _fact(
     arrays = {
         "x": draw.normal(*batch, k, dtype=dtype),
         "W": draw.normal(D, k, dtype=dtype),
-        "U": draw.normal(r, d, dtype=dtype),
-        "V": draw.normal(d, r, dtype=dtype),
+        "U": draw.normal(r, d, scale=d**-0.5, dtype=dtype),
+        "V": draw.normal(d, r, scale=r**-0.5, dtype=dtype),
         "S": draw.normal(m, r, r, dtype=dtype),
     }
     if bias:
