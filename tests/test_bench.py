@@ -146,3 +146,19 @@ def test_hips_autograd_has_the_same_loss_and_gradients(tiny, monkeypatch, capsys
     rows = rows_of(capsys, "hips")
     assert [r["mode"] for r in rows] == ["lora", "full"]
     assert all(r["largest disagreement"] < 1e-3 for r in rows)
+
+
+def test_memory_saving_on_a_small_model(monkeypatch, capsys):
+    from minipeft.bench import memory_saving
+
+    monkeypatch.setattr(memory_saving, "SIZES", {"vocab_size": 31, "d_model": 32, "n_layers": 3, "n_heads": 4})
+    monkeypatch.setattr(memory_saving, "GRID", ((2, 48),))
+    monkeypatch.setattr(memory_saving, "BLOCK", 16)
+    monkeypatch.setattr(memory_saving.run, "__defaults__", (2,))
+    assert main(["bench", "memory_saving", "--json"]) == 0
+    rows = {row["variant"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == ["default", "checkpointing", "blockwise", "both"]
+    assert rows["default"]["time ratio"] == 1.0
+    kept = [rows[v]["kept MB"] for v in ("both", "checkpointing", "blockwise", "default")]
+    assert kept[0] == kept[1] < kept[2] < kept[3]
+    assert rows["default"]["GFLOP"] < rows["checkpointing"]["GFLOP"]

@@ -1,5 +1,7 @@
 """Activation checkpointing and blockwise attention: the same numbers, less that is kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from families import TRANSFORMERS, gpt2
@@ -7,16 +9,22 @@ from families import TRANSFORMERS, gpt2
 import minipeft as mp
 from minipeft import models as M
 from minipeft import ops
-from minipeft.accounting import memory
+from minipeft.accounting import count_flops, memory, step_cost
 from minipeft.nn.layers import random_stream
+from minipeft.optim import AdamW
 from minipeft.peft import (
     AdapterConfig,
+    FacTConfig,
+    IA3Config,
+    IntrinsicConfig,
+    LNLoraConfig,
     LoraConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
     TopLayersConfig,
     get_peft_model,
 )
+from minipeft.train import train_step
 
 METHODS = {
     "full": None,
@@ -26,6 +34,10 @@ METHODS = {
     "prefix": lambda: PrefixTuningConfig(3, init_std=0.5),
     "projected prefix": lambda: PrefixTuningConfig(3, prefix_projection=True),
     "top layer": lambda: TopLayersConfig(1),
+    "LNLoRA": lambda: LNLoraConfig(r=2),
+    "IA3": lambda: IA3Config(),
+    "FacT": lambda: FacTConfig(r=2, factorization="tk", target_modules=["attention.q_proj", "attention.out_proj"]),
+    "intrinsic": lambda: IntrinsicConfig(d=130, said=True, projection="dense"),
 }
 grid = [pytest.mark.parametrize("family", TRANSFORMERS), pytest.mark.parametrize("method", METHODS)]
 
@@ -117,7 +129,7 @@ def kept(model, batch):
 
 
 def test_what_is_kept(rng):
-    """Checkpointing keeps (B, T, d) a layer; blockwise attention drops H N S a layer."""
+    """Blockwise attention drops H N S numbers a layer, and keeps its output and the sums of its rows instead."""
     config = M.DecoderConfig.gpt2(vocab_size=17, d_model=12, n_layers=3, n_heads=3, context=64)
     ids = rng.integers(0, 17, (2, 64))
     batch = {"ids": ids, "labels": ids}
@@ -126,8 +138,81 @@ def test_what_is_kept(rng):
     scores = 3 * 2 * 3 * 64 * 64 * 4  # layers, batch, heads, N, S, bytes
     more = 3 * (2 * 64 * 12 + 2 * 3 * 64) * 4  # the layer's output by head, and the sums of its rows
     assert full - blockwise == pytest.approx(scores - more, abs=3 * 2 * 64 * 12 * 4)
-    without = kept(M.DecoderLM(config).gradient_checkpointing(), batch)
-    assert without < 0.15 * full
+
+
+@pytest.mark.parametrize("n_layers", [1, 4])
+def test_checkpointing_keeps_the_input_of_each_layer_and_nothing_else_of_it(n_layers, rng):
+    config = M.DecoderConfig.gpt2(vocab_size=17, d_model=12, n_layers=n_layers, n_heads=3, context=64)
+    ids, labels = (rng.integers(0, 17, (2, 10)) for _ in range(2))
+    saved = kept(M.DecoderLM(config).gradient_checkpointing(), {"ids": ids, "labels": labels})
+    around = step_cost(replace(config, n_layers=0), None, 2, 10).activations  # embeddings, last normalization, head
+    assert saved == around + n_layers * 2 * 10 * 12 * 4
+
+
+@pytest.mark.parametrize(
+    ("method", "layers", "like"),
+    [
+        (None, 3, None),
+        (LoraConfig(r=2), 3, LoraConfig(r=2)),
+        (AdapterConfig(r=3), 3, AdapterConfig(r=3)),
+        (LoraConfig(r=2, layers_to_transform=[1, 2]), 2, LoraConfig(r=2)),
+        (TopLayersConfig(1), 1, None),
+    ],
+    ids=["full", "LoRA", "adapters", "LoRA on top", "top layer"],
+)
+def test_checkpointing_costs_the_forward_of_the_recorded_layers_once_more(method, layers, like, rng):
+    """Below the lowest trained parameter nothing is recorded, and so nothing is computed again."""
+    config = M.DecoderConfig.gpt2(vocab_size=17, d_model=12, n_layers=3, n_heads=3, context=64)
+    base = M.DecoderLM(config).gradient_checkpointing()
+    model = base if method is None else get_peft_model(base, method)
+    ids = rng.integers(0, 17, (2, 10))
+    with count_flops() as flops:
+        model.loss(ids, ids).backward()
+    plain = step_cost(config, method, 2, 10).flops
+    without_layers = step_cost(replace(config, n_layers=0), None, 2, 10).flops.forward
+    again = step_cost(replace(config, n_layers=layers), like, 2, 10).flops.forward - without_layers
+    assert (flops.forward, flops.backward) == (plain.forward, plain.backward + again)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("setting", ["checkpointing", "blockwise", "both"])
+def test_beyond_a_tile_of_queries_the_numbers_are_the_same_too(family, setting, rng):
+    length, vocabulary = 150, 17
+    config = {
+        "gpt2": M.DecoderConfig.gpt2(vocabulary, 12, 2, 3, context=length + 3),
+        "llama": M.DecoderConfig.llama(vocabulary, 24, 2, 4, 2, 20, context=length + 3),
+    }[family]
+    base = M.DecoderLM(config).to(np.float64)
+    model = get_peft_model(base, LoraConfig(r=2, init_lora_weights=False))
+    ids = rng.integers(0, vocabulary, (2, length))
+    mask = np.ones((2, length), dtype=bool)
+    mask[1, 140:] = False
+    batch = {"ids": ids, "labels": np.where(mask, ids, -100), "mask": mask}
+    loss, grads = loss_and_gradients(model, batch)
+    if setting != "blockwise":
+        base.gradient_checkpointing()
+    if setting != "checkpointing":
+        base.set_attention("blockwise", 32)
+    again, others = loss_and_gradients(model, batch)
+    assert again == pytest.approx(loss, rel=1e-12)
+    for n, g in grads.items():
+        np.testing.assert_allclose(others[n], g, rtol=1e-9, atol=1e-12, err_msg=n)
+
+
+@pytest.mark.parametrize("method", ["LoRA", "prefix"])
+def test_checkpointed_shards_draw_the_masks_of_the_shards(method, rng):
+    results = []
+    for checkpointing in (False, True):
+        model, batch = gpt2(np.random.default_rng(0))
+        peft = get_peft_model(model, METHODS[method](), rng=1)
+        model.gradient_checkpointing(checkpointing)
+        peft.train()
+        losses = [train_step(peft, batch, AdamW(peft, lr=0.1), shards=2, rng=(3, i)) for i in range(3)]
+        results.append((losses, [p.data.copy() for p in peft.trained().values()]))
+    (losses, parameters), (again, others) = results
+    np.testing.assert_allclose(again, losses, rtol=1e-5)
+    for p, q in zip(parameters, others, strict=True):
+        np.testing.assert_allclose(q, p, rtol=1e-3, atol=1e-4)
 
 
 def test_a_frozen_bottom_still_reaches_the_adapters(rng):

@@ -10,6 +10,7 @@ BENCHES = {
     "profile": "where a LoRA step at GPT-2 small's shape spends its time, by operation, beside the floor",
     "memory": "peak memory of a training step, each side in its own process (needs [parity])",
     "forward": "SmolLM2's forward and cached generation beside transformers' (needs [parity])",
+    "memory_saving": "checkpointing and blockwise attention: memory and time beside the default",
     "scaling": "time for each counted FLOP over widths and lengths; the top K layers beside all",
     "latency": "a forward pass with merged LoRA, AdapterL and AdapterH, batch by length",
     "gpu": "a training step beside PyTorch eager + PEFT on one GPU, TF32 off and on (needs [parity] and [gpu])",
