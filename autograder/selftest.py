@@ -130,22 +130,24 @@ def sources_of(homework: Homework, item: Item) -> dict[str, str]:
 
 
 def concerned(homework: Homework, item: Item) -> set[str]:
-    """The problems that an item can change: those whose functions it replaces, and those that stand on them."""
+    """The problems that are graded under every seed: those that a variant can change, those in which a mutant may fail.
+
+    A variant can change the problems whose functions it replaces, and those that stand on them.
+    """
     if item.kind == "mutant":
         m = next(m for m in mutants(homework.name) if m.id == item.id)
-        targets = {m.target, *(f"{m.target.partition(':')[0]}:{name}" for name in m.along)}
-    elif item.kind == "variant":
+        return {m.problem, *m.also}
+    if item.kind == "variant":
         targets = set(next(v for v in variants(homework.name) if v.id == item.id).bodies)
-    else:
-        return {p.id for p in homework.problems}
-    return {p.id for p in homework.problems if targets & {str(t) for t in (*p.targets, *homework.supplied(p))}}
+        return {p.id for p in homework.problems if targets & {str(t) for t in (*p.targets, *homework.supplied(p))}}
+    return {p.id for p in homework.problems}
 
 
 def run_item(item: Item, seeds: Sequence[int], threads: Sequence[int], worker: bool = False) -> Row:
     """Grade an item: under the first seed all problems, under the others those that it concerns.
 
-    The first seed is graded again with the other numbers of BLAS threads and, with ``worker``, in a worker as a
-    submission is; what comes out differently is noted.
+    These are graded again under the first seed with the other numbers of BLAS threads. With ``worker``, all are graded
+    in a worker as well, as a submission is. What comes out differently is noted.
     """
     start = time.process_time()
     homework = load_homework(item.homework)
@@ -156,7 +158,7 @@ def run_item(item: Item, seeds: Sequence[int], threads: Sequence[int], worker: b
     if item.kind == "reference":
         row.failures += [line for seed in seeds for line in wrong_scales(homework, seed)]
     sources = sources_of(homework, item)
-    some = concerned(homework, item) | {row.problem}
+    some = concerned(homework, item)
     first: dict[str, Verdict] = {}
     with threadpool_limits(threads[0]):
         for seed in seeds:
@@ -175,8 +177,9 @@ def run_item(item: Item, seeds: Sequence[int], threads: Sequence[int], worker: b
     shares = row.shares[str(seeds[0])]
     for n in threads[1:]:
         with threadpool_limits(n):
-            again = {p: v.share for p, v in grade_sources(homework, sources, seeds[0]).items()}
-        row.unstable += differing(shares, again, f"with {n} BLAS threads in place of {threads[0]}")
+            again = {p: v.share for p, v in grade_sources(homework, sources, seeds[0], some).items()}
+        own = {p: shares[p] for p in again}
+        row.unstable += differing(own, again, f"with {n} BLAS threads in place of {threads[0]}")
     if worker:
         row.unstable += differing(shares, in_worker(homework, sources, seeds[0]), "in the worker")
     if item.kind == "mutant":

@@ -38,7 +38,7 @@ def _ln(
     if bias:
         arrays["b"] = draw.normal(d, dtype=dtype)
     if backward:
-        arrays["dz"] = draw.normal(*batch, d, dtype=dtype)
+        arrays["dz"] = draw.normal(*batch, d, scale=spread, dtype=dtype)  # dx goes as dz / σ(x)
     params = {"scale": draw.number(1.5, 3.5), "needs": needs.split()}
     return Case(name, "lnlora_linear", arrays, checks, params, **more)
 

@@ -100,12 +100,17 @@ def test_what_the_worker_grades_is_what_this_process_grades():
     assert differing({"1": 1.0}, {"1": 0.5}, "in the worker") == ["1: 100%, and 50% in the worker"]
 
 
-def test_a_mutant_concerns_its_problem_and_those_that_stand_on_it():
-    mutant = next(m for m in mutants("hw6_lora") if m.target == FORWARD)
-    found = concerned(HOMEWORK, Item("hw6_lora", "mutant", mutant.id))
-    assert OWN in found
+def test_a_variant_concerns_the_problems_of_its_functions_and_those_that_stand_on_them(monkeypatch):
+    monkeypatch.setattr("autograder.variants.hw6_lora.VARIANTS", [Variant("v", {FORWARD: "pass"})])
+    found = concerned(HOMEWORK, Item("hw6_lora", "variant", "v"))
     standing = {p.id for p in HOMEWORK.problems if any(str(t) == FORWARD for t in HOMEWORK.supplied(p))}
-    assert standing <= found
+    assert found == {OWN} | standing
+    assert standing
+
+
+def test_a_mutant_concerns_its_own_problem():
+    mutant = mutants("hw6_lora")[0]
+    assert concerned(HOMEWORK, Item("hw6_lora", "mutant", mutant.id)) == {mutant.problem, *mutant.also}
 
 
 def test_every_item_of_a_homework_is_listed_once():
