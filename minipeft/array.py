@@ -232,10 +232,19 @@ def rows(x: Array) -> Array:
     return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # -1 fails where C = 0
 
 
+def product(xp: Any, a: Array, b: Array, out: Array | None = None) -> Array:
+    """``xp.matmul``, without a false alarm: OpenBLAS 0.3.31 on AVX-512 multiplies five float32 columns with a vector by
+    way of a register that it never set, so the result is right, yet "invalid value" is reported by chance."""
+    if a.shape[-1] == 5 and a.dtype == np.float32:
+        with np.errstate(invalid="ignore"):
+            return xp.matmul(a, b) if out is None else xp.matmul(a, b, out=out)
+    return xp.matmul(a, b) if out is None else xp.matmul(a, b, out=out)
+
+
 def row_sum(x: Array) -> Array:
     """Sum over the columns, (R, C) -> (R, 1), as a product with ones: faster than ``sum(axis=1)``."""
     xp = array_module(x)
-    return xp.matmul(x, xp.ones((x.shape[1], 1), dtype=x.dtype))
+    return product(xp, x, xp.ones((x.shape[1], 1), dtype=x.dtype))
 
 
 def row_dot(x: Array, y: Array) -> Array:
@@ -246,7 +255,7 @@ def row_dot(x: Array, y: Array) -> Array:
 def column_sum(x: Array) -> Array:
     """Sum over the rows, (R, C) -> (C,), as a product with ones: three times faster than ``sum(axis=0)``."""
     xp = array_module(x)
-    return xp.matmul(xp.ones((1, x.shape[0]), dtype=x.dtype), x)[0]
+    return product(xp, xp.ones((1, x.shape[0]), dtype=x.dtype), x)[0]
 
 
 def read(*scalars: Array) -> list[float]:
@@ -306,7 +315,7 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     if backend.kernels is not None and max(a.ndim, b.ndim) > 2:
         c = cuda.batched_matmul(backend.kernels, backend.xp, a, b, out)
     else:
-        c = backend.xp.matmul(a, b) if out is None else backend.xp.matmul(a, b, out=out)
+        c = product(backend.xp, a, b, out)
     count = _counter.get()
     if count is not None:
         flops = 2 * c.size * a.shape[-1]

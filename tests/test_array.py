@@ -176,6 +176,20 @@ def test_sums_as_products_with_ones(rng):
     np.testing.assert_allclose(arr.column_sum(x), x.sum(0))
 
 
+def test_a_false_alarm_of_the_product_is_not_told(rng):
+    class Alarming:  # what OpenBLAS does by chance: the right product, and the flag of an invalid operation
+        @staticmethod
+        def matmul(a, b):
+            np.float32(np.inf) * np.float32(0)
+            return a @ b
+
+    five, six = (rng.normal(size=(3, n)).astype(np.float32) for n in (5, 6))
+    np.testing.assert_array_equal(arr.product(Alarming, five, five.T), five @ five.T)
+    for other in (six, five.astype(np.float64)):
+        with pytest.warns(RuntimeWarning, match="invalid value"):
+            arr.product(Alarming, other, other.T)
+
+
 def test_moving_between_devices(rng):
     x = rng.normal(size=3)
     moved = arr.to_device(x, "strict")
