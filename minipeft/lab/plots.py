@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,33 @@ GREYS = {"gradient_bytes": "0.15", "optimizer_bytes": "0.5", "activation_bytes":
 NAMES = {"gradient_bytes": "gradients", "optimizer_bytes": "optimizer state", "activation_bytes": "saved activations"}
 
 
+@contextmanager
+def sheet(n_rows: int, n_columns: int, size: tuple[float, float], **options: Any) -> Iterator[tuple[Any, Any]]:
+    """A figure of the one style and its axes (n_rows, n_columns); size in inches. Closed at the end of the block."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, **options)
+        try:
+            yield figure, axes
+        finally:
+            plt.close(figure)
+
+
+def save(figure: Any, stem: Path) -> list[Path]:
+    """The figure as ``stem``.png and ``stem``.svg, each whole or not at all; the same bytes for the same figure."""
+    figure.tight_layout()
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    for path in paths:
+        part = path.with_name(f".{path.name}.part")
+        figure.savefig(
+            part, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
+        )
+        part.replace(path)
+    return paths
+
+
 def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[Path]:
     """Quality against trained parameters, memory by kind, and time and FLOPs of a step; PNG and SVG."""
-    with plt.rc_context(STYLE):
-        figure, (quality, memory, work) = plt.subplots(1, 3, figsize=(13, 4.6), width_ratios=(1.25, 1, 1))
+    with sheet(1, 3, (13, 4.6), width_ratios=(1.25, 1, 1)) as (figure, ((quality, memory, work),)):
         _draw_quality(quality, task, [r for r in rows if r["mean"] is not None])
         _draw_memory(memory, rows)
         _draw_work(work, rows)
@@ -36,16 +61,7 @@ def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[P
             f"mean ± standard deviation over {seeds} seeds; each method's learning rate chosen on the validation split",
             fontsize=8,
         )
-        figure.tight_layout()
-        paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
-        for path in paths:
-            part = path.with_name(f".{path.name}.part")
-            figure.savefig(
-                part, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
-            )
-            part.replace(path)
-        plt.close(figure)
-    return paths
+        return save(figure, stem)
 
 
 def _draw_quality(ax: Any, task: Any, rows: list[dict[str, Any]]) -> None:
