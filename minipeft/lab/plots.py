@@ -13,6 +13,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+__all__ = ["STYLE", "draw_comparison", "plt"]  # plt for notebook.py, so that matplotlib is imported here alone
+
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
