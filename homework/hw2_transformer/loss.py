@@ -138,12 +138,13 @@ def linear_cross_entropy(
 ) -> Tensor:
     """``cross_entropy(linear(x, weight, bias), labels)`` by ``block`` rows at a time: x (..., d), weight (V, d).
 
-    By default 256 rows, or 1024 on a GPU, where few large products are faster. The same value and gradients, in the
-    memory of one block of logits. Raises as ``cross_entropy`` does.
+    By default 256 rows, 512 where W is trained (each block after the first makes another (V, d) and adds it), or 1024
+    on a GPU, where few large products are faster. The same value and gradients, in the memory of one block of logits.
+    Raises as ``cross_entropy`` does.
     """
     check_linear(x, weight, bias)
     if block is None:
-        block = 1024 if has_kernels(x.data) else 256
+        block = 1024 if has_kernels(x.data) else 512 if weight.requires_grad else 256
     if block < 1:
         raise ValueError(f"linear_cross_entropy: block is a number of rows, at least 1, got {block}")
     kept, chosen = _labelled(labels, x.shape[:-1], weight.shape[0], x.data)
