@@ -1,0 +1,199 @@
+"""Few examples or many: full fine-tuning, prompts, prefixes and LoRA (the lecture's table; Hu et al. 2021, Table 16).
+
+A prompt is trained as embeddings before the text (PrefixEmbed), a prefix as keys and values in every layer
+(PrefixLayer). Where they start matters, so both are tried from random numbers and from words: a prompt from the words'
+embeddings, a prefix from the keys and values that the model computes for the words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from minipeft.lab import study
+from minipeft.lab.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict, select
+from minipeft.lab.study import FROM_WORDS, PROSE, RANDOM, SENTIMENT, Arm, Plan
+from minipeft.peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
+
+P = 8  # tokens of a prompt or prefix
+FULL, LORA = "full", "LoRA"
+PROMPTS, PREFIXES = ("prompt, random", "prompt, words"), ("prefix, random", "prefix, words")
+METHODS = (FULL, *PROMPTS, *PREFIXES, LORA)
+MARGIN = {PROSE: 0.02, SENTIMENT: 0.01}
+
+
+def arms(full: tuple[float, ...], lora: tuple[float, ...], virtual: tuple[float, ...]) -> tuple[Arm, ...]:
+    """The six arms, each kind with its rates."""
+    return (
+        Arm(FULL, None, full),
+        Arm(PROMPTS[0], PromptTuningConfig(num_virtual_tokens=P, prompt_tuning_init="RANDOM"), virtual, RANDOM),
+        Arm(PROMPTS[1], PromptTuningConfig(num_virtual_tokens=P), virtual, FROM_WORDS),
+        Arm(PREFIXES[0], PrefixTuningConfig(num_virtual_tokens=P), virtual, RANDOM),
+        Arm(PREFIXES[1], PrefixTuningConfig(num_virtual_tokens=P), virtual, FROM_WORDS),
+        Arm(LORA, LoraConfig(r=4, lora_alpha=4), lora),
+    )
+
+
+_PROSE = arms((3e-4, 1e-3, 3e-3), (3e-3, 1e-2, 3e-2), (1e-2, 3e-2, 1e-1))
+_SENTIMENT = arms((2e-5, 1e-4), (5e-4, 2e-3), (2e-3, 1e-2))
+_JUDGED = {"val": 120, "test": 400}
+PLANS = {
+    "quick": (
+        Plan(PROSE, _PROSE, 50, 8, (0, 1, 2), size="tiny", n=(100,)),
+        Plan(PROSE, _PROSE, 125, 8, (0, 1, 2), size="tiny", n=(1000,)),
+    ),
+    "full": (
+        Plan(PROSE, _PROSE, 100, 8, (0, 1, 2, 3, 4), size="tiny", n=(100,)),
+        Plan(PROSE, _PROSE, 250, 8, (0, 1, 2, 3, 4), size="tiny", n=(1000,)),
+        Plan(PROSE, _PROSE, 625, 16, (0, 1, 2), size="tiny", n=(10000,)),
+        Plan(SENTIMENT, _SENTIMENT, 30, 16, (0, 1, 2), n=(100,), judged=_JUDGED),
+        Plan(SENTIMENT, _SENTIMENT, 40, 16, (0, 1, 2), n=(1000,), judged=_JUDGED),
+    ),
+}
+
+
+def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
+    """Rates on validation for each n, then the seeds."""
+    return study.runs(PLANS[mode], rows)
+
+
+def sizes_of(rows: Sequence[Row], task: str) -> list[int]:
+    """The n of a task, from few to many."""
+    return sorted({r["n"] for r in select(rows, task=task)})
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """One a task, as the published one: a method a row, n in the columns."""
+    found = []
+    for task in study.tasks_of(rows):
+        ns = sizes_of(rows, task)
+        body = []
+        for arm in METHODS:
+            cells = [study.shown(task, study.values(rows, task=task, arm=arm, n=n)) for n in ns]
+            rates = ", ".join(study.at_edge(rows, task=task, arm=arm, n=n) for n in ns)
+            body.append((arm, f"{select(rows, task=task, arm=arm)[0]['trained']:,}", *cells, rates))
+        what = "windows of 64 characters" if task == PROSE else "sentences"
+        steps = ", ".join(
+            f"{r['steps']} of {r['batch_size']} at n = {n:,}"
+            for n in ns
+            for r in select(rows, task=task, n=n, arm=FULL)[:1]
+        )
+        found.append(
+            Table(
+                f"n examples: {task}, test, {study.UNITS[task]}",
+                ("method", "trained", *(f"n = {n:,}" for n in ns), "rates"),
+                body,
+                f"n {what}. Steps: {steps}. {study.note(rows, task)}",
+            )
+        )
+    return found
+
+
+def better_start(rows: Sequence[Row], task: str, n: int, kind: Sequence[str]) -> str:
+    """Which of the two starts does better on validation, at its best rate."""
+    from minipeft.lab.adapters import best_on_validation
+
+    return best_on_validation(select(rows, n=n), task, kind) or kind[0]
+
+
+def verdicts(rows: Sequence[Row]) -> list[Verdict]:
+    """LoRA with few and with many examples; prompts and prefixes with few; their start; the gap as n grows."""
+    found = []
+    for task in study.tasks_of(rows):
+        ns = sizes_of(rows, task)
+        of = {(a, n): study.values(rows, task=task, arm=a, n=n) for a in METHODS for n in ns}
+        if min(map(len, of.values())) < 2:
+            found.append(Verdict(f"{task}: few examples or many", UNDECIDED, "too few finished runs"))
+            continue
+        unit = "1 point" if task == SENTIMENT else f"{MARGIN[task]} nats/char"
+        few, many = ns[0], ns[-1]
+        for n in dict.fromkeys((few, many)):
+            found.append(
+                Verdict(
+                    f"{task}: with n = {n:,} LoRA is as good as full fine-tuning (within {unit})",
+                    study.at_least(task, of[LORA, n], of[FULL, n], MARGIN[task]),
+                    f"it gains {study.in_words(task, study.gain(task, of[LORA, n], of[FULL, n]))}",
+                )
+            )
+        best = {n: [better_start(rows, task, n, kind) for kind in (PROMPTS, PREFIXES)] for n in ns}
+        for arm in best[few]:
+            found.append(
+                Verdict(
+                    f"{task}: with n = {few:,} a {arm.partition(',')[0]} is worse than LoRA",
+                    study.at_least(task, of[LORA, few], of[arm, few]),
+                    f"LoRA against {arm} (the better start on validation): "
+                    f"{study.in_words(task, study.gain(task, of[LORA, few], of[arm, few]))}",
+                )
+            )
+        for kind in (PROMPTS, PREFIXES):
+            random, words = kind
+            found.append(
+                Verdict(
+                    f"{task}: with n = {few:,} a {random.partition(',')[0]} that starts from words is better than one "
+                    "that starts at random",
+                    study.at_least(task, of[words, few], of[random, few]),
+                    f"words gain {study.in_words(task, study.gain(task, of[words, few], of[random, few]))}",
+                )
+            )
+        if few != many:
+            gaps = {n: study.gain(task, of[LORA, n], of[best[n][0], n]) for n in (few, many)}
+            a = [-g for g in _differences(task, of[LORA, few], of[best[few][0], few])]
+            b = [-g for g in _differences(task, of[LORA, many], of[best[many][0], many])]
+            found.append(
+                Verdict(
+                    f"{task}: the prompt's gap to LoRA is smaller with n = {many:,} than with n = {few:,}",
+                    study.at_least(SENTIMENT, b, a),  # differences, already signed: higher is better
+                    f"{study.in_words(task, gaps[few])} with n = {few:,}, {study.in_words(task, gaps[many])} with "
+                    f"n = {many:,}",
+                )
+            )
+    return found
+
+
+def _differences(task: str, a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """By how much a is better, seed by seed."""
+    return [study.gain(task, [x], [y]) for x, y in zip(a, b, strict=False)]
+
+
+def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
+    """Quality against n, a panel a task."""
+    from minipeft.lab import figures_text
+
+    panels: list[figures_text.Panel] = []
+    for task in study.tasks_of(rows):
+        scale = 100.0 if task == SENTIMENT else 1.0
+        lines = {
+            arm: {n: [scale * v for v in study.values(rows, task=task, arm=arm, n=n)] for n in sizes_of(rows, task)}
+            for arm in METHODS
+        }
+        panels.append((task, "training examples n", f"test, {study.UNITS[task]}", lines, {}))
+    path = figures_text.lines(panels, stem)
+    return {path: "Few examples or many: six ways to adapt; mean ± standard deviation over seeds."}
+
+
+EXPERIMENT = Experiment(
+    name="low_data",
+    title="Few examples or many",
+    claim="LoRA is as good as full fine-tuning with few and with many examples; prompts and prefixes need many.",
+    runs=runs,
+    run=study.run,
+    tables=tables,
+    verdicts=verdicts,
+    draw=draw,
+    prepare=lambda mode, folder: study.prepare(PLANS[mode], folder, steps=400 if mode == "full" else 200),
+    published=(
+        Published(
+            "Table 16, GPT-3 on MNLI-n, validation accuracy in % (±0.3)",
+            "Hu et al. 2021 (arXiv:2106.09685v2), as in the lecture",
+            ("method", "n = 100", "n = 1k", "n = 10k", "n = 392k"),
+            (
+                ("full", 60.2, 85.8, 88.9, 89.5),
+                ("PrefixEmbed (prompt)", 37.6, 75.2, 79.5, 88.6),
+                ("PrefixLayer (prefix)", 48.3, 82.5, 85.9, 89.6),
+                ("LoRA", 63.8, 85.6, 89.2, 91.7),
+            ),
+        ),
+    ),
+    data=study.DATA,
+    needs=("minilm", "sentiment"),
+)

@@ -1,0 +1,251 @@
+"""How large must LoRA's rank be? (the lecture's table; Hu et al. 2021, Table 6 and section 7.2)
+
+r = 1, 2, 4, 8, 64 on W_q, on W_q and W_v, and on all four. α = r, so that s = 1 at every rank.
+
+Why a small one may do: of two trainings with different ranks the first singular directions of A agree, the others
+hardly. With U_A^i the first i right singular vectors of A as rows, (i, k),
+
+    φ(A, A', i, j) = ‖U_A^i (U_A'^j)ᵀ‖² / min(i, j)      in 0 … 1;  two random subspaces: max(i, j) / k
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from minipeft.array import to_numpy
+from minipeft.lab import study
+from minipeft.lab.experiment import (
+    NOT_REPRODUCED,
+    REPRODUCED,
+    UNDECIDED,
+    Config,
+    Experiment,
+    Published,
+    Row,
+    Table,
+    Verdict,
+    mean_and_spread,
+    select,
+)
+from minipeft.lab.study import PROSE, SENTIMENT, Arm, Plan
+from minipeft.lab.which_weights import lora, name_of
+from minipeft.optim import AdamW, LinearSchedule
+from minipeft.peft.lora import LoraLayer
+from minipeft.train import fit
+
+RANKS = (1, 2, 4, 8, 64)
+SETS = ("q", "qv", "qkvo")
+LARGE = 64
+DIRECTIONS = (1, 2, 4, 8)
+KEPT = 0.95  # of the gain of the largest rank: what "suffices" means
+POINTS = 0.01  # and of accuracy, where the untrained head's gain says nothing
+
+
+def arm_name(weights: str, r: int) -> str:
+    """The name of an arm."""
+    return f"{name_of(weights)} r={r}"
+
+
+def arms(rates: tuple[float, ...], sets: Sequence[str] = SETS) -> tuple[Arm, ...]:
+    """Every rank on every set."""
+    return tuple(Arm(arm_name(w, r), lora(w, r), rates) for w in sets for r in RANKS)
+
+
+PLANS = {
+    "quick": (Plan(PROSE, arms((1e-2, 3e-2)), 40, 8, (0, 1), size="tiny"),),
+    "full": (
+        Plan(PROSE, arms((1e-2, 3e-2)), 80, 8, (0, 1, 2)),
+        Plan(SENTIMENT, arms((2e-3, 1e-2), ("qv",)), 30, 16, (0, 1, 2), judged={"val": 120, "test": 400}),
+    ),
+}
+
+
+def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
+    """Rates on validation, then the seeds; the untouched prose model; once rates are chosen, the subspaces."""
+    plan = PLANS[mode][0]
+    wanted = study.runs(PLANS[mode], rows)
+    wanted.append({"kind": "base", "task": PROSE, "size": plan.size, "judged": plan.judged["test"]})
+    for seed in plan.seeds:
+        pair = [select(rows, task=PROSE, arm=arm_name("qv", r), split="test", seed=seed) for r in (8, LARGE)]
+        if all(pair):
+            rates = {"rate_8": pair[0][0]["rate"], "rate_64": pair[1][0]["rate"]}
+            wanted.append(
+                {
+                    "kind": "subspaces", "task": PROSE, "size": plan.size, "steps": plan.steps, "seed": seed, **rates,
+                    "batch_size": plan.batch_size,
+                }
+            )  # fmt: skip
+    return wanted
+
+
+def run(config: Config, folder: Path) -> Row:
+    """One run of the grid, the value of the base, or how far two subspaces agree."""
+    kind = config.get("kind")
+    if kind is None:
+        return study.run(config, folder)
+    whole = {"n": None, "seed": 0, "split": "test", "judged": 1, "batch_size": 1, **config}
+    if kind == "base":
+        drawn = study.draw(whole, folder)
+        return drawn.judge(drawn.model.eval())
+    A = {r: _trained(whole, folder, r, config[f"rate_{r}"], config["seed"] + 1000 * (r == LARGE)) for r in (8, LARGE)}
+    result = {}
+    for w in ("q_proj", "v_proj"):
+        pairs = [(A[8][path], A[LARGE][path]) for path in A[8] if path.endswith(w)]
+        for i in DIRECTIONS:
+            result[f"{w}_{i}"] = float(np.mean([similarity(a, b, i, i) for a, b in pairs]))
+    return {**result, "k": int(pairs[0][0].shape[1])}
+
+
+def _trained(config: Config, folder: Path, r: int, rate: float, seed: int) -> dict[str, np.ndarray]:
+    """The factors A (r, k) of a training on W_q and W_v, by path; A and the batches from ``seed``."""
+    drawn = study.draw({**config, "seed": seed}, folder)
+    model = study.adapt(drawn.model, lora("qv", r), seed)
+    schedule = LinearSchedule(rate, config["steps"], warmup=config["steps"] // 10)
+    fit(model, drawn.batches, AdamW(model, lr=schedule), steps=config["steps"], progress=False, max_norm=1.0)
+    return {path: to_numpy(m.lora_A.data) for path, m in model.named_modules() if isinstance(m, LoraLayer)}
+
+
+def similarity(a: np.ndarray, b: np.ndarray, i: int, j: int) -> float:
+    """φ of the first i right singular directions of a (r, k) and the first j of b (r', k)."""
+    u, v = (np.linalg.svd(x.astype(np.float64), full_matrices=False)[2] for x in (a, b))
+    return float(np.square(u[:i] @ v[:j].T).sum() / min(i, j))
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """Rank by set of weights, a table a task; then how far the subspaces agree."""
+    found = []
+    for task in study.tasks_of(rows):
+        sets = [w for w in SETS if study.values(rows, task=task, arm=arm_name(w, 1))]
+        body = [
+            (name_of(w), *(study.shown(task, study.values(rows, task=task, arm=arm_name(w, r))) for r in RANKS))
+            for w in sets
+        ]
+        base = select(rows, kind="base", task=task)
+        note = f"Without training: {base[0]['value']:.3f}. " if base else ""
+        found.append(
+            Table(
+                f"LoRA's rank: {task}, test, {study.UNITS[task]}",
+                ("weights", *(f"r = {r}" for r in RANKS)),
+                body,
+                note + study.note(rows, task),
+            )
+        )
+    pairs = select(rows, kind="subspaces")
+    if pairs:
+        found.append(
+            Table(
+                "Agreement φ of the first i directions of A at r = 8 and at r = 64, different seeds",
+                ("i", "W_q", "W_v", "two random subspaces"),
+                [
+                    (
+                        i,
+                        *(mean_and_spread([p[f"{w}_{i}"] for p in pairs])[0] for w in ("q_proj", "v_proj")),
+                        i / pairs[0]["k"],
+                    )
+                    for i in DIRECTIONS
+                ],
+                f"Mean over layers and {len(pairs)} seeds, prose.",
+            )
+        )
+    return found
+
+
+def verdicts(rows: Sequence[Row]) -> list[Verdict]:
+    """Does r = 1 suffice on q and v, does W_q alone need more, and do first directions agree more than chance?"""
+    found = []
+    for task in study.tasks_of(rows):
+        for w in SETS:
+            one, large = (study.values(rows, task=task, arm=arm_name(w, r)) for r in (1, LARGE))
+            if not one or not large:
+                continue
+            base = select(rows, kind="base", task=task)
+            whole = study.gain(task, large, [base[0]["value"]]) if base else None
+            margin = POINTS if whole is None else (1 - KEPT) * whole
+            told = "1 point of accuracy" if whole is None else f"{100 * (1 - KEPT):.0f} % of what r = {LARGE} gains"
+            found.append(
+                Verdict(
+                    f"{task}: on W_{name_of(w)} a rank of 1 suffices (within {told})",
+                    study.at_least(task, one, large, margin),
+                    f"r = 1 against r = {LARGE}: {study.in_words(task, study.gain(task, one, large))}"
+                    + ("" if whole is None else f"; r = {LARGE} gains {study.in_words(task, whole)} over the base"),
+                )
+            )
+    pairs = select(rows, kind="subspaces")
+    if pairs:
+        first, chance = [p[f"{w}_1"] for p in pairs for w in ("q_proj", "v_proj")], 1 / pairs[0]["k"]
+        later = [p[f"{w}_8"] for p in pairs for w in ("q_proj", "v_proj")]
+        excess = [f - g for f, g in zip(first, later, strict=True)]
+        mean, spread = mean_and_spread(excess)
+        outcome = UNDECIDED
+        if len(excess) > 1 and abs(mean) > 2 * spread / len(excess) ** 0.5:
+            outcome = REPRODUCED if mean > 0 else NOT_REPRODUCED
+        found.append(
+            Verdict(
+                f"{PROSE}: the first direction of A agrees between r = 8 and r = 64 more than all eight do",
+                outcome,
+                f"φ = {np.mean(first):.2f} for the first (chance {chance:.2f}), {np.mean(later):.2f} for the first 8 "
+                f"(chance {8 * chance:.2f})",
+            )
+        )
+    return found
+
+
+def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
+    """Quality against rank, a panel a task, and the agreement of directions."""
+    from minipeft.lab import figures_text
+
+    panels: list[figures_text.Panel] = []
+    for task in study.tasks_of(rows):
+        scale = 100.0 if task == SENTIMENT else 1.0
+        lines = {
+            f"W_{name_of(w)}": {
+                r: [scale * v for v in study.values(rows, task=task, arm=arm_name(w, r))] for r in RANKS
+            }
+            for w in SETS
+            if study.values(rows, task=task, arm=arm_name(w, 1))
+        }
+        panels.append((f"{task}", "rank r", f"test, {study.UNITS[task]}", lines, {}))
+    pairs = select(rows, kind="subspaces")
+    if pairs:
+        agreement = {f"W_{w[0]}": {i: [p[f"{w}_{i}"] for p in pairs] for i in DIRECTIONS} for w in ("q_proj", "v_proj")}
+        chance = {"two random subspaces": {i: i / pairs[0]["k"] for i in DIRECTIONS}}
+        panels.append(("r = 8 and r = 64, prose", "first i directions", "agreement φ", agreement, chance))
+    path = figures_text.lines(panels, stem, log_base=2)
+    return {path: "Quality against LoRA's rank, and how far the directions of two ranks agree; mean ± std over seeds."}
+
+
+EXPERIMENT = Experiment(
+    name="rank",
+    title="How large must LoRA's rank be?",
+    claim="For W_q and W_v together (and all four) a rank of 1 suffices; more brings little.",
+    runs=runs,
+    run=run,
+    tables=tables,
+    verdicts=verdicts,
+    draw=draw,
+    prepare=lambda mode, folder: study.prepare(PLANS[mode], folder, steps=400 if mode == "full" else 200),
+    published=(
+        Published(
+            "Table 6, GPT-3, validation accuracy in %: WikiSQL (±0.5) / MultiNLI (±0.1)",
+            "Hu et al. 2021 (arXiv:2106.09685v2), as in the lecture",
+            ("weights", *(f"r = {r}" for r in RANKS)),
+            (
+                ("q", "68.8 / 90.7", "69.6 / 90.9", "70.5 / 91.1", "70.4 / 90.7", "70.0 / 90.7"),
+                ("q, v", "73.4 / 91.3", "73.3 / 91.4", "73.7 / 91.3", "73.8 / 91.6", "73.5 / 91.4"),
+                ("q, k, v, o", "74.1 / 91.2", "73.7 / 91.7", "74.0 / 91.7", "74.0 / 91.5", "73.9 / 91.4"),
+            ),
+        ),
+        Published(
+            "Section 7.2: agreement of subspaces at r = 8 and r = 64",
+            "Hu et al. 2021, section 7.2",
+            ("what", "value"),
+            (("φ of the first direction", "> 0.5"), ("of the others", "little")),
+            read=False,
+        ),
+    ),
+    data=study.DATA,
+    needs=("minilm", "sentiment"),
+)

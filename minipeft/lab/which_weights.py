@@ -1,0 +1,155 @@
+"""Which weights should LoRA change? (the lecture's table; Hu et al. 2021, Table 5)
+
+W_q, W_k, W_v and W_o of every layer, alone and together, with the same number of trained parameters: r = 8 for one of
+them, 4 for two, 2 for all four. α = r throughout, so that s = α / r = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from minipeft.lab import study
+from minipeft.lab.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict
+from minipeft.lab.study import PROSE, SENTIMENT, Arm, Plan
+from minipeft.peft import LoraConfig
+
+WEIGHTS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
+SETS = ("q", "k", "v", "o", "qk", "qv", "qkvo")
+PRODUCT = 8  # rank times matrices
+
+
+def name_of(weights: str) -> str:
+    """ "qv" -> "q, v"."""
+    return ", ".join(weights)
+
+
+def lora(weights: str, r: int) -> LoraConfig:
+    """LoRA of rank r, with s = 1, on these weights of every attention."""
+    return LoraConfig(r=r, lora_alpha=r, target_modules=[WEIGHTS[w] for w in weights])
+
+
+def arms(rates: tuple[float, ...]) -> tuple[Arm, ...]:
+    """Every set at the same number of parameters."""
+    return tuple(Arm(name_of(w), lora(w, PRODUCT // len(w)), rates) for w in SETS)
+
+
+PLANS = {
+    "quick": (Plan(PROSE, arms((1e-2, 3e-2, 1e-1)), 40, 8, (0, 1, 2), size="tiny"),),
+    "full": (
+        Plan(PROSE, arms((1e-2, 3e-2, 1e-1)), 80, 8, (0, 1, 2, 3, 4)),
+        Plan(SENTIMENT, arms((2e-3, 1e-2)), 30, 16, (0, 1, 2), judged={"val": 120, "test": 400}),
+    ),
+}
+
+
+def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
+    """Rates on validation, then the seeds."""
+    return study.runs(PLANS[mode], rows)
+
+
+def prepare(mode: str, folder: Path) -> None:
+    """The prose model, and MiniLM for the full study."""
+    study.prepare(PLANS[mode], folder, steps=400 if mode == "full" else 200)
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """One a task: a row for each set of weights."""
+    return [
+        Table(
+            f"LoRA on different weights: {task}",
+            ("weights", "r", "trained", f"test, {study.UNITS[task]}", "seeds", "rate"),
+            [
+                (
+                    name_of(w),
+                    PRODUCT // len(w),
+                    f"{next(r['trained'] for r in rows if r['task'] == task and r['arm'] == name_of(w)):,}",
+                    study.shown(task, study.values(rows, task=task, arm=name_of(w))),
+                    len(study.values(rows, task=task, arm=name_of(w))),
+                    study.at_edge(rows, task=task, arm=name_of(w)),
+                )
+                for w in SETS
+            ],
+            study.note(rows, task),
+        )
+        for task in study.tasks_of(rows)
+    ]
+
+
+def verdicts(rows: Sequence[Row]) -> list[Verdict]:
+    """Is q with v the best of all sets, and do v and o matter more than q and k?"""
+    found = []
+    for task in study.tasks_of(rows):
+        by_set = {w: study.values(rows, task=task, arm=name_of(w)) for w in SETS}
+        if min(map(len, by_set.values())) < 2:
+            found.append(Verdict(f"{task}: which weights", UNDECIDED, "too few finished runs"))
+            continue
+        best = max((w for w in SETS if w != "qv"), key=lambda w: study.gain(task, by_set[w], by_set["qv"]))
+        found.append(
+            Verdict(
+                f"{task}: W_q with W_v is the best place for a given number of parameters",
+                study.at_least(task, by_set["qv"], by_set[best]),
+                f"against the best other set ({name_of(best)}) it gains "
+                f"{study.in_words(task, study.gain(task, by_set['qv'], by_set[best]))}",
+            )
+        )
+        low, high = by_set["q"] + by_set["k"], by_set["v"] + by_set["o"]
+        found.append(
+            Verdict(
+                f"{task}: alone, W_v and W_o are better places than W_q and W_k",
+                study.at_least(task, high, low),
+                f"their mean gains {study.in_words(task, study.gain(task, high, low))}",
+            )
+        )
+        singles = max("qkvo", key=lambda w: study.gain(task, by_set[w], by_set["q"]))
+        found.append(
+            Verdict(
+                f"{task}: many matrices of a small rank are better than one of a large rank",
+                study.at_least(task, by_set["qkvo"], by_set[singles]),
+                f"all four at r = 2 against the best single one (W_{singles}, r = 8) gain "
+                f"{study.in_words(task, study.gain(task, by_set['qkvo'], by_set[singles]))}",
+            )
+        )
+    return found
+
+
+def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
+    """Bars by set of weights, a panel a task."""
+    from minipeft.lab import figures_text
+
+    panels = []
+    for task in study.tasks_of(rows):
+        scale = 100.0 if task == SENTIMENT else 1.0
+        bars = {name_of(w): [scale * v for v in study.values(rows, task=task, arm=name_of(w))] for w in SETS}
+        panels.append((f"{task}: the same number of trained parameters", f"test, {study.UNITS[task]}", bars))
+    path = figures_text.bars(panels, stem)
+    seeds = sorted({int(np.max([len(b) for b in bars.values()])) for _, _, bars in panels})
+    return {path: f"LoRA on different attention weights at equal parameters; mean ± standard deviation, {seeds} seeds."}
+
+
+EXPERIMENT = Experiment(
+    name="which_weights",
+    title="Which weights should LoRA change?",
+    claim="With the same number of trained parameters, changing W_q and W_v (or all four) is better than one alone.",
+    runs=runs,
+    run=study.run,
+    tables=tables,
+    verdicts=verdicts,
+    draw=draw,
+    prepare=prepare,
+    published=(
+        Published(
+            "Table 5, 18 M parameters of GPT-3, validation accuracy in %",
+            "Hu et al. 2021 (arXiv:2106.09685v2), as in the lecture",
+            ("weights", "r", "WikiSQL (±0.5)", "MultiNLI (±0.1)"),
+            (
+                ("q", 8, 70.4, 91.0), ("k", 8, 70.0, 90.8), ("v", 8, 73.0, 91.0), ("o", 8, 73.2, 91.3),
+                ("q, k", 4, 71.4, 91.3), ("q, v", 4, 73.7, 91.3), ("q, k, v, o", 2, 73.7, 91.7),
+            ),
+        ),
+    ),
+    data=study.DATA,
+    needs=("minilm", "sentiment"),
+)  # fmt: skip
