@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minipeft.autograd import no_grad
 from minipeft.lab import adapters, few_shot, low_data, rank, runner, study, which_weights
 from minipeft.lab.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier, EncoderConfig
@@ -31,11 +32,12 @@ def decoder(**changes):
 
 def finished(module, mode, value, **more):
     """Every row of a study, its values from a function of the config: no training."""
-    rows, wanted = [], [None]
-    while len(wanted) > len(rows):
+    rows = []
+    while True:
         wanted = [c for c in module.EXPERIMENT.runs(mode, rows) if c.get("kind") is None]
+        if len(wanted) == len(rows):
+            return rows
         rows = [{**c, "value": value(c), "trained": 100, "parameters": 1000, **more} for c in wanted]
-    return rows
 
 
 def outcomes(module, rows):
@@ -239,7 +241,8 @@ def test_verdicts_and_cells_few_shot(tuned, prompt, spread, outcome, better):
 def test_the_cost_of_a_prompt_is_told_from_its_growth():
     def rows(power):
         return [
-            {"kind": "cost", "model": "cost", "length": n, "pass_seconds": n**power, "peak_bytes": n**power}
+            {"kind": "cost", "model": "cost", "attention": few_shot.WHOLE, "length": n, "pass_seconds": n**power}
+            | {"peak_bytes": n**power}
             for n in (100, 200, 400)
         ]
 
@@ -249,10 +252,20 @@ def test_the_cost_of_a_prompt_is_told_from_its_growth():
 
 
 def test_a_longer_prompt_costs_more_than_its_length():
-    short, long = (few_shot.cost("cost", n) for n in (256, 1024))
+    short, long = (few_shot.cost("cost", few_shot.WHOLE, n) for n in (256, 1024))
     assert long["scores"] == 16 * short["scores"]
     assert long["peak_bytes"] > 8 * short["peak_bytes"]
     assert long["peak_bytes"] > long["score_bytes"]
+    assert few_shot.cost("cost", few_shot.TILED, 1024)["peak_bytes"] < long["score_bytes"]
+
+
+def test_the_whole_matrix_and_tiles_agree():
+    model, ids = decoder(context=200), np.random.default_rng(0).integers(0, 31, (1, 200))
+    with no_grad():
+        tiled = model.hidden(ids).data
+        for layer in model.stack.layers:
+            layer.attention.core = few_shot.WholeMatrix()
+        np.testing.assert_allclose(model.hidden(ids).data, tiled, atol=1e-5)
 
 
 def test_examples_are_balanced_and_differ_by_seed():

@@ -33,20 +33,18 @@ def arms(
     )
 
 
-PROSE_RATES = (1e-3, 3e-3, 1e-2)
+FULL_RATES, FEW_RATES = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2)  # for prose
 PLANS = {
-    "quick": (
-        Plan(PROSE, arms((1, 4, 16), (1,), PROSE_RATES, PROSE_RATES, PROSE_RATES), 60, 8, (0, 1, 2), size="tiny"),
-    ),
+    "quick": (Plan(PROSE, arms((1, 4, 16), (1,), FULL_RATES, FEW_RATES, FEW_RATES), 60, 8, (0, 1, 2), size="tiny"),),
     "full": (
-        Plan(PROSE, arms((1, 4, 16, 64), (1, 2, 3), PROSE_RATES, PROSE_RATES, PROSE_RATES), 100, 8, (0, 1, 2)),
+        Plan(PROSE, arms((1, 4, 16, 64), (1, 2, 3), FULL_RATES, FEW_RATES, FEW_RATES), 80, 8, (0, 1, 2)),
         Plan(
             SENTIMENT,
-            arms((2, 8, 32), (0, 1, 2, 3), (2e-5, 1e-4), (2e-4, 1e-3), (5e-4, 2e-3)),
-            30,
+            arms((2, 32), (0, 1, 3), (1e-4, 5e-4), (5e-4, 2e-3), (2e-3, 1e-2)),
+            25,
             16,
             (0, 1, 2),
-            judged={"val": 120, "test": 400},
+            judged={"val": 100, "test": 300},
         ),
     ),
 }
@@ -156,7 +154,7 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
             kind = ADAPTERS if arm.startswith(ADAPTERS) else FULL if arm == FULL else "top layers"
             values = [scale * v for v in study.values(rows, task=task, arm=arm)]
             lines[kind][trained(rows, task, arm)] = values
-        panels.append((task, "trained parameters", f"test, {study.UNITS[task]}", lines, {}))
+        panels.append((task, "trained parameters", study.axis(task), lines, {}))
     path = figures_text.lines(panels, stem)
     return {path: "Adapters of several widths, the top K layers, and everything; mean ± standard deviation over seeds."}
 
@@ -170,7 +168,7 @@ EXPERIMENT = Experiment(
     tables=tables,
     verdicts=verdicts,
     draw=draw,
-    prepare=lambda mode, folder: study.prepare(PLANS[mode], folder, steps=400 if mode == "full" else 200),
+    prepare=lambda mode, folder: study.prepare(PLANS[mode], folder, steps=1200 if mode == "full" else 200),
     published=(
         Published(
             "GLUE, BERT-Large",

@@ -49,16 +49,16 @@ def arm_name(weights: str, r: int) -> str:
     return f"{name_of(weights)} r={r}"
 
 
-def arms(rates: tuple[float, ...], sets: Sequence[str] = SETS) -> tuple[Arm, ...]:
+def arms(rates: tuple[float, ...], sets: Sequence[str] = SETS, ranks: Sequence[int] = RANKS) -> tuple[Arm, ...]:
     """Every rank on every set."""
-    return tuple(Arm(arm_name(w, r), lora(w, r), rates) for w in sets for r in RANKS)
+    return tuple(Arm(arm_name(w, r), lora(w, r), rates) for w in sets for r in ranks)
 
 
 PLANS = {
     "quick": (Plan(PROSE, arms((1e-2, 3e-2)), 40, 8, (0, 1), size="tiny"),),
     "full": (
         Plan(PROSE, arms((1e-2, 3e-2)), 80, 8, (0, 1, 2)),
-        Plan(SENTIMENT, arms((2e-3, 1e-2), ("qv",)), 30, 16, (0, 1, 2), judged={"val": 120, "test": 400}),
+        Plan(SENTIMENT, arms((2e-3, 1e-2), ("qv",), (1, 64)), 25, 16, (0, 1, 2), judged={"val": 100, "test": 300}),
     ),
 }
 
@@ -119,10 +119,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     found = []
     for task in study.tasks_of(rows):
         sets = [w for w in SETS if study.values(rows, task=task, arm=arm_name(w, 1))]
-        body = [
-            (name_of(w), *(study.shown(task, study.values(rows, task=task, arm=arm_name(w, r))) for r in RANKS))
-            for w in sets
-        ]
+        body = [(name_of(w), *(_cell(rows, task, arm_name(w, r)) for r in RANKS)) for w in sets]
         base = select(rows, kind="base", task=task)
         note = f"Without training: {base[0]['value']:.3f}. " if base else ""
         found.append(
@@ -151,6 +148,10 @@ def tables(rows: Sequence[Row]) -> list[Table]:
             )
         )
     return found
+
+
+def _cell(rows: Sequence[Row], task: str, arm: str) -> str:
+    return study.shown(task, study.values(rows, task=task, arm=arm)) if select(rows, task=task, arm=arm) else ""
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
@@ -207,7 +208,7 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
             for w in SETS
             if study.values(rows, task=task, arm=arm_name(w, 1))
         }
-        panels.append((f"{task}", "rank r", f"test, {study.UNITS[task]}", lines, {}))
+        panels.append((f"{task}", "rank r", study.axis(task), lines, {}))
     pairs = select(rows, kind="subspaces")
     if pairs:
         agreement = {f"W_{w[0]}": {i: [p[f"{w}_{i}"] for p in pairs] for i in DIRECTIONS} for w in ("q_proj", "v_proj")}
@@ -226,7 +227,7 @@ EXPERIMENT = Experiment(
     tables=tables,
     verdicts=verdicts,
     draw=draw,
-    prepare=lambda mode, folder: study.prepare(PLANS[mode], folder, steps=400 if mode == "full" else 200),
+    prepare=lambda mode, folder: study.prepare(PLANS[mode], folder, steps=1200 if mode == "full" else 200),
     published=(
         Published(
             "Table 6, GPT-3, validation accuracy in %: WikiSQL (±0.5) / MultiNLI (±0.1)",

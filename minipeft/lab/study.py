@@ -40,7 +40,7 @@ from minipeft.train import TrainingError, fit
 PROSE, SENTIMENT = "prose", "sentiment"
 UNITS = {PROSE: "nats/char", SENTIMENT: "% correct"}
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"d_model": 48, "n_layers": 2, "n_heads": 4, "context": 96},
+    "tiny": {"d_model": 64, "n_layers": 2, "n_heads": 4, "context": 96},
     "small": {"d_model": 96, "n_layers": 4, "n_heads": 4, "context": 96},
 }
 WINDOW = 64  # characters of a window of prose
@@ -340,6 +340,11 @@ def at_edge(rows: Sequence[Row], **wanted: Any) -> str:
     if rate is None:
         return ""
     return f"{rate:g}{'*' if len(tried) > 1 and rate in (tried[0], tried[-1]) else ''}"
+
+
+def axis(task: str) -> str:
+    """What a figure's axis says: unit and direction."""
+    return f"test, {UNITS[task]} ({'lower' if task == PROSE else 'higher'} is better)"
 
 
 def in_words(task: str, difference: float) -> str:
