@@ -18,7 +18,7 @@ from typing import Any
 from minipeft.files.atomic import atomic_folder
 from minipeft.lab.experiment import Config, Experiment, Row
 
-NAMES = ("few_shot", "adapters", "low_data", "sizes", "which_weights", "rank")  # in the order of the lecture
+NAMES = ("few_shot", "adapters", "sizes", "which_weights", "rank", "low_data")  # in the order of the lecture
 
 
 class LabError(ValueError):
