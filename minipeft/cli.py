@@ -123,6 +123,13 @@ def build_parser() -> Parser:
         metavar="SIZE",
         help="that a step may take, such as 1GiB: a batch that needs more is worked in parts, gradients added up",
     )
+    train.add_argument(
+        "--shards",
+        type=positive,
+        metavar="N",
+        help="parts of a batch worked side by side, a thread each; the losses differ in the last digits with their "
+        "number (default: one for each core, at most one a window; 1 on a GPU)",
+    )
     train.add_argument("--lr", type=positive_number, default=1e-3, help="the peak rate (default: %(default)s)")
     train.add_argument("--seed", type=natural, default=0, help="of windows and weights (default: %(default)s)")
     train.add_argument("--fresh", action="store_true", help="begin anew, and replace what is in the --out folder")
@@ -420,7 +427,16 @@ def run_train(args: argparse.Namespace) -> int:
     alpha = 2.0 * args.r if args.alpha is None else args.alpha
     lora = LoraConfig(r=args.r, lora_alpha=alpha, lora_dropout=args.dropout, target_modules=targets)
     config = lora if args.config is None else read_config(args.config)
-    plan = language.Plan(args.steps, args.batch_size, args.length, args.lr, args.seed, memory_budget=args.memory_budget)
+    shards = args.shards or (1 if args.device == "cuda" else min(default_jobs(), args.batch_size))
+    plan = language.Plan(
+        args.steps,
+        args.batch_size,
+        args.length,
+        args.lr,
+        args.seed,
+        shards=shards,
+        memory_budget=args.memory_budget,
+    )
     prose = language.read_prose(args.data)
     model, tokenizer = load_model(args.model)
     model.to(args.device)

@@ -13,7 +13,7 @@ import pytest
 from tiny_gguf import small_llama, write_llama
 
 from minipeft.accounting import Forecast
-from minipeft.cli import main
+from minipeft.cli import default_jobs, main
 from minipeft.data import BytePairs
 from minipeft.files import FileError, read_safetensors, write_json
 from minipeft.generate import generate
@@ -165,6 +165,18 @@ def test_a_budget_that_is_no_size_is_told_by_its_name(capsys):
         main(["train", "--memory-budget", "lots"])
     assert caught.value.code == 2
     assert "--memory-budget: expected a size in bytes, such as" in capsys.readouterr().err
+
+
+def test_a_batch_is_shared_out_among_the_cores(llama, text, tmp_path, capsys):
+    losses = {}
+    for shards in (1, 2, None):
+        more = () if shards is None else ("--shards", str(shards))
+        assert trained(llama, text, tmp_path / f"{shards}", "--json", *more) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["plan"]["shards"] == (shards or min(default_jobs(), 2))  # of two windows
+        losses[shards] = report["losses"]
+    np.testing.assert_allclose(losses[1], losses[2], rtol=1e-4)
+    assert losses[None] == losses[min(default_jobs(), 2)]
 
 
 @pytest.mark.parametrize("command", [["train"], ["generate", "hello"]])

@@ -42,8 +42,8 @@ class Prose:
 class Plan:
     """How to train: steps of ``batch_size`` windows of ``length`` tokens, the peak rate, and how much to judge by.
 
-    judge_tokens: of validation and of test, in windows spread evenly over each. memory_budget: of a step, as `fit`
-    takes it; the batch stays what it is.
+    judge_tokens: of validation and of test, in windows spread evenly over each. shards, memory_budget: of a step, as
+    `fit` takes them; the batch stays what it is.
     """
 
     steps: int = 100
@@ -53,6 +53,7 @@ class Plan:
     seed: int = 0
     judge_tokens: int = 4096
     judge_every: int = 25
+    shards: int = 1
     memory_budget: str | None = None
 
 
@@ -135,6 +136,7 @@ def finetune(
         batches,
         optimizer,
         steps=plan.steps,
+        shards=plan.shards,
         evaluate=lambda m: perplexity(m, validation),
         evaluate_every=plan.judge_every,
         checkpoint=checkpoint,
