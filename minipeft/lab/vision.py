@@ -1,0 +1,415 @@
+"""Methods on a Vision Transformer over a suite of tasks in three groups, as VTAB-1k has them (Zhai et al. 2019).
+
+A ViT of our own, pretrained on images of some classes, meets tasks that it has not seen: natural (other classes, other
+data), specialized (noisy, coarse or inverted images), structured (how many, where, which way up). Each method has the
+same number of settings to choose from on a validation split, and each seed looks at the test split once. The score of
+a group is the mean over its tasks, that of a method the mean over the groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from minipeft.accounting import count_parameters
+from minipeft.array import to_numpy
+from minipeft.autograd import no_grad
+from minipeft.data.batches import Batches
+from minipeft.data.digits import load_digits
+from minipeft.data.fetch import fetch
+from minipeft.data.images import load_fashion, load_mnist
+from minipeft.lab.compare import adapted
+from minipeft.lab.experiment import (
+    NOT_REPRODUCED,
+    REPRODUCED,
+    UNDECIDED,
+    Config,
+    Experiment,
+    Published,
+    Row,
+    Table,
+    Verdict,
+    chosen,
+    mean_and_spread,
+    select,
+)
+from minipeft.models import ViT, ViTConfig
+from minipeft.optim import AdamW, CosineSchedule, LinearSchedule
+from minipeft.peft import (
+    AdapterConfig,
+    FacTConfig,
+    LNLoraConfig,
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    TopLayersConfig,
+)
+from minipeft.train import TrainingError, fit
+
+Pictures = tuple[np.ndarray, np.ndarray]  # images (n, S, S) and labels (n,)
+GROUPS: dict[str, tuple[str, ...]] = {
+    "natural": ("MNIST", "digits", "held-out clothes"),
+    "specialized": ("noisy", "coarse", "inverted"),
+    "structured": ("count", "location", "orientation"),
+}
+QUICK_GROUPS: dict[str, tuple[str, ...]] = {
+    "natural": ("digits",),
+    "specialized": ("noisy", "inverted"),
+    "structured": ("count", "orientation"),
+}
+TUNING_SEED = 100
+HELD_OUT = (2, 4, 6, 9)  # pullover, coat, shirt, ankle boot
+
+PEFT_RATES = (3e-3, 1e-2, 3e-2, 1e-1)
+METHODS = ("full", "probe", "LoRA", "LNLoRA", "FacT-TT", "FacT-TK", "adapters", "prefix")
+
+
+def method(name: str, knob: float) -> PeftConfig | None:
+    """The configuration of a method; knob: FacT's scale. Some 2,000 parameters each, FacT half of that."""
+    configs: dict[str, PeftConfig | None] = {
+        "full": None,
+        "probe": TopLayersConfig(n_layers=0),
+        "LoRA": LoraConfig(r=4, lora_alpha=8),
+        "LNLoRA": LNLoraConfig(r=3, lora_alpha=6),
+        "FacT-TT": FacTConfig(r=4, factorization="tt", scale=knob),
+        "FacT-TK": FacTConfig(r=6, factorization="tk", scale=knob),
+        "adapters": AdapterConfig(r=3),
+        "prefix": PrefixTuningConfig(num_virtual_tokens=8, init_std=0.1),
+    }
+    return configs[name]
+
+
+def settings(name: str, mode: str) -> list[tuple[float, float]]:
+    """(learning rate, knob): as many for each method, four, in quick runs two."""
+    if name.startswith("FacT"):  # whose paper tunes the scale
+        grid = [(rate, scale) for rate in (3e-3, 1e-2) for scale in (1.0, 10.0)]
+        return grid if mode == "full" else [grid[2], grid[3]]
+    rates = (3e-4, 1e-3, 3e-3, 1e-2) if name == "full" else PEFT_RATES
+    return [(rate, 1.0) for rate in (rates if mode == "full" else rates[1:3])]
+
+
+def budget(mode: str) -> dict[str, int]:
+    """What every run may spend: images to train on, steps, images in a batch."""
+    return {"n": 400, "steps": 120, "batch": 32} if mode == "full" else {"n": 100, "steps": 40, "batch": 25}
+
+
+def groups(mode: str) -> dict[str, tuple[str, ...]]:
+    """The tasks of a mode by group."""
+    return GROUPS if mode == "full" else QUICK_GROUPS
+
+
+def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
+    """For each task and method every setting on a tuning seed, then the best on every seed."""
+    wanted: list[Config] = []
+    for group, tasks in groups(mode).items():
+        for task in tasks:
+            for name in METHODS:
+                one = {"size": mode, "group": group, "task": task, "method": name, **budget(mode)}
+                grid = settings(name, mode)
+                tune = [
+                    {**one, "split": "val", "setting": i, "rate": rate, "knob": knob, "seed": TUNING_SEED}
+                    for i, (rate, knob) in enumerate(grid)
+                ]
+                wanted += tune
+                tuned = select(rows, task=task, method=name, split="val")
+                if len(tuned) == len(grid):
+                    best = chosen(tuned, "setting")
+                    for seed in range(3 if mode == "full" else 2):
+                        wanted.append({**tune[best], "split": "test", "seed": seed})
+    return wanted
+
+
+def vit(mode: str) -> ViTConfig:
+    """The model: 28 x 28 pixels in patches of 7, in quick runs 8 x 8 in patches of 2; 17 places both."""
+    if mode == "full":
+        return ViTConfig(28, 7, channels=1, n_classes=6, d_model=48, n_layers=3, n_heads=4, d_ff=192, eps=1e-6)
+    return ViTConfig(8, 2, channels=1, n_classes=5, d_model=32, n_layers=2, n_heads=4, d_ff=128, eps=1e-6)
+
+
+def prepare(mode: str, folder: Path) -> None:
+    """Pretrain the ViT: on the clothes that are not held out, in quick runs on the digits 0 to 4."""
+    if mode == "full":
+        images, labels = source("clothes")
+        keep = ~np.isin(labels, HELD_OUT)
+        images, labels = images[keep], np.searchsorted(np.unique(labels[keep]), labels[keep])
+        steps = 2000
+        for name in ("mnist", "fashion"):
+            fetch(name)
+    else:
+        images, labels = load_digits()
+        keep = labels < 5
+        images, labels = images[keep], labels[keep]
+        steps = 150
+    model = ViT(vit(mode), rng=0)
+    batches = Batches({"images": images, "labels": labels}, batch_size=64, seed=0)
+    fit(model, batches, AdamW(model, lr=CosineSchedule(2e-3, steps, warmup=50)), steps=steps, progress=False)
+    model.save_pretrained(folder)
+
+
+@lru_cache(maxsize=8)
+def source(name: str) -> Pictures:
+    """Images and labels in a fixed order; "small digits": scikit-learn's, "digits 5 to 9" of them as classes 0 to 4."""
+    if name == "MNIST":
+        images, labels = load_mnist(fetch("mnist"))
+    elif name == "clothes":
+        images, labels = load_fashion(fetch("fashion"))
+    elif name == "held-out clothes":
+        images, labels = load_fashion(fetch("fashion"), "t10k")
+        keep = np.isin(labels, HELD_OUT)
+        images, labels = images[keep], np.searchsorted(HELD_OUT, labels[keep])
+    else:
+        images, labels = load_digits()
+        if name == "digits 5 to 9":
+            images, labels = images[labels >= 5], labels[labels >= 5] - 5
+    order = np.random.default_rng(2024).permutation(len(labels))
+    return images[order], labels[order]
+
+
+def coarse(images: np.ndarray, k: int) -> np.ndarray:
+    """Means of k x k pixels: (n, S, S) -> (n, S / k, S / k)."""
+    n, side, _ = images.shape
+    return images.reshape(n, side // k, k, side // k, k).mean(axis=(2, 4))
+
+
+def enlarged(images: np.ndarray, k: int) -> np.ndarray:
+    """Each pixel as k x k: (n, S, S) -> (n, k S, k S)."""
+    return images.repeat(k, axis=1).repeat(k, axis=2)
+
+
+def noisy(pictures: Pictures, rng: np.random.Generator) -> Pictures:
+    """Gaussian noise of standard deviation 0.5 upon each pixel."""
+    images, labels = pictures
+    return (images + 0.5 * rng.standard_normal(images.shape)).astype(np.float32), labels
+
+
+def count(pictures: Pictures, rng: np.random.Generator) -> Pictures:
+    """One to four of the images, halved in size, in the quarters of a picture: the class is their number less one."""
+    small = coarse(pictures[0], 2)  # (n, s, s)
+    n, s, _ = small.shape
+    labels: np.ndarray = rng.integers(0, 4, n)
+    taken = rng.random((n, 4)).argsort(axis=1).argsort(axis=1) <= labels[:, None]  # so many of the four quarters
+    parts = small[rng.integers(0, n, (n, 4))] * taken[:, :, None, None]
+    return parts.reshape(n, 2, 2, s, s).transpose(0, 1, 3, 2, 4).reshape(n, 2 * s, 2 * s), labels
+
+
+def location(pictures: Pictures, rng: np.random.Generator) -> Pictures:
+    """One image, halved in size, at one of 3 x 3 places: the class is the place."""
+    small = coarse(pictures[0], 2)
+    n, s, _ = small.shape
+    labels: np.ndarray = rng.integers(0, 9, n)
+    images = np.zeros((n, 2 * s, 2 * s), dtype=np.float32)
+    for i, (row, column) in enumerate(zip(labels // 3 * (s // 2), labels % 3 * (s // 2), strict=True)):
+        images[i, row : row + s, column : column + s] = small[i]
+    return images, labels
+
+
+def orientation(pictures: Pictures, rng: np.random.Generator) -> Pictures:
+    """An image turned by 0, 90, 180 or 270 degrees: the class is the angle."""
+    images = pictures[0]
+    labels: np.ndarray = rng.integers(0, 4, len(images))
+    return np.stack([np.rot90(x, k) for x, k in zip(images, labels, strict=True)]), labels
+
+
+Change = Callable[[Pictures, np.random.Generator], Pictures]
+UPON: dict[str, tuple[str, Change]] = {  # task: the images that it starts from, and what is done to them
+    "MNIST": ("MNIST", lambda p, rng: p),
+    "digits": ("small digits", lambda p, rng: (np.pad(enlarged(p[0], 3), ((0, 0), (2, 2), (2, 2))), p[1])),
+    "held-out clothes": ("held-out clothes", lambda p, rng: p),
+    "noisy": ("MNIST", noisy),
+    "coarse": ("MNIST", lambda p, rng: (enlarged(coarse(p[0], 4), 4), p[1])),
+    "inverted": ("held-out clothes", lambda p, rng: (1 - p[0], p[1])),
+    "count": ("MNIST", count),
+    "location": ("held-out clothes", location),
+    "orientation": ("held-out clothes", orientation),
+}
+
+
+@lru_cache(maxsize=2)
+def suite(task: str, mode: str) -> Pictures:
+    """The images and labels of a task, in a fixed order; in quick runs all from the digits 5 to 9."""
+    rng = np.random.default_rng((2024, 3))
+    if mode == "quick":
+        change = UPON[task][1] if task != "digits" else UPON["MNIST"][1]
+        return change(source("digits 5 to 9"), rng)
+    name, change = UPON[task]
+    images, labels = source(name)
+    return change((images[:4000], labels[:4000]), rng)
+
+
+def splits(labels: np.ndarray, n: int, seed: int) -> dict[str, np.ndarray]:
+    """Places of the images: "test" the last half (1,000 at most), "val" up to 200 before it, "train" n of the rest."""
+    size = len(labels)
+    test = min(1000, size // 2)
+    val = min(200, (size - test) // 3)
+    pool = size - test - val
+    train = np.random.default_rng((seed, 5)).permutation(pool)[:n]
+    return {"train": train, "val": np.arange(pool, pool + val), "test": np.arange(pool + val, size)}
+
+
+def run(config: Config, folder: Path) -> Row:
+    """Train a method on a task and judge it once; value: the accuracy, None where it diverged."""
+    images, labels = suite(config["task"], config["size"])
+    parts = splits(labels, config["n"], config["seed"])
+    seed, steps = config["seed"], config["steps"]
+    classes = int(labels.max()) + 1
+    base = ViT.from_pretrained(folder, n_classes=classes, rng=np.random.default_rng((seed, 6)))
+    model = adapted(base, method(config["method"], config["knob"]), seed)
+    counts = count_parameters(model)
+    head = base.config.d_model * classes + classes
+    train = {"images": images[parts["train"]], "labels": labels[parts["train"]]}
+    optimizer = AdamW(model, lr=LinearSchedule(config["rate"], steps, warmup=steps // 10))
+    result = {"trained": counts.trainable, "without head": counts.trainable - head}
+    try:
+        fit(model, Batches(train, config["batch"], seed=seed), optimizer, steps=steps, seed=seed, progress=False)
+    except TrainingError:
+        return {**result, "value": None}
+    where = parts[config["split"]]
+    with no_grad():
+        guesses = to_numpy(model.eval()(images[where]).data).argmax(axis=1)
+    return {**result, "value": float((guesses == labels[where]).mean())}
+
+
+def by_group(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
+    """method -> group or "mean" -> the scores, one a seed: the mean over a group's tasks, the mean over the groups."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    tests = select(rows, split="test")
+    seeds = sorted({r["seed"] for r in tests})
+    for name in dict.fromkeys(r["method"] for r in tests):
+        mine = select(tests, method=name)
+        scores[name] = {}
+        for group in dict.fromkeys(r["group"] for r in mine):
+            scores[name][group] = [
+                mean_and_spread([r["value"] or 0.0 for r in select(mine, group=group, seed=s)])[0] for s in seeds
+            ]
+        scores[name]["mean"] = [float(np.mean(column)) for column in zip(*scores[name].values(), strict=True)]
+    return scores
+
+
+def percent(values: Sequence[float]) -> str:
+    """mean ± standard deviation in percent."""
+    mean, spread = mean_and_spread(values)
+    return f"{100 * mean:.1f} ± {100 * spread:.1f}"
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """By group, and task by task."""
+    scores = by_group(rows)
+    tests = select(rows, split="test")
+    kinds = list(next(iter(scores.values())))
+    trained = {m: f"{select(tests, method=m)[0]['without head']:,}" for m in scores}
+    tasks = list(dict.fromkeys(r["task"] for r in tests))
+    rates = {(r["method"], r["task"]): r for r in tests}
+    seeds = len(next(iter(scores.values()))["mean"])
+    return [
+        Table(
+            "Test accuracy in % by group",
+            ("method", "trained", *kinds),
+            [(m, trained[m], *(percent(s[k]) for k in kinds)) for m, s in scores.items()],
+            f"Mean ± standard deviation over {seeds} seeds. trained: parameters without the head, as FacT counts them.",
+        ),
+        Table(
+            "Test accuracy in % by task",
+            ("method", *tasks),
+            [
+                (m, *(percent([r["value"] or 0.0 for r in select(tests, method=m, task=t)]) for t in tasks))
+                for m in scores
+            ],
+        ),
+        Table(
+            "Learning rates that the validation split chose (FacT: rate and scale)",
+            ("method", *tasks),
+            [(m, *(_setting(rates[m, t]) for t in tasks)) for m in scores],
+        ),
+    ]
+
+
+def _setting(row: Row) -> str:
+    return f"{row['rate']:g}, {row['knob']:g}" if row["method"].startswith("FacT") else f"{row['rate']:g}"
+
+
+def better(a: Sequence[float], b: Sequence[float], margin: float = 0.0) -> str:
+    """Is the mean of a above that of b less ``margin``, by two standard errors of their difference over the seeds?"""
+    (m, s), (n, t) = mean_and_spread(a), mean_and_spread(b)
+    error = 2 * (s * s / len(a) + t * t / len(b)) ** 0.5
+    gap = m - n + margin
+    if len(a) < 2 or len(b) < 2 or abs(gap) <= error:
+        return UNDECIDED
+    return REPRODUCED if gap > 0 else NOT_REPRODUCED
+
+
+def verdicts(rows: Sequence[Row]) -> list[Verdict]:
+    """Against full fine-tuning, against the probe, FacT against LoRA, LNLoRA against LoRA."""
+    scores = {m: s["mean"] for m, s in by_group(rows).items()}
+    trained = {r["method"]: r["without head"] for r in rows}
+    others = [m for m in scores if m not in ("full", "probe")]
+    best = max(others, key=lambda m: mean_and_spread(scores[m])[0])
+    worst = min(others, key=lambda m: mean_and_spread(scores[m])[0])
+    said = {m: f"{m} {percent(s)}" for m, s in scores.items()}
+    facts = [better(scores[m], scores["LoRA"], 0.005) for m in ("FacT-TT", "FacT-TK")]
+    return [
+        Verdict(
+            "Training few parameters can be better than training all, on the average of the suite",
+            better(scores[best], scores["full"]),
+            f"{said[best]}, {said['full']}",
+        ),
+        Verdict(
+            "Every one of the methods beats the linear probe",
+            better(scores[worst], scores["probe"]),
+            f"the lowest: {said[worst]}; {said['probe']}",
+        ),
+        Verdict(
+            "FacT is as good as LoRA (to half a point) with less than half of its parameters",
+            NOT_REPRODUCED if NOT_REPRODUCED in facts else REPRODUCED if set(facts) == {REPRODUCED} else UNDECIDED,
+            "; ".join(f"{said[m]} with {trained[m]:,}" for m in ("FacT-TT", "FacT-TK", "LoRA")),
+        ),
+        Verdict(
+            "A normalization of its own (LNLoRA) helps LoRA, at equal parameters",
+            better(scores["LNLoRA"], scores["LoRA"]),
+            f"{said['LNLoRA']} with {trained['LNLoRA']:,}, {said['LoRA']} with {trained['LoRA']:,}",
+        ),
+    ]
+
+
+def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
+    """The groups' averages by method."""
+    from minipeft.lab import figures_more
+
+    return figures_more.draw_vision(by_group(rows), {r["method"]: r["without head"] for r in rows}, stem)
+
+
+EXPERIMENT = Experiment(
+    name="vision",
+    title="Few parameters of a Vision Transformer, over a suite of tasks",
+    claim="For various vision tasks, training few parameters is sometimes better than training all.",
+    runs=runs,
+    run=run,
+    tables=tables,
+    verdicts=verdicts,
+    draw=draw,
+    prepare=prepare,
+    data="full: a ViT of 88,000 parameters of our own, pretrained on six classes of Fashion-MNIST (36,000 images); "
+    "nine tasks of 400 labelled images, from MNIST, scikit-learn's digits and the four other classes of clothes. "
+    "quick: pretrained on the digits 0 to 4, five tasks from the digits 5 to 9.",
+    needs=("mnist", "fashion"),
+    published=(
+        Published(
+            "VTAB-1k, ViT-B/16, mean of three groups",
+            "Jie & Deng 2023 (arXiv:2212.03145)",
+            ("method", "trained parameters", "accuracy %"),
+            (
+                ("full", "85.8 M", 68.9),
+                ("linear probe", "0", 57.6),
+                ("BitFit", "", 65.2),
+                ("VPT-deep", "0.53 M", 72.0),
+                ("LoRA", "0.29 M", 74.5),
+                ("NOAH", "0.36 M", 75.5),
+                ("FacT-TT", "0.037 M", 75.3),
+                ("FacT-TK", "0.069 M", 75.6),
+            ),
+            read=False,
+        ),
+    ),
+)
