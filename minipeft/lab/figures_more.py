@@ -274,7 +274,7 @@ PLACES: dict[str, PeftConfig] = {
     "prefix tuning": PrefixTuningConfig(num_virtual_tokens=3),
     "LoRA": LoraConfig(r=2),
 }
-TRAINED_PARTS = {"Adapter": "adapter", "FlatPrefix": "P_K, P_V", "LoraLayer": "A, B"}
+TRAINED_PARTS = {"Adapter": "adapter", "FlatPrefix": "prefix keys, values", "LoraLayer": "A, B"}
 
 
 def layer_rows(method: PeftConfig, width: int = 8) -> list[list[Call]]:
@@ -297,44 +297,53 @@ def layer_rows(method: PeftConfig, width: int = 8) -> list[list[Call]]:
 
 def draw_layer(stem: Path) -> dict[Path, str]:
     """Where adapters, prefixes and LoRA sit: one layer with each, drawn from the modules that run in it."""
-    with plots.sheet(1, 3, (11, 5.6)) as (figure, (axes,)):
-        for ax, (name, method) in zip(axes, PLACES.items(), strict=True):
-            _draw_rows(ax, [r for r in layer_rows(method) if r[0].kind != "Dropout"])
-            ax.set_title(name)
+    shown = {name: [r for r in layer_rows(method) if r[0].kind != "Dropout"] for name, method in PLACES.items()}
+    top = max(map(len, shown.values())) + 2 * GAP
+    with plots.sheet(1, len(shown), (11, 5.6)) as (figure, (axes,)):
+        for ax, (name, rows) in zip(axes, shown.items(), strict=True):
+            ax.set_axis_off()
+            ax.set(xlim=(-0.5, 5.2), ylim=(-1.0, top), title=name)
+            _draw_rows(ax, rows)
         png, _ = plots.save(figure, stem)
     return {
         png: "Where the trained parts sit in a Transformer layer, read off the modules that run in it, from the input "
-        "at the bottom to the output at the top. Light: frozen; dark and hatched: trained. The lines at the left are the "
-        "residual paths. Counterpart of the lecture's diagram after He et al. 2022."
+        "at the bottom to the output at the top. Light: frozen; dark and hatched: trained. The lines at the left are "
+        "the residual paths. Counterpart of the lecture's diagram after He et al. 2022."
     }
 
 
+HEIGHT, GAP, WIDTH = 0.66, 0.5, 5.0  # of a box, between two sublayers, of a row
+
+
 def _draw_rows(ax: Any, rows: Sequence[Sequence[Call]]) -> None:
-    ax.set_axis_off()
-    ax.set(xlim=(-0.6, 6.2), ylim=(-0.9, len(rows) + 0.2))
-    spans: dict[str, list[int]] = {}
-    for y, row in enumerate(rows):
-        top = row[0].path.split(".")[0].removesuffix("_norm")
-        spans.setdefault(top, []).append(y)
-        frozen = [c for c in row if c.kind not in ("Adapter", "FlatPrefix")]
-        width = 5.0 / max(1, len(frozen))
-        trained = [c for c in row if c.trained]
-        for i, c in enumerate(frozen):
-            beside = c.kind == "LoraLayer" or any(t.kind == "FlatPrefix" for t in trained)
-            share = 0.6 if beside and len(frozen) > 1 else 0.7 if beside else 1.0
-            _box(ax, i * width, y, width * share - 0.08, _title(c), False)
-            if beside:
-                text = TRAINED_PARTS["LoraLayer" if c.kind == "LoraLayer" else "FlatPrefix"]
-                _box(ax, i * width + width * share - 0.05, y, width * (1 - share) - 0.05, text, True)
-        if not frozen:
-            _box(ax, 0.0, y, 4.92, TRAINED_PARTS.get(row[0].kind, row[0].kind), True)
-        if y + 1 < len(rows):
-            ax.annotate("", (2.5, y + 0.82 + 0.2), (2.5, y + 0.8), arrowprops={"arrowstyle": "-", "lw": 0.8})
-    for ys in spans.values():
-        low, high = ys[0] - 0.14, ys[-1] + 0.9
-        ax.plot([2.5, -0.3, -0.3, 2.4], [low, low, high, high], color="0.3", lw=0.9)
-        ax.text(2.5, high, "+", ha="center", va="center", fontsize=10, bbox={"boxstyle": "circle,pad=0.05", "fc": "w"})
-    ax.text(2.5, -0.55, "input", ha="center", va="center", fontsize=8)
+    sublayers = [row[0].path.split(".")[0].removesuffix("_norm") for row in rows]
+    order = list(dict.fromkeys(sublayers))
+    ys = [i + GAP * order.index(name) for i, name in enumerate(sublayers)]
+    ax.plot([WIDTH / 2] * 2, [-0.6, ys[-1] + HEIGHT + 0.55], color="0.3", lw=0.9, zorder=0)
+    ax.text(WIDTH / 2, -0.8, "input", ha="center", va="center", fontsize=8)
+    for y, row in zip(ys, rows, strict=True):
+        _draw_row(ax, y, row)
+    for name in order:
+        mine = [y for y, n in zip(ys, sublayers, strict=True) if n == name]
+        low, high = mine[0] - 0.3, mine[-1] + HEIGHT + 0.25
+        ax.plot([WIDTH / 2, -0.3, -0.3, WIDTH / 2], [low, low, high, high], color="0.3", lw=0.9, zorder=0)
+        circle = {"boxstyle": "circle,pad=0.05", "fc": "w"}
+        ax.text(WIDTH / 2, high, "+", ha="center", va="center", fontsize=9, bbox=circle)
+
+
+def _draw_row(ax: Any, y: float, row: Sequence[Call]) -> None:
+    """The boxes of one row: what is trained beside a frozen part shares its place, what stands alone has the row."""
+    frozen = [c for c in row if c.kind not in ("Adapter", "FlatPrefix")]
+    if not frozen:
+        _box(ax, 0.0, y, WIDTH, TRAINED_PARTS.get(row[0].kind, row[0].kind), True)
+        return
+    width = WIDTH / len(frozen)
+    for i, c in enumerate(frozen):
+        beside = "LoraLayer" if c.kind == "LoraLayer" else "FlatPrefix" if c is not row[-1] and len(row) == 2 else ""
+        own = 0.6 if beside else 1.0
+        _box(ax, i * width, y, own * width, _title(c), False)
+        if beside:
+            _box(ax, (i + own) * width, y, (1 - own) * width, TRAINED_PARTS[beside], True)
 
 
 def _title(call: Call) -> str:
@@ -346,8 +355,8 @@ def _title(call: Call) -> str:
 
 def _box(ax: Any, x: float, y: float, width: float, text: str, trained: bool) -> None:
     ax.bar(
-        x + width / 2, 0.62, width, bottom=y, color=TRAINED if trained else FROZEN, hatch="///" if trained else "",
-        edgecolor="0.0", lw=0.7,
+        x + width / 2, HEIGHT, width - 0.08, bottom=y, color=TRAINED if trained else FROZEN,
+        hatch="///" if trained else "", edgecolor="0.0", lw=0.7,
     )  # fmt: skip
-    fill = {"fc": "w", "ec": "none", "pad": 0.6} if trained else None
-    ax.text(x + width / 2, y + 0.31, text, ha="center", va="center", fontsize=7, bbox=fill)
+    fill = {"fc": "w", "ec": "none", "pad": 0.8} if trained else None
+    ax.text(x + width / 2, y + HEIGHT / 2, text, ha="center", va="center", fontsize=7, bbox=fill)

@@ -161,7 +161,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
             "ZeRO: model states a device, 7.5 billion parameters on 64 devices, K = 12",
             ("stage", "formula GB", "printed GB"),
             [(r["stage"], f"{r['bytes'] / 1e9:.1f}", ZERO[r["stage"]]) for r in zero],
-            "(2 + 2 + K) Ψ bytes; stage 1 spreads the optimizer state over the devices, 2 gradients too, 3 weights too.",
+            "(2 + 2 + K) Ψ bytes; stage 1 spreads the optimizer state over the devices, 2 gradients, 3 weights too.",
         ),
         Table(
             "GPT-3 175B by the formula: model states in mixed precision",

@@ -189,7 +189,7 @@ def count(pictures: Pictures, rng: np.random.Generator) -> Pictures:
     """One to four of the images, halved in size, in the quarters of a picture: the class is their number less one."""
     small = coarse(pictures[0], 2)  # (n, s, s)
     n, s, _ = small.shape
-    labels: np.ndarray = rng.integers(0, 4, n)
+    labels = rng.integers(0, 4, (n,))
     taken = rng.random((n, 4)).argsort(axis=1).argsort(axis=1) <= labels[:, None]  # so many of the four quarters
     parts = small[rng.integers(0, n, (n, 4))] * taken[:, :, None, None]
     return parts.reshape(n, 2, 2, s, s).transpose(0, 1, 3, 2, 4).reshape(n, 2 * s, 2 * s), labels
@@ -199,7 +199,7 @@ def location(pictures: Pictures, rng: np.random.Generator) -> Pictures:
     """One image, halved in size, at one of 3 x 3 places: the class is the place."""
     small = coarse(pictures[0], 2)
     n, s, _ = small.shape
-    labels: np.ndarray = rng.integers(0, 9, n)
+    labels = rng.integers(0, 9, (n,))
     images = np.zeros((n, 2 * s, 2 * s), dtype=np.float32)
     for i, (row, column) in enumerate(zip(labels // 3 * (s // 2), labels % 3 * (s // 2), strict=True)):
         images[i, row : row + s, column : column + s] = small[i]
