@@ -1,0 +1,409 @@
+"""The experiments on dimensions, vision and cost: their grids, their verdicts, one small run of each, their figures."""
+
+import gzip
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from minipeft.data.images import load_fashion, load_mnist, read_idx
+from minipeft.files.errors import FileError
+from minipeft.lab import figures_more, intrinsic_dimension, latency, memory, runner, throughput, vision
+from minipeft.lab.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
+from minipeft.lab.stored import StoredSparse, store
+from minipeft.models import MLP
+from minipeft.peft import IntrinsicConfig, get_peft_model
+from minipeft.peft.intrinsic import Sparse
+
+MORE = ("intrinsic_dimension", "latency", "memory", "throughput", "vision")
+
+
+def finished(name, mode, value):
+    """Every row of an experiment, the result of each run being ``value(config)``."""
+    experiment = runner.load(name)
+    rows = []
+    while True:
+        wanted = list({runner.key(c): c for c in experiment.runs(mode, rows)}.values())
+        if len(wanted) == len(rows):
+            return rows
+        rows = [{**c, **value(c), "seconds": 0.0} for c in wanted]
+
+
+def outcomes(name, rows):
+    return [v.outcome for v in runner.load(name).verdicts(rows)]
+
+
+@pytest.mark.parametrize("name", MORE)
+@pytest.mark.parametrize("mode", ["quick", "full"])
+def test_a_config_is_json_and_stands_once(name, mode):
+    experiment = runner.load(name)
+    configs = experiment.runs(mode, [])
+    assert configs
+    assert len({runner.key(c) for c in configs}) == len(configs)
+    assert [json.loads(json.dumps(c)) for c in configs] == configs
+    assert experiment.name == name
+    assert name in runner.NAMES
+
+
+@pytest.mark.parametrize(("size", "d"), [(30, 7), (5000, 11)])
+def test_a_stored_projection_is_the_drawn_one(size, d):
+    drawn, kept = (kind(size, d, 6000, (3, 1)) for kind in (Sparse, StoredSparse))
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal(d).astype(np.float32), rng.standard_normal(size).astype(np.float32)
+    np.testing.assert_allclose(kept.apply(x), drawn.apply(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(kept.transpose(y), drawn.transpose(y), rtol=1e-4, atol=1e-5)
+    assert kept.apply(x).dtype == kept.transpose(y).dtype == np.float32
+
+
+def test_storing_changes_neither_outputs_nor_gradients():
+    x, labels = np.ones((2, 6), dtype=np.float32), np.array([0, 1])
+    results = []
+    for change in (lambda m: m, store):
+        model = change(get_peft_model(MLP((6, 5, 2)), IntrinsicConfig(d=4, projection="sparse", said=False)))
+        (theta,) = model.trained().values()
+        theta.data[...] = [0.1, -0.2, 0.3, 0.4]
+        loss = model.loss(x, labels)
+        loss.backward()
+        results.append((loss.item(), theta.grad.copy()))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
+
+
+def crossing_at(d90):
+    """Accuracies that reach nine tenths of the full one at d90[study]."""
+
+    def value(config):
+        need = d90(config)
+        share = 1.0 if config["d"] == 0 else min(1.0, 0.9 * (config["d"] / need) ** 0.3)
+        wobble = 0.002 * (config["seed"] % 3)
+        total = 199_210 if config.get("data") == "mnist" else 64_656
+        return {"value": 0.95 * share + wobble - 0.05 * (config["rate"] == 0.5), "D": total}
+
+    return value
+
+
+def published_d90(config):
+    """As the papers have it."""
+    if config["kind"] == "language model":
+        return {0: 2500, 100: 1300, 300: 600, 1000: 250}[config["pretrained"]] * (0.6 if config["said"] else 1)
+    return {"500 labels": 90, "500 labels shuffled": 700}.get(config["study"], 620)
+
+
+def test_the_published_dimensions_are_reproduced():
+    rows = finished("intrinsic_dimension", "full", crossing_at(published_d90))
+    assert set(outcomes("intrinsic_dimension", rows)) == {REPRODUCED}
+    assert all(r["rate"] != 0.5 for r in select(rows, stage="final")), "the rate that lost on validation is not used"
+
+
+def test_other_dimensions_are_not():
+    def contrary(config):
+        if config["kind"] == "language model":
+            return {0: 250, 100: 600, 300: 1300, 1000: 2500}[config["pretrained"]] / (0.5 if config["said"] else 1)
+        return {"500 labels": 390, "500 labels shuffled": 210, "network": 130, "pixels shuffled": 900}.get(
+            config["study"], 900
+        )
+
+    rows = finished("intrinsic_dimension", "full", crossing_at(contrary))
+    assert set(outcomes("intrinsic_dimension", rows)) == {NOT_REPRODUCED}
+
+
+def test_dimensions_beyond_what_was_tried_are_undecided():
+    rows = finished("intrinsic_dimension", "full", crossing_at(lambda config: 1e6))
+    assert set(outcomes("intrinsic_dimension", rows)) == {UNDECIDED, NOT_REPRODUCED}
+    first = intrinsic_dimension.tables(rows)[0].rows[0]
+    assert first[4] == "> 1,000"
+    assert outcomes("intrinsic_dimension", rows)[1:] == [UNDECIDED] * 6
+
+
+def test_pixels_are_moved_and_labels_kept_in_number():
+    config = {"data": "digits", "n": 50, "judged": "fitted", "seed": 3, "stage": "final", "change": "none"}
+    plain, _ = intrinsic_dimension.drawn(config)
+    moved, _ = intrinsic_dimension.drawn({**config, "change": "pixels"})
+    mixed, (_, judged) = intrinsic_dimension.drawn({**config, "change": "labels"})
+    assert (np.sort(plain["x"]) == np.sort(moved["x"])).all()
+    assert (plain["x"] != moved["x"]).any()
+    assert (np.bincount(plain["labels"]) == np.bincount(mixed["labels"])).all()
+    assert (plain["labels"] != mixed["labels"]).any()
+    assert (judged == mixed["labels"]).all()
+
+
+def test_what_is_judged_was_not_trained_on():
+    config = {"data": "digits", "n": 1000, "judged": "held out", "seed": 0, "change": "none"}
+    parts = {}
+    for stage in ("tune", "final"):
+        train, (x, _) = intrinsic_dimension.drawn({**config, "stage": stage})
+        parts[stage] = {row.tobytes() for row in x}
+        assert not parts[stage] & {row.tobytes() for row in train["x"]}
+    assert not parts["tune"] & parts["final"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """What the quick runs of an experiment share, made once."""
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            runner.load(name).prepare("quick", made[name])
+        return made[name]
+
+    return folder
+
+
+def twice(name, config, folders):
+    experiment = runner.load(name)
+    first, second = (dict(experiment.run(config, folders(name))) for _ in range(2))
+    assert json.loads(json.dumps(first)) == first
+    return first, second
+
+
+@pytest.mark.parametrize("kind", ["network", "language model"])
+@pytest.mark.parametrize("d", [0, 60])
+def test_one_config_of_the_intrinsic_dimension_gives_one_row(kind, d, folders):
+    configs = intrinsic_dimension.runs("quick", [])
+    config = next(c for c in configs if c["kind"] == kind)
+    config = {**config, "d": d, "rate": 3e-3 if d == 0 else 0.15, "steps": 8}
+    first, second = twice("intrinsic_dimension", config, folders)
+    assert first == second
+    assert 0 < first["value"] <= 1
+
+
+@pytest.mark.parametrize("method", vision.METHODS)
+def test_one_config_of_vision_gives_one_row(method, folders):
+    config = next(c for c in vision.runs("quick", []) if c["method"] == method and c["task"] == "count")
+    first, second = twice("vision", {**config, "steps": 4}, folders)
+    assert first == second
+    assert (first["without head"] == 0) == (method == "probe")
+
+
+def test_every_method_has_as_many_settings():
+    for mode in ("quick", "full"):
+        assert len({len(vision.settings(m, mode)) for m in vision.METHODS}) == 1
+
+
+def test_the_tasks_have_nine_names_in_three_groups_and_no_image_twice():
+    assert [len(tasks) for tasks in vision.GROUPS.values()] == [3, 3, 3]
+    assert {t for tasks in vision.GROUPS.values() for t in tasks} == vision.UPON.keys()
+    parts = vision.splits(np.zeros(900), 300, seed=1)
+    assert [len(p) for p in parts.values()] == [300, 150, 450]
+    assert len({*parts["train"], *parts["val"], *parts["test"]}) == 900
+
+
+def test_composed_images_show_what_their_label_says():
+    rng = np.random.default_rng(0)
+    pictures = (np.ones((40, 8, 8), dtype=np.float32), np.zeros(40, dtype=np.int64))
+    images, labels = vision.count(pictures, rng)
+    quarters = images.reshape(40, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(40, 4)
+    assert ((quarters > 0).sum(axis=1) == labels + 1).all()
+    assert set(labels) == {0, 1, 2, 3}
+    images, labels = vision.location(pictures, rng)
+    for image, place in zip(images, labels, strict=True):
+        rows, columns = np.nonzero(image)
+        assert (rows.min(), columns.min()) == (2 * (place // 3), 2 * (place % 3))
+        assert image.sum() == 16
+    corner = np.zeros((40, 8, 8), dtype=np.float32)
+    corner[:, 0, 0] = 1
+    images, labels = vision.orientation((corner, labels), rng)
+    where = {0: (0, 0), 1: (7, 0), 2: (7, 7), 3: (0, 7)}
+    assert all(image[where[k]] == 1 for image, k in zip(images, labels, strict=True))
+
+
+def suite_scores(means):
+    def value(config):
+        wobble = 0.001 * (config["seed"] % 3)
+        return {"value": means[config["method"]] + wobble, "trained": 10, "without head": 5}
+
+    return value
+
+
+def test_verdicts_of_vision():
+    published = dict(zip(vision.METHODS, (0.69, 0.58, 0.745, 0.76, 0.753, 0.756, 0.73, 0.72), strict=True))
+    rows = finished("vision", "full", suite_scores(published))
+    assert outcomes("vision", rows) == [REPRODUCED] * 4
+    contrary = dict(zip(vision.METHODS, (0.9, 0.8, 0.745, 0.7, 0.6, 0.61, 0.73, 0.72), strict=True))
+    assert outcomes("vision", finished("vision", "full", suite_scores(contrary))) == [NOT_REPRODUCED] * 4
+    equal = dict.fromkeys(vision.METHODS, 0.7)
+    assert outcomes("vision", finished("vision", "full", suite_scores(equal)))[:2] == [UNDECIDED] * 2
+
+
+def test_the_mean_of_a_method_is_that_of_its_groups():
+    rows = [
+        {"split": "test", "method": "LoRA", "group": g, "task": t, "seed": 0, "value": v}
+        for g, t, v in (("natural", "a", 0.5), ("natural", "b", 0.7), ("structured", "c", 0.2))
+    ]
+    scores = vision.by_group(rows)["LoRA"]
+    assert scores["natural"] == [pytest.approx(0.6)]
+    assert scores["mean"] == [pytest.approx(0.4)]
+
+
+def ratios(small, large, merged=0.0):
+    """Overheads of AdapterL (and half as much again of AdapterH) on small and on large batches."""
+
+    def value(config):
+        o = small if config["batch"] * config["length"] == 1 else large
+        wobble = 0.002 * config["turn"]
+        times = {"LoRA, merged": 1 + merged + wobble, "AdapterL": 1 + o + wobble, "AdapterH": 1 + 1.5 * o + wobble}
+        return {"base ms": 1.0, **times, **{f"{m} FLOPs": 1.02 for m in latency.METHODS}}
+
+    return value
+
+
+def test_verdicts_of_latency():
+    rows = finished("latency", "full", ratios(0.2, 0.03))
+    assert outcomes("latency", rows) == [REPRODUCED] * 4
+    rows = finished("latency", "full", ratios(-0.1, 0.05, merged=0.2))
+    assert outcomes("latency", rows) == [NOT_REPRODUCED] * 4
+    rows = finished("latency", "full", ratios(0.0, 0.0, merged=0.029))
+    assert outcomes("latency", rows) == [UNDECIDED] * 4
+
+
+def test_verdicts_of_throughput():
+    def value(gain, slope):
+        def of(config):
+            tokens = 1000 * config["batch"] ** slope * (1 + 0.001 * config["turn"])
+            return {
+                "full tokens/s": tokens, "LoRA tokens/s": gain * tokens, "speed-up": gain + 0.001 * config["turn"],
+                "full bytes": 100 + 10 * config["batch"], "LoRA bytes": 30 + 10 * config["batch"],
+                "full FLOPs": 3, "LoRA FLOPs": 2,
+            }  # fmt: skip
+
+        return of
+
+    assert outcomes("throughput", finished("throughput", "full", value(1.2, 0.2))) == [REPRODUCED] * 3
+    assert outcomes("throughput", finished("throughput", "full", value(0.8, -0.1))) == [NOT_REPRODUCED] * 3
+    level = finished("throughput", "full", value(1.0, 0.0))
+    assert outcomes("throughput", level) == [UNDECIDED, UNDECIDED, NOT_REPRODUCED]
+    assert next(row[1:3] for row in throughput.tables(level)[1].rows) == (1, 8)
+
+
+def test_one_run_of_each_timed_experiment(folders):
+    config = {**latency.runs("quick", [])[-1], "repeats": 1, "d_model": 16, "n_layers": 1, "r": 2}
+    row = latency.run(config, folders("latency"))
+    assert all(row[m] > 0 for m in latency.METHODS)
+    assert row["LoRA, merged FLOPs"] == 1 < row["AdapterL FLOPs"] < row["AdapterH FLOPs"]
+    config = {**throughput.runs("quick", [])[0], "repeats": 1, "d_model": 16, "n_layers": 1}
+    row = throughput.run(config, folders("throughput"))
+    assert row["full bytes"] > row["LoRA bytes"]
+    assert row["full FLOPs"] > row["LoRA FLOPs"]
+
+
+@pytest.fixture(scope="module")
+def memory_rows(tmp_path_factory):
+    rows = []
+    for c in memory.runs("quick", []):
+        c = {**c, "d_model": 32, "n_layers": 2, "length": 16} if c["kind"] == "step" else c
+        rows.append({**c, **memory.run(c, tmp_path_factory.getbasetemp()), "seconds": 0.0})
+    return rows
+
+
+def test_memory_is_counted_as_the_formulas_say(memory_rows):
+    found = {v.claim: v.outcome for v in memory.verdicts(memory_rows)}
+    assert next(o for c, o in found.items() if "closed formulas" in c) == REPRODUCED
+    assert next(o for c, o in found.items() if "ZeRO" in c) == REPRODUCED
+    assert next(o for c, o in found.items() if "350 GB" in c) == REPRODUCED
+    assert next(o for c, o in found.items() if "1.2 TB" in c) == NOT_REPRODUCED
+
+
+def test_memory_that_is_not_as_foreseen_is_told(memory_rows):
+    wrong = [
+        {**r, "formula activations": 1, "measured": 2 * r.get("foreseen", 1), "counted parameters": 0, "bytes": 1}
+        if r["kind"] != "gpt3"
+        else {**r, "LoRA": 1.0}
+        for r in memory_rows
+    ]
+    found = outcomes("memory", wrong)
+    assert found[:3] == [NOT_REPRODUCED] * 3
+    assert found[4:] == [NOT_REPRODUCED] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("intrinsic_dimension", crossing_at(published_d90)),
+        ("vision", suite_scores(dict.fromkeys(vision.METHODS, 0.7))),
+        ("latency", ratios(0.2, 0.03)),
+    ],
+)
+def test_figures_and_tables_come_of_the_rows(name, made, tmp_path):
+    from minipeft.lab import report
+
+    rows = finished(name, "full", made)
+    part = report.section(runner.load(name), "full", rows, tmp_path)
+    assert part.figures
+    for path, caption in part.figures.items():
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.with_suffix(".svg").is_file()
+        assert caption.endswith(".")
+    for path in report.write([part], tmp_path):
+        assert path.stat().st_size > 1000
+
+
+def test_the_layer_is_drawn_from_what_runs_in_it():
+    shown = {name: figures_more.layer_rows(method) for name, method in figures_more.PLACES.items()}
+    trained = {name: [c.path for row in rows for c in row if c.trained] for name, rows in shown.items()}
+    assert trained == {
+        "adapters": ["attention.adapter", "feed_forward.adapter"],
+        "prefix tuning": ["attention.core.prefix"],
+        "LoRA": ["attention.q_proj", "attention.v_proj"],
+    }
+    beside = [[c.path for c in row] for row in shown["LoRA"] if len(row) > 1]
+    assert beside == [["attention.q_proj", "attention.k_proj", "attention.v_proj"]]
+
+
+def test_watching_a_layer_leaves_it_as_it_was():
+    from minipeft.nn import TransformerLayer
+
+    layer = TransformerLayer(8, 2, 16, rng=0)
+    before = [vars(m).keys() for _, m in layer.named_modules()]
+    seen = figures_more.calls(layer, 8)
+    assert [c.path for c in seen if c.leaf][:2] == ["attention_norm", "attention.q_proj"]
+    assert [vars(m).keys() for _, m in layer.named_modules()] == before
+
+
+def idx(values):
+    header = b"\0\0\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}i", *values.shape)
+    return gzip.compress(header + values.astype(np.uint8).tobytes())
+
+
+def test_images_are_read(tmp_path):
+    images = np.arange(2 * 28 * 28).reshape(2, 28, 28) % 256
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(idx(images))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(idx(np.array([3, 1])))
+    got, labels = load_fashion(tmp_path)
+    np.testing.assert_allclose(got * 255, images, rtol=1e-6)
+    assert labels.tolist() == [3, 1]
+    for digit in range(10):
+        values = [0.5] * (28 * 28 * (1 + digit % 2))
+        (tmp_path / f"{digit}.json").write_text(json.dumps({"data": values}))
+    got, labels = load_mnist(tmp_path)
+    assert got.shape == (15, 28, 28)
+    assert np.bincount(labels).tolist() == [1, 2] * 5
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no gzip", "expected a gzipped IDX file"),
+        (gzip.compress(b"\0\0\x0d\1"), "expected an IDX file of bytes"),
+        (gzip.compress(b"\0\0\x08\3\0\0"), "ends within its header"),
+        (gzip.compress(b"\0\0\x08\1\0\0\0\5ab"), "5,.*but 2 values follow"),
+    ],
+)
+def test_files_that_are_no_images(tmp_path, content, said):
+    path = tmp_path / "x.gz"
+    path.write_bytes(content)
+    with pytest.raises(FileError, match=said):
+        read_idx(path)
+
+
+def test_missing_images(tmp_path):
+    with pytest.raises(FileError, match="images of the digit 0"):
+        load_mnist(tmp_path)
+    with pytest.raises(ValueError, match='"train" or "t10k"'):
+        load_fashion(tmp_path, "test")
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(idx(np.zeros((2, 28, 28))))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(idx(np.zeros(3)))
+    with pytest.raises(FileError, match=r"labels of shape \(3,\)"):
+        load_fashion(tmp_path)
