@@ -63,6 +63,8 @@ def build_parser() -> Parser:
     lab.add_argument(
         "--out", type=Path, default=Path("minipeft-lab"), help="folder of the results (default: %(default)s)"
     )
+    lab.add_argument("--report", type=Path, help="folder of the report and its figures (default: that of --out)")
+    lab.add_argument("--reasons", type=Path, help="a Markdown file with paragraphs under ## NAME, for the report")
     lab.add_argument("--jobs", type=positive, default=default_jobs(), help="runs at a time (default: %(default)s)")
     lab.add_argument("--cluster", metavar="ADDRESS", help="send the runs to the Dask scheduler there")
     lab.add_argument("--fresh", action="store_true", help="forget the finished runs in the --out folder")
@@ -233,21 +235,26 @@ def run_lab(args: argparse.Namespace) -> int:
         known = {name: runner.load(name).title for name in runner.NAMES}
         print(json.dumps(known, indent=2) if args.json else "\n".join(f"{n:<20} {t}" for n, t in known.items()))
         return 0
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"--out {args.out} is a file; name a folder")
+    where = args.report or args.out
+    for option, folder in (("--out", args.out), ("--report", where)):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{option} {folder} is a file; name a folder")
+    if args.reasons is not None and not args.reasons.is_file():
+        raise UserError(f"--reasons {args.reasons}: there is no such file")
+    reasons = {} if args.reasons is None else report.read_reasons(args.reasons)
     mode = "full" if args.full else "quick"
     sections = []
     try:
         for name in runner.NAMES if args.name == "all" else (args.name,):
             experiment = runner.load(name)
             rows = runner.run(experiment, mode, args.out, args.jobs, args.cluster, args.fresh, progress=not args.json)
-            sections.append(report.section(experiment, mode, rows, args.out))
+            sections.append(report.section(experiment, mode, rows, where, reasons.get(name, "")))
             if not args.json:
                 print("\n\n".join(map(report.text, sections[-1].tables)))
                 print(*(f"{v.outcome}: {v.claim}: {v.because}" for v in sections[-1].verdicts), sep="\n", flush=True)
     except runner.LabError as error:
         raise UserError(str(error)) from error
-    paths = report.write(sections, args.out)
+    paths = report.write(sections, where, f"minipeft lab {args.name} --{mode}")
     if args.json:
         verdicts = {s.experiment.name: [vars(v) for v in s.verdicts] for s in sections}
         rows_by_name = {s.experiment.name: s.rows for s in sections}

@@ -1,8 +1,14 @@
 """The experiments on dimensions, vision and cost: their grids, their verdicts, one small run of each, their figures."""
 
+import dataclasses
 import gzip
 import json
+import os
+import signal
 import struct
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -407,3 +413,65 @@ def test_missing_images(tmp_path):
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(idx(np.zeros(3)))
     with pytest.raises(FileError, match=r"labels of shape \(3,\)"):
         load_fashion(tmp_path)
+
+
+def test_a_report_elsewhere_with_reasons(tmp_path, capsys):
+    from minipeft.cli import main
+
+    reasons = tmp_path / "reasons.md"
+    reasons.write_text("# Why\n\n## sizes\n\nThe head is counted.\n\nSo is <the> rest.\n\n## other\n\nNo.\n")
+    where = tmp_path / "docs"
+    command = ["lab", "sizes", "--out", str(tmp_path / "rows"), "--report", str(where)]
+    assert main([*command, "--reasons", str(reasons)]) == 0
+    text = (where / "findings.md").read_text()
+    assert "Made by `minipeft lab sizes --quick`" in text
+    assert "The head is counted.\n\nSo is <the> rest." in text
+    assert "No." not in text
+    assert "<p>So is &lt;the&gt; rest.</p>" in (where / "findings.html").read_text()
+    assert main([*command, "--reasons", str(where)]) == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert main(["lab", "sizes", "--report", str(reasons)]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
+
+
+def without_times(rows):
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
+
+
+def some_runs(mode, rows):
+    """The choice on one study and what follows from it."""
+    return [c for c in intrinsic_dimension.runs(mode, rows) if c["study"] == "100 labels"]
+
+
+def test_a_study_on_a_dask_cluster_gives_the_same_rows(tmp_path):
+    distributed = pytest.importorskip("dask.distributed")
+    few = dataclasses.replace(intrinsic_dimension.EXPERIMENT, runs=some_runs)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        there = runner.run(few, "quick", tmp_path / "a", cluster=cluster.scheduler_address, progress=False)
+    here = runner.run(few, "quick", tmp_path / "b", progress=False)
+    assert len(here) == 20
+    assert without_times(there) == without_times(here)
+
+
+@pytest.mark.slow
+def test_a_study_killed_again_and_again_goes_on_to_the_same_rows(tmp_path):
+    command = [sys.executable, "-m", "minipeft", "lab", "intrinsic_dimension", "--quick", "--jobs", "2", "--json"]
+    log = tmp_path / "a" / "intrinsic_dimension-quick.jsonl"
+    for rows in (5, 40, 80):
+        child = subprocess.Popen(
+            [*command, "--out", str(log.parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        while child.poll() is None and not (log.is_file() and log.read_text().count("\n") >= rows):
+            time.sleep(0.05)
+        assert child.poll() is None, "it was not over when it was killed"
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    results = []
+    for folder in (log.parent, tmp_path / "b"):
+        done = subprocess.run([*command, "--out", str(folder)], check=True, capture_output=True, text=True)
+        results.append(json.loads(done.stdout))
+    a, b = (without_times(r["rows"]["intrinsic_dimension"]) for r in results)
+    assert len(a) > 100
+    assert a == b
+    assert results[0]["verdicts"] == results[1]["verdicts"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ class Section:
     tables: list[Table]
     verdicts: list[Verdict]
     figures: Mapping[Path, str] = field(default_factory=dict)
+    reasons: str = ""  # written by hand: why something came out as it did
 
     @property
     def seconds(self) -> float:
@@ -30,10 +32,18 @@ class Section:
         return sum(r.get("seconds", 0.0) for r in self.rows)
 
 
-def section(experiment: Experiment, mode: str, rows: Sequence[Row], out: Path) -> Section:
-    """The section of an experiment; its figures are drawn into ``out``."""
-    figures = experiment.draw(rows, out / experiment.name) if experiment.draw is not None else {}
-    return Section(experiment, mode, rows, experiment.tables(rows), experiment.verdicts(rows), figures)
+def section(experiment: Experiment, mode: str, rows: Sequence[Row], out: Path, reasons: str = "") -> Section:
+    """The section of an experiment; its figures are drawn into ``out/figures``."""
+    folder = out / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = experiment.draw(rows, folder / experiment.name) if experiment.draw is not None else {}
+    return Section(experiment, mode, rows, experiment.tables(rows), experiment.verdicts(rows), figures, reasons)
+
+
+def read_reasons(path: Path) -> dict[str, str]:
+    """Paragraphs by experiment, out of a Markdown file with a heading ``## NAME`` before those of each."""
+    parts = re.split(r"^## +(\S+) *$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def cell(value: Any) -> str:
@@ -72,9 +82,10 @@ def _tables_and_published(part: Section) -> list[Table]:
     return [*part.tables, *published]
 
 
-def markdown(sections: Sequence[Section], folder: Path) -> str:
-    """The report; figures are linked relative to ``folder``."""
-    lines = ["# Findings", "", *_summary_lines(sections)]
+def markdown(sections: Sequence[Section], folder: Path, command: str = "") -> str:
+    """The report; figures are linked relative to ``folder``. command: that makes these rows."""
+    made = [f"Made by `{command}`, {sum(s.seconds for s in sections) / 60:,.0f} minutes of processor time.", ""]
+    lines = ["# Findings", "", *(made if command else []), *_summary_lines(sections)]
     for part in sections:
         e = part.experiment
         lines += [f"## {e.title}", "", f"*Claim.* {e.claim}", ""]
@@ -82,7 +93,7 @@ def markdown(sections: Sequence[Section], folder: Path) -> str:
             lines += [f"*Data.* {e.data}", ""]
         for v in part.verdicts:
             lines.append(f"- **{v.outcome}**: {v.claim}: {v.because}.")
-        lines.append("")
+        lines += ["", *([part.reasons, ""] if part.reasons else [])]
         for path, caption in part.figures.items():
             lines += [f"![{caption}]({path.relative_to(folder).as_posix()})", "", f"*{caption}*", ""]
         for table in _tables_and_published(part):
@@ -132,6 +143,7 @@ def page(sections: Sequence[Section]) -> str:
         for v in part.verdicts:
             kind = v.outcome.partition(" ")[0]
             parts.append(f'<p class="verdict {kind}"><b>{e(v.outcome)}</b>: {e(v.claim)}: {e(v.because)}.</p>')
+        parts += [f"<p>{e(paragraph)}</p>" for paragraph in part.reasons.split("\n\n") if paragraph]
         for path, caption in part.figures.items():
             data = base64.b64encode(path.read_bytes()).decode()
             image = f'<img alt="{e(caption)}" src="data:image/png;base64,{data}">'
@@ -145,10 +157,10 @@ def page(sections: Sequence[Section]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def write(sections: Sequence[Section], out: Path) -> tuple[Path, Path]:
+def write(sections: Sequence[Section], out: Path, command: str = "") -> tuple[Path, Path]:
     """``findings.md`` and ``findings.html`` in ``out``."""
     paths = out / "findings.md", out / "findings.html"
-    for path, content in zip(paths, (markdown(sections, out), page(sections)), strict=True):
+    for path, content in zip(paths, (markdown(sections, out, command), page(sections)), strict=True):
         with atomic_path(path) as part:
             part.write_text(content, encoding="utf-8")
     return paths
