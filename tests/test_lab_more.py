@@ -52,28 +52,40 @@ def test_a_config_is_json_and_stands_once(name, mode):
     assert name in runner.NAMES
 
 
-@pytest.mark.parametrize(("size", "d"), [(30, 7), (5000, 11)])
-def test_a_stored_projection_is_the_drawn_one(size, d):
-    drawn, kept = (kind(size, d, 6000, (3, 1)) for kind in (Sparse, StoredSparse))
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal(d).astype(np.float32), rng.standard_normal(size).astype(np.float32)
-    np.testing.assert_allclose(kept.apply(x), drawn.apply(x), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(kept.transpose(y), drawn.transpose(y), rtol=1e-4, atol=1e-5)
-    assert kept.apply(x).dtype == kept.transpose(y).dtype == np.float32
+def test_a_stored_projection_has_the_entries_of_a_sparse_one():
+    total, d = 6000, 40
+    parts = [StoredSparse(size, d, total, (3, i)) for i, size in enumerate((1000, 5000))]
+    P = np.concatenate([np.stack([p.apply(e) for e in np.eye(d)], axis=1) for p in parts])  # (D, d)
+    q = total**-0.5
+    assert np.mean(P != 0) == pytest.approx(q, rel=0.1)
+    assert set(np.abs(P[P != 0]).round(9)) == {round((total * q) ** -0.5, 9)}
+    np.testing.assert_allclose(np.linalg.norm(P, axis=0), 1.0, atol=0.4)
+    drawn = np.concatenate([np.stack([Sparse(1000, d, total, (3, 0)).apply(e) for e in np.eye(d)], axis=1)])
+    assert np.mean(P[:1000] ** 2) == pytest.approx(np.mean(drawn**2), rel=0.2)
+    y = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    np.testing.assert_allclose(parts[0].transpose(y), P[:1000].T @ y, rtol=1e-4, atol=1e-5)
+    assert parts[0].apply(np.ones(d, dtype=np.float32)).dtype == parts[0].transpose(y).dtype == np.float32
 
 
-def test_storing_changes_neither_outputs_nor_gradients():
+def test_a_stored_projection_is_that_of_its_seed():
+    a, b, c = (StoredSparse(500, 20, 6000, seed) for seed in ((1, 0), (1, 0), (1, 1)))
+    assert (a.rows == b.rows).all()
+    assert (a.values == b.values).all()
+    assert len(a.rows) != len(c.rows) or (a.rows != c.rows).any()
+
+
+def test_what_is_stored_is_what_trains():
     x, labels = np.ones((2, 6), dtype=np.float32), np.array([0, 1])
-    results = []
-    for change in (lambda m: m, store):
-        model = change(get_peft_model(MLP((6, 5, 2)), IntrinsicConfig(d=4, projection="sparse", said=False)))
-        (theta,) = model.trained().values()
-        theta.data[...] = [0.1, -0.2, 0.3, 0.4]
-        loss = model.loss(x, labels)
-        loss.backward()
-        results.append((loss.item(), theta.grad.copy()))
-    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
-    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
+    model = store(get_peft_model(MLP((6, 5, 2)), IntrinsicConfig(d=4, projection="sparse")))
+    (theta,) = model.trained().values()
+    loss = model.loss(x, labels)
+    loss.backward()
+    slope = float(theta.grad @ theta.grad)
+    assert slope > 0
+    theta.data -= 1e-3 * theta.grad
+    assert loss.item() - model.loss(x, labels).item() == pytest.approx(1e-3 * slope, rel=0.05)
+    with pytest.raises(ValueError, match="only sparse projections are stored, these are"):
+        store(get_peft_model(MLP((6, 5, 2)), IntrinsicConfig(d=4)))
 
 
 def crossing_at(d90):

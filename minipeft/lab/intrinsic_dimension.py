@@ -3,10 +3,10 @@
 θ = θ₀ + P θ_d: only θ_d (d,) is trained. The intrinsic dimension is the smallest d whose accuracy is 90 % of that of
 training all D parameters. It is read off a sweep of d with several seeds, which move θ₀, P and the order of the data.
 
-Studies, each a sweep: the network of the lecture; the same wider, narrower, shallower, deeper; with its pixels in
-another order; 500 images with their labels, and with labels shuffled among them, judged by whether they are fitted; a
-small language model, from scratch and after pretraining, with and without SAID's scales. P is sparse throughout: dense
-projections would be drawn anew at each step (199,210 × 750 normal numbers), the sparse one is kept (`stored.py`).
+Studies, each a sweep: the network of the lecture; the same wider, narrower, deeper; with its pixels in another order;
+500 images with their labels, and with labels shuffled among them, judged by whether they are fitted; a small language
+model, from scratch and after pretraining, with and without SAID's scales. P is sparse throughout: a dense one (199,210
+× 750 normal numbers) would be drawn anew at each step, the sparse one is kept (`stored.py`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _mlp(name: str, sizes: tuple[int, ...], ds: tuple[int, ...], seeds: int, lik
 
 def _lm(pretrained: int, said: bool, ds: tuple[int, ...], seeds: int, quick: bool) -> Study:
     name = f"language model, {pretrained} steps" + (", SAID" if said else "")
-    small = {"steps": 60, "batch": 8, "length": 32} if quick else {"steps": 200, "batch": 12, "length": 48}
+    small = {"steps": 60, "batch": 8, "length": 32} if quick else {"steps": 150, "batch": 12, "length": 48}
     fixed = {"kind": "language model", "pretrained": pretrained, "said": said, **small}
     return {"name": name, "fixed": fixed, "ds": ds, "seeds": seeds, "like": ""}
 
@@ -95,7 +95,6 @@ def studies(mode: str) -> list[Study]:
         _mlp("network", (784, 200, 200, 10), ds, 5),
         _mlp("narrower", (784, 100, 100, 10), few, 3, "network"),
         _mlp("wider", (784, 400, 400, 10), few, 3, "network"),
-        _mlp("shallower", (784, 200, 10), few, 3, "network"),
         _mlp("deeper", (784, 200, 200, 200, 200, 10), few, 3, "network"),
         _mlp("pixels shuffled", (784, 200, 200, 10), few, 3, "network", change="pixels"),
         _mlp("500 labels", (784, 200, 200, 10), (50, 100, 200, 400), 3, **few_labels),
@@ -124,12 +123,7 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
             if len(tuned) == len(rates):
                 rate = chosen(tuned, "rate")
                 wanted += [{**one, "stage": "final", "rate": rate, "seed": seed} for seed in range(s["seeds"])]
-    return sorted(wanted, key=_projection)
-
-
-def _projection(config: Config) -> tuple[Any, ...]:
-    """Runs with one P after the other, so that it is drawn once."""
-    return config["kind"], config.get("sizes", []), config.get("said", False), config["d"], config["seed"]
+    return wanted
 
 
 def run(config: Config, folder: Path) -> Row:
@@ -390,7 +384,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """The number, what it depends on and what not, and what pretraining does to it."""
     found = {name: dimension(rows, name) for name in names(rows)}
     network = found["network"]
-    shapes = [n for n in ("narrower", "wider", "shallower", "deeper") if n in found]
+    shapes = [n for n in ("narrower", "wider", "deeper") if n in found]
     parts = [
         _number(rows, network),
         Verdict(

@@ -1,44 +1,34 @@
-"""A sparse projection kept as its entries: drawn once, where `peft.intrinsic` draws it anew at every step.
+"""A sparse projection kept as its entries, drawn once and by themselves.
 
-The numbers are those of `peft.intrinsic.Sparse`. Of D d entries a fraction 1/√D is not zero, so P θ_d and Pᵀ y take
-2 √D d products each; drawing takes D d random numbers, which is why a projection is worth keeping for a run's steps.
+`peft.intrinsic.Sparse` draws D d random numbers at every step and keeps the fraction 1/√D of them. Here the number of
+entries is drawn, then their places, then their signs: the same distribution in √D d draws, made once for all steps of a
+run. P θ_d and Pᵀ y then take one product an entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from minipeft.array import Array
-from minipeft.peft.intrinsic import ROWS, Projected, Projection, Sparse
-
-Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-@lru_cache(maxsize=64)  # the tensors of one model: runs that differ in the learning rate alone come one after the other
-def entries(size: int, d: int, total: int, seed: tuple[int, ...]) -> Entries:
-    """The rows (n,), columns (n,) and values (n,) of the entries of P (size, d) that are not zero."""
-    drawn = Sparse(size, d, total, seed)
-    like = np.empty(0, dtype=np.float32)
-    rows, columns, values = [], [], []
-    for start in range(0, size, ROWS):
-        block = drawn._block(start, like)
-        row, column = np.nonzero(block)
-        rows.append((row + start).astype(np.int32))
-        columns.append(column.astype(np.int32))
-        values.append(block[row, column])
-    return np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
+from minipeft.peft.intrinsic import Projected, Projection, Sparse
 
 
 class StoredSparse(Projection):
-    """The same P as `Sparse` with the same arguments; sums are made in float64 and returned in the type of x."""
+    """Entries ±√(1/(D q)) at a fraction q = 1/√D of the places, D = total, all from the seed.
+
+    rows, columns, values (n,): the entries that are not zero. Sums are made in float64 and returned in the type of x.
+    """
 
     def __init__(self, size: int, d: int, total: int, seed: tuple[int, ...]):
         super().__init__(size, d, total, seed)
-        self.rows, self.columns, self.values = entries(size, d, total, seed)
+        q = total**-0.5
+        rng = np.random.default_rng(seed)
+        n = int(rng.binomial(size * d, q))
+        places = np.sort(rng.choice(size * d, n, replace=False, shuffle=False))
+        self.rows, self.columns = np.divmod(places, d)
+        self.values = (rng.integers(0, 2, n) * 2.0 - 1.0) * (total * q) ** -0.5
 
     def apply(self, x: Array) -> Array:
         """P x for x (d,): (size,)."""
@@ -49,10 +39,16 @@ class StoredSparse(Projection):
         return np.bincount(self.columns, self.values * y[self.rows], self.d).astype(y.dtype)
 
 
-def store(model: Any, kind: Callable[..., Projection] = StoredSparse) -> Any:
-    """Keep the entries of every sparse projection in a model to which `IntrinsicConfig` was applied; the model."""
+def store(model: Any) -> Any:
+    """Put stored projections in place of all in a model to which `IntrinsicConfig` was applied; the model.
+
+    Raises ValueError where they are not sparse.
+    """
     for _, module in model.named_modules():
         if isinstance(module, Projected):
             held = module._projections.by_name
-            held.update({name: kind(p.size, p.d, p.total, p.seed) for name, p in held.items() if type(p) is Sparse})
+            odd = {type(p).__name__ for p in held.values()} - {"Sparse", "StoredSparse"}
+            if odd:
+                raise ValueError(f"only sparse projections are stored, these are {sorted(odd)}: choose 'sparse'")
+            held.update({n: StoredSparse(p.size, p.d, p.total, p.seed) for n, p in held.items() if type(p) is Sparse})
     return model

@@ -93,7 +93,7 @@ def settings(name: str, mode: str) -> list[tuple[float, float]]:
 
 def budget(mode: str) -> dict[str, int]:
     """What every run may spend: images to train on, steps, images in a batch."""
-    return {"n": 400, "steps": 120, "batch": 32} if mode == "full" else {"n": 100, "steps": 40, "batch": 25}
+    return {"n": 400, "steps": 100, "batch": 32} if mode == "full" else {"n": 100, "steps": 40, "batch": 25}
 
 
 def groups(mode: str) -> dict[str, tuple[str, ...]]:
