@@ -21,34 +21,17 @@ SIZES = {"vocab_size": 512, "d_model": 256, "n_layers": 8, "n_heads": 8, "contex
 R = 32  # of the adapters: 2 r d is some 2 % of a layer's 12 d²
 
 
-def models(sizes: dict[str, int] | None = None, r: int | None = None) -> dict[str, Any]:
-    """The four models by name, the base first; sizes and r: by default ``SIZES`` and ``R``."""
-    config = DecoderConfig.gpt2(**(SIZES if sizes is None else sizes))
-    width = R if r is None else r
-    made: dict[str, Any] = {"base": DecoderLM(config)}
-    lora = get_peft_model(DecoderLM(config), LoraConfig(r=8, init_lora_weights=False))
+def models() -> dict[str, Any]:
+    """The four models by name, the base first."""
+    made: dict[str, Any] = {"base": DecoderLM(DecoderConfig.gpt2(**SIZES))}
+    lora = get_peft_model(DecoderLM(DecoderConfig.gpt2(**SIZES)), LoraConfig(r=8, init_lora_weights=False))
     made["LoRA, merged"] = lora.merge_and_unload()
-    for name, method in (
-        ("AdapterL", AdapterConfig(r=width, after=["feed_forward"], layer_norm=True)),
-        ("AdapterH", AdapterConfig(r=width)),
+    for name, config in (
+        ("AdapterL", AdapterConfig(r=R, after=["feed_forward"], layer_norm=True)),
+        ("AdapterH", AdapterConfig(r=R)),
     ):
-        made[name] = get_peft_model(DecoderLM(config), method)
+        made[name] = get_peft_model(DecoderLM(DecoderConfig.gpt2(**SIZES)), config)
     return {name: model.eval() for name, model in made.items()}
-
-
-def times(made: dict[str, Any], batch: int, length: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of a forward pass on ids (batch, length) by model, taken in turn; three of each are not counted."""
-    vocabulary = next(iter(made.values())).config.vocab_size
-    ids = np.random.default_rng(0).integers(0, vocabulary, (batch, length))
-    seconds: dict[str, list[float]] = {name: [] for name in made}
-    with no_grad():
-        for i in range(repeats + 3):
-            for name, model in made.items():
-                start = time.perf_counter()
-                model(ids)
-                if i >= 3:
-                    seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def run(repeats: int = 60) -> list[dict[str, Any]]:
@@ -56,10 +39,18 @@ def run(repeats: int = 60) -> list[dict[str, Any]]:
     made = models()
     rows = []
     for batch, length in GRID:
-        seconds = times(made, batch, length, repeats)
-        base = seconds.pop("base")
-        for name, own in seconds.items():
-            low, middle, high = quartiles([a / b for a, b in zip(own, base, strict=True)])
+        ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (batch, length))
+        times: dict[str, list[float]] = {name: [] for name in made}
+        with no_grad():
+            for i in range(repeats + 3):
+                for name, model in made.items():
+                    start = time.perf_counter()
+                    model(ids)
+                    if i >= 3:
+                        times[name].append(time.perf_counter() - start)
+        base = times.pop("base")
+        for name, seconds in times.items():
+            low, middle, high = quartiles([a / b for a, b in zip(seconds, base, strict=True)])
             rows.append(
                 {
                     "batch": batch,

@@ -7,7 +7,9 @@ FLOPs. A merged LoRA is a plain layer: its ratio shows nothing but the noise of 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,6 @@ import numpy as np
 
 from minipeft.accounting import count_flops
 from minipeft.autograd import no_grad
-from minipeft.bench import latency as bench
-from minipeft.bench.step import quartiles
 from minipeft.lab.experiment import (
     NOT_REPRODUCED,
     REPRODUCED,
@@ -30,9 +30,15 @@ from minipeft.lab.experiment import (
     mean_and_spread,
     select,
 )
+from minipeft.lab.timing import in_turn, median_ratio
+from minipeft.models import DecoderConfig, DecoderLM
+from minipeft.peft import AdapterConfig, LoraConfig, get_peft_model
 
 GRIDS = {"quick": ((8, 32), (2, 32), (1, 1)), "full": ((8, 128), (4, 64), (1, 128), (1, 16), (1, 1))}
-QUICK_SIZES = {"vocab_size": 512, "d_model": 128, "n_layers": 4, "n_heads": 4, "context": 32}
+SIZES = {
+    "quick": {"vocab_size": 512, "d_model": 128, "n_layers": 4, "n_heads": 4, "context": 32},
+    "full": {"vocab_size": 512, "d_model": 256, "n_layers": 8, "n_heads": 8, "context": 128},
+}
 METHODS = ("LoRA, merged", "AdapterL", "AdapterH")
 NOISE = 0.03  # a ratio nearer to 1 than this is none
 
@@ -40,7 +46,7 @@ NOISE = 0.03  # a ratio nearer to 1 than this is none
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
     """Each batch × length several times over, as other experiments have seeds."""
     quick = mode == "quick"
-    sizes = QUICK_SIZES if quick else bench.SIZES
+    sizes = SIZES[mode]
     return [
         {"batch": b, "length": t, "turn": turn, "repeats": 30 if quick else 60, "r": sizes["d_model"] // 8, **sizes}
         for b, t in GRIDS[mode]
@@ -48,20 +54,34 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
     ]
 
 
+def models(config: Config) -> dict[str, Any]:
+    """The four models by name, the base first."""
+    sizes = DecoderConfig.gpt2(**{name: config[name] for name in SIZES["quick"]})
+    made: dict[str, Any] = {"base": DecoderLM(sizes)}
+    lora = get_peft_model(DecoderLM(sizes), LoraConfig(r=config["r"], init_lora_weights=False))
+    made["LoRA, merged"] = lora.merge_and_unload()
+    for name, method in (
+        ("AdapterL", AdapterConfig(r=config["r"], after=["feed_forward"], layer_norm=True)),
+        ("AdapterH", AdapterConfig(r=config["r"])),
+    ):
+        made[name] = get_peft_model(DecoderLM(sizes), method)
+    return {name: model.eval() for name, model in made.items()}
+
+
 def run(config: Config, folder: Path) -> Row:
     """The median ratio of each method's forward pass to the base's beside it, and that of its FLOPs."""
-    made = bench.models({name: config[name] for name in QUICK_SIZES}, config["r"])
-    seconds = bench.times(made, config["batch"], config["length"], config["repeats"])
-    base = seconds.pop("base")
-    result: Row = {"base ms": 1e3 * quartiles(base)[1]}
+    made = models(config)
+    ids = np.random.default_rng(0).integers(0, config["vocab_size"], (config["batch"], config["length"]))
     work = {}
-    ids = np.zeros((config["batch"], config["length"]), dtype=np.int64)
-    for name, model in made.items():
-        with no_grad(), count_flops() as flops:
-            model(ids)
-        work[name] = flops.forward
-    for name, own in seconds.items():
-        result[name] = quartiles([a / b for a, b in zip(own, base, strict=True)])[1]
+    with no_grad():
+        seconds = in_turn({name: partial(model, ids) for name, model in made.items()}, config["repeats"])
+        for name, model in made.items():
+            with count_flops() as flops:
+                model(ids)
+            work[name] = flops.forward
+    result: Row = {"base ms": 1e3 * statistics.median(seconds["base"])}
+    for name in METHODS:
+        result[name] = median_ratio(seconds[name], seconds["base"])
         result[f"{name} FLOPs"] = work[name] / work["base"]
     return result
 

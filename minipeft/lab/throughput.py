@@ -7,15 +7,14 @@ each method takes the largest batch that a budget holds.
 
 from __future__ import annotations
 
-import time
+import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from minipeft.accounting import Forecast, readable_bytes, step_cost
-from minipeft.bench.step import quartiles
 from minipeft.lab.compare import adapted
 from minipeft.lab.experiment import (
     NOT_REPRODUCED,
@@ -30,6 +29,7 @@ from minipeft.lab.experiment import (
     mean_and_spread,
     select,
 )
+from minipeft.lab.timing import in_turn, median_ratio
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig
@@ -60,25 +60,18 @@ def run(config: Config, folder: Path) -> Row:
     ids = np.random.default_rng(0).integers(0, config["vocab_size"], (config["batch"], config["length"]))
     batch = {"ids": ids, "labels": ids}
     result: Row = {}
-    steps: dict[str, Any] = {}
+    steps = {}
     for name, method in METHODS.items():
         model = adapted(DecoderLM(sizes, rng=0), method, 0)
         optimizer = AdamW(model, lr=1e-9)
-        train_step(model, batch, optimizer)
-        steps[name] = (model, optimizer)
+        steps[name] = partial(train_step, model, batch, optimizer)
+        steps[name]()  # the optimizer's state exists after its first step
         result[f"{name} bytes"] = Forecast(model, optimizer, batch).peak(config["batch"])
         result[f"{name} FLOPs"] = step_cost(sizes, method, *ids.shape).flops.total
-    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
-    for i in range(config["repeats"] + 1):
-        for name, (model, optimizer) in steps.items():
-            start = time.perf_counter()
-            train_step(model, batch, optimizer)
-            if i:
-                seconds[name].append(time.perf_counter() - start)
+    seconds = in_turn(steps, config["repeats"], unmeasured=1)
     for name, values in seconds.items():
-        result[f"{name} tokens/s"] = ids.size / quartiles(values)[1]
-    ratios = [a / b for a, b in zip(seconds["full"], seconds["LoRA"], strict=True)]
-    return {**result, "speed-up": quartiles(ratios)[1]}
+        result[f"{name} tokens/s"] = ids.size / statistics.median(values)
+    return {**result, "speed-up": median_ratio(seconds["full"], seconds["LoRA"])}
 
 
 def batches(rows: Sequence[Row]) -> list[int]:

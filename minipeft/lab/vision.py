@@ -85,8 +85,8 @@ def method(name: str, knob: float) -> PeftConfig | None:
 def settings(name: str, mode: str) -> list[tuple[float, float]]:
     """(learning rate, knob): as many for each method, four, in quick runs two."""
     if name.startswith("FacT"):  # whose paper tunes the scale
-        grid = [(rate, scale) for rate in (3e-3, 1e-2) for scale in (1.0, 10.0)]
-        return grid if mode == "full" else [grid[2], grid[3]]
+        grid = [(rate, scale) for rate in (1e-2, 3e-2) for scale in (1.0, 10.0)]
+        return grid if mode == "full" else grid[:2]
     rates = (3e-4, 1e-3, 3e-3, 1e-2) if name == "full" else PEFT_RATES
     return [(rate, 1.0) for rate in (rates if mode == "full" else rates[1:3])]
 
