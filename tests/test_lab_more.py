@@ -452,7 +452,7 @@ def without_times(rows):
 
 def some_runs(mode, rows):
     """The choice on one study and what follows from it."""
-    return [c for c in intrinsic_dimension.runs(mode, rows) if c["study"] == "100 labels"]
+    return [c for c in intrinsic_dimension.runs(mode, rows) if c["study"] == "100 labels" and c["d"] in (0, 80)]
 
 
 def test_a_study_on_a_dask_cluster_gives_the_same_rows(tmp_path):
@@ -461,7 +461,7 @@ def test_a_study_on_a_dask_cluster_gives_the_same_rows(tmp_path):
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         there = runner.run(few, "quick", tmp_path / "a", cluster=cluster.scheduler_address, progress=False)
     here = runner.run(few, "quick", tmp_path / "b", progress=False)
-    assert len(here) == 20
+    assert len(here) == 10
     assert without_times(there) == without_times(here)
 
 
