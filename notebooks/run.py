@@ -3,6 +3,7 @@
     python notebooks/run.py                    all of them; an exception or a claim that fails makes it fail
     python notebooks/run.py 06 01 --limit 60   these two; each may take 60 s
     python notebooks/run.py 06 --write         and keep the outputs, in the one form that they are stored in
+    python notebooks/run.py --device cuda      on a GPU: the line `device = "cpu"` is read as `device = "cuda"`
 
 Outputs are stored without dates and widgets; ids and execution counts follow from a cell's place. A cell with the tag
 "varies" (measured times) keeps the outputs that it has; delete them to get new ones.
@@ -80,12 +81,19 @@ def chosen(names: list[str]) -> list[Path]:
     return found
 
 
-def run(path: Path, limit: float | None) -> tuple[Any, float, str | None]:
+def on_device(notebook: Any, device: str) -> Any:
+    """The notebook with its one line changed that says where it runs."""
+    for cell in notebook.cells:
+        cell.source = cell.source.replace('device = "cpu"', f'device = "{device}"')
+    return notebook
+
+
+def run(path: Path, limit: float | None, device: str = "cpu") -> tuple[Any, float, str | None]:
     """Execute a notebook in a fresh kernel, in an empty folder: it, the seconds, and what went wrong, if anything."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    notebook = nbformat.read(path, as_version=4)
+    notebook = on_device(nbformat.read(path, as_version=4), device)
     before = {i: cell.get("outputs") for i, cell in enumerate(notebook.cells)}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -115,13 +123,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="how a notebook's name begins: 06, or 06_prompt")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="each notebook may take so long")
     parser.add_argument("--write", action="store_true", help="store the outputs")
+    parser.add_argument("--device", default="cpu", help="where the models and arrays are: cpu or cuda")
     args = parser.parse_args(arguments)
+    if args.write and args.device != "cpu":
+        parser.error("what is stored was run on the CPU: --write goes without --device")
     os.environ |= {"MINIPEFT_STATIC": "1", "MPLBACKEND": "Agg", "PYTHONHASHSEED": "0"}
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a warning of the debugger's that no reader needs
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     failed = []
     for path in chosen(args.names):
-        notebook, seconds, wrong = run(path, args.limit)
+        notebook, seconds, wrong = run(path, args.limit, args.device)
         print(f"{path.stem:28s} {seconds:6.1f} s{'' if wrong is None else '   FAILED'}", flush=True)
         if wrong is not None:
             failed.append(path.stem)

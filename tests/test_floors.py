@@ -41,7 +41,7 @@ ONLY_IN = {  # and there at import time where that is said
     **dict.fromkeys(("torch", "transformers", "peft"), "bench/"),
 }
 ONLY_WHEN_CALLED = {"sklearn", "joblib", "dask", "distributed", "tqdm", "safetensors", "platformdirs", "threadpoolctl"}
-INSTALLED_AS = {"cupy": "cupy-cuda13x", "sklearn": "scikit-learn", "distributed": "dask"}
+INSTALLED_AS = {"PIL": "pillow", "cupy": "cupy-cuda13x", "sklearn": "scikit-learn", "distributed": "dask"}
 
 
 class Import(NamedTuple):

@@ -67,13 +67,17 @@ def figure(width: float = 7.0, height: float = 3.0, rows: int = 1, cols: int = 1
         return plt.subplots(rows, cols, figsize=(width, height), layout="constrained", **kwargs)
 
 
-def picture(fig: Any, dpi: int = 100) -> Picture:
-    """The figure as a PNG; it is closed."""
-    buffer = io.BytesIO()
+def picture(fig: Any, dpi: int = 100, colors: int = 96) -> Picture:
+    """The figure as a PNG of so many colours, which makes it some three times smaller; it is closed."""
+    from PIL import Image
+
+    drawn, stored = io.BytesIO(), io.BytesIO()
     with plt.rc_context(STYLE):
-        fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        fig.savefig(drawn, format="png", dpi=dpi)
     plt.close(fig)
-    return Picture(buffer.getvalue())
+    image = Image.open(drawn).convert("RGB")
+    image.quantize(colors, dither=Image.Dither.NONE).save(stored, format="png", optimize=True)
+    return Picture(stored.getvalue())
 
 
 def matrix(
