@@ -4,6 +4,7 @@
     python notebooks/run.py 06 01 --limit 60   these two; each may take 60 s
     python notebooks/run.py 06 --write         and keep the outputs, in the one form that they are stored in
     python notebooks/run.py --device cuda      on a GPU: the line `device = "cpu"` is read as `device = "cuda"`
+    python notebooks/run.py 06 --device strict on the stand-in for a GPU that the tests have (tests/strict.py)
 
 Outputs are stored without dates and widgets; ids and execution counts follow from a cell's place. A cell with the tag
 "varies" (measured times) keeps the outputs that it has; delete them to get new ones.
@@ -83,8 +84,9 @@ def chosen(names: list[str]) -> list[Path]:
 
 def on_device(notebook: Any, device: str) -> Any:
     """The notebook with its one line changed that says where it runs."""
+    first = "import strict\n" if device == "strict" else ""  # the stand-in makes itself known when it is imported
     for cell in notebook.cells:
-        cell.source = cell.source.replace('device = "cpu"', f'device = "{device}"')
+        cell.source = cell.source.replace('device = "cpu"', f'{first}device = "{device}"')
     return notebook
 
 
@@ -123,13 +125,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="how a notebook's name begins: 06, or 06_prompt")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="each notebook may take so long")
     parser.add_argument("--write", action="store_true", help="store the outputs")
-    parser.add_argument("--device", default="cpu", help="where the models and arrays are: cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="where the arrays are: cpu, cuda or strict")
     args = parser.parse_args(arguments)
     if args.write and args.device != "cpu":
         parser.error("what is stored was run on the CPU: --write goes without --device")
     os.environ |= {"MINIPEFT_STATIC": "1", "MPLBACKEND": "Agg", "PYTHONHASHSEED": "0"}
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a warning of the debugger's that no reader needs
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    paths = [str(HERE.parent), *([str(HERE.parent / "tests")] if args.device == "strict" else [])]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
     failed = []
     for path in chosen(args.names):
         notebook, seconds, wrong = run(path, args.limit, args.device)
