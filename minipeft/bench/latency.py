@@ -7,6 +7,7 @@ The claim: adapters add depth that cannot be computed beside the rest, and it we
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,11 @@ def models() -> dict[str, Any]:
     return {name: model.eval() for name, model in made.items()}
 
 
-def run(repeats: int = 60) -> list[dict[str, Any]]:
-    """One row a batch × length and method: the median ratio to the base's forward pass taken beside it."""
+def run(repeats: int = 60, grid: Sequence[tuple[int, int]] = GRID) -> list[dict[str, Any]]:
+    """One row a batch × length of ``grid`` and method: the median ratio to the base's forward pass taken beside it."""
     made = models()
     rows = []
-    for batch, length in GRID:
+    for batch, length in grid:
         ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (batch, length))
         times: dict[str, list[float]] = {name: [] for name in made}
         with no_grad():
