@@ -12,10 +12,20 @@ import pytest
 from devices import GPU, available, comparison
 
 from minipeft.array import to_device
+from minipeft.cli import default_jobs
 from minipeft.data.fetch import FetchError, cached, fetch
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's background: tests could press no Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config):
+    """The whole suite runs in a process for each core; files that are named run in this one, where a debugger works."""
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS and "PYTEST_XDIST_WORKER" not in os.environ
+    options = vars(config.option)
+    if whole and options.get("numprocesses", 0) is None and not options.get("collectonly") and not options.get("usepdb"):
+        config.option.numprocesses = default_jobs()
 
 
 @pytest.fixture
