@@ -434,7 +434,7 @@ def run_train(args: argparse.Namespace) -> int:
     alpha = 2.0 * args.r if args.alpha is None else args.alpha
     lora = LoraConfig(r=args.r, lora_alpha=alpha, lora_dropout=args.dropout, target_modules=targets)
     config = lora if args.config is None else read_config(args.config)
-    shards = args.shards or (1 if args.device == "cuda" else min(default_jobs(), args.batch_size))
+    shards = args.shards or (min(default_jobs(), args.batch_size) if args.device == "cpu" else 1)
     plan = language.Plan(
         args.steps,
         args.batch_size,

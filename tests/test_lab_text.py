@@ -340,7 +340,7 @@ def test_tables_and_figures_from_made_up_rows(name, tmp_path):
 
 
 @pytest.mark.network
-def test_the_sentiment_task_trains():
+def test_the_sentiment_task_trains(minilm, sentences):
     plan = dataclasses.replace(which_weights.PLANS["full"][1], steps=2, judged={"val": 8, "test": 8})
     config = study.runs([plan], [])[0]
     row = study.run({**config, "n": 32}, Path())

@@ -155,7 +155,7 @@ def run(
             experiment.prepare(mode, part)
     quiet = None if progress else True  # None: a bar on a terminal alone
     while True:
-        wanted = list({key(c): c for c in experiment.runs(mode, list(log.rows.values()))}.values())
+        wanted = list({key(c): c for c in experiment.runs(mode, [log.rows[k] for k in sorted(log.rows)])}.values())
         missing = [c for c in wanted if key(c) not in log.rows]
         if not missing:
             return [log.rows[key(c)] for c in wanted]
