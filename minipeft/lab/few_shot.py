@@ -491,6 +491,10 @@ def _named(arm: tuple[str, int]) -> str:
     return f"{arm[0]}, k={arm[1]}"
 
 
+def _called(model: str) -> str:
+    return "SmolLM2" if model == SMOLLM2 else "two layers, d = 64"
+
+
 def exponent(rows: Sequence[Row], what: str) -> float:
     """b in cost ~ N^b between the two longest prompts."""
     a, b = sorted(rows, key=lambda r: r["length"])[-2:]
@@ -575,11 +579,11 @@ def figures(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     costs = select(rows, kind=COST)
     if costs:
         kinds = dict.fromkeys((r["model"], r["attention"]) for r in costs)
-        by_model = {f"{m}, {a}": select(costs, model=m, attention=a) for m, a in kinds}
+        by_model = {f"{_called(m)}, {a}": select(costs, model=m, attention=a) for m, a in kinds}
         time_lines = {m: {r["length"]: [r["pass_seconds"]] for r in c} for m, c in by_model.items()}
         memory = {m: {r["length"]: [r["peak_bytes"] / 2**20] for r in c} for m, c in by_model.items()}
         known = {
-            f"{name.partition(',')[0]}: scores of a layer": {
+            f"{name.rpartition(',')[0]}: scores of a layer": {
                 r["length"]: r["score_bytes"] / 2**20 for r in sorted(c, key=lambda r: r["length"])
             }
             for name, c in by_model.items()

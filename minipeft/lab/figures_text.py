@@ -79,11 +79,16 @@ def _grey(i: int, n: int, light: bool = False) -> str:
 def cells(panels: Sequence[tuple[str, Sequence[Any]]], ways: tuple[str, str], stem: Path) -> Path:
     """Grids of comparisons (objects as `few_shot.Cell`): rows in context, columns fine-tuned; see the caption."""
     colours = {ways[0]: ("#9ecae8", "//"), ways[1]: ("#f2a99b", ".."), "": ("white", "")}
-    widths = [len({c.tuned for c in found}) for _, found in panels]
-    heights = [len({c.in_context for c in found}) for _, found in panels]
-    size = (1.6 * len(panels) + 1.05 * sum(widths), 1.5 + 0.5 * max(heights))
-    with sheet(1, len(panels), size, width_ratios=widths) as (figure, axes):
-        for ax, (title, found) in zip(axes[0], panels, strict=True):
+    n_rows = -(-len(panels) // 2)
+    width = max(len({c.tuned for c in found}) for _, found in panels)
+    heights = [
+        max(len({c.in_context for c in found}) for _, found in panels[i : i + 2]) for i in range(0, len(panels), 2)
+    ]
+    size = (3.0 + 1.8 * width, sum(1.2 + 0.45 * h for h in heights))
+    with sheet(n_rows, 2, size, height_ratios=[1.2 + 0.45 * h for h in heights]) as (figure, axes):
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        for ax, (title, found) in zip(axes.flat, panels, strict=False):
             rows = list(dict.fromkeys(c.in_context for c in found))
             columns = list(dict.fromkeys(c.tuned for c in found))
             for c in found:
@@ -91,7 +96,7 @@ def cells(panels: Sequence[tuple[str, Sequence[Any]]], ways: tuple[str, str], st
                 colour, hatch = colours[c.better]
                 ax.fill([x, x + 1, x + 1, x], [y, y, y + 1, y + 1], fc=colour, ec="0.4", lw=0.6)
                 if hatch:
-                    ax.fill([x, x + 1, x + 1, x], [y, y, y + 1, y + 1], fill=False, ec="0.7", lw=0, hatch=hatch)
+                    ax.fill([x, x + 1, x + 1, x], [y, y, y + 1, y + 1], fill=False, ec="0.55", lw=0, hatch=hatch)
                 star = "*" if c.p_holm < 0.05 and c.better else ""
                 box = {"fc": "white", "ec": "none", "pad": 0.8, "alpha": 0.8}
                 ax.text(

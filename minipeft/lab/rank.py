@@ -164,14 +164,20 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
                 continue
             base = select(rows, kind="base", task=task)
             whole = study.gain(task, large, [base[0]["value"]]) if base else None
-            margin = POINTS if whole is None else (1 - KEPT) * whole
+            lost = study.gain(task, one, large)
+            margin = POINTS if whole is None else (1 - KEPT) * max(whole, 0.0)
             told = "1 point of accuracy" if whole is None else f"{100 * (1 - KEPT):.0f} % of what r = {LARGE} gains"
             found.append(
                 Verdict(
                     f"{task}: on W_{name_of(w)} a rank of 1 suffices (within {told})",
                     study.at_least(task, one, large, margin),
-                    f"r = 1 against r = {LARGE}: {study.in_words(task, study.gain(task, one, large))}"
-                    + ("" if whole is None else f"; r = {LARGE} gains {study.in_words(task, whole)} over the base"),
+                    f"r = 1 against r = {LARGE}: {study.in_words(task, lost)}"
+                    + (
+                        ""
+                        if whole is None
+                        else f"; r = {LARGE} gains {study.in_words(task, whole)} over the base, of which r = 1 keeps "
+                        f"{100 * (1 + lost / whole):.0f} %"
+                    ),
                 )
             )
     pairs = select(rows, kind="subspaces")
