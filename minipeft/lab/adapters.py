@@ -33,11 +33,11 @@ def arms(
     )
 
 
-FULL_RATES, FEW_RATES = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2)  # for prose
+PROSE_RATES = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2), (1e-2, 3e-2, 1e-1)  # everything, top layers, adapters
 PLANS = {
-    "quick": (Plan(PROSE, arms((1, 4, 16), (1,), FULL_RATES, FEW_RATES, FEW_RATES), 60, 8, (0, 1, 2), size="tiny"),),
+    "quick": (Plan(PROSE, arms((1, 4, 16), (1,), *PROSE_RATES), 60, 8, (0, 1, 2), size="tiny"),),
     "full": (
-        Plan(PROSE, arms((1, 4, 16, 64), (1, 2, 3), FULL_RATES, FEW_RATES, FEW_RATES), 80, 8, (0, 1, 2)),
+        Plan(PROSE, arms((1, 4, 16, 64), (1, 2, 3), *PROSE_RATES), 80, 8, (0, 1, 2)),
         Plan(
             SENTIMENT,
             arms((2, 32), (0, 1, 3), (1e-4, 5e-4), (5e-4, 2e-3), (2e-3, 1e-2)),

@@ -36,8 +36,8 @@ def arms(
     )
 
 
-_PROSE = arms((1e-3, 3e-3, 1e-2), (1e-2, 3e-2, 1e-1), (1e-2, 3e-2, 1e-1), (3e-2, 1e-1, 3e-1))
-_PROSE_LONG = arms((1e-3, 3e-3), (1e-2, 3e-2), (3e-2, 1e-1), (1e-1, 3e-1))  # two rates each: the runs are long
+_PROSE = arms((1e-3, 3e-3, 1e-2), (1e-2, 3e-2, 1e-1), (1e-2, 3e-2, 1e-1), (1e-1, 3e-1, 1.0))
+_PROSE_LONG = arms((1e-3, 3e-3), (1e-2, 3e-2), (3e-2, 1e-1), (3e-1, 1.0))  # two rates each: the runs are long
 _SENTIMENT = arms((1e-4, 5e-4), (2e-3, 1e-2), (1e-2, 5e-2), (1e-2, 5e-2))
 PLANS = {
     "quick": (
