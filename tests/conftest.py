@@ -24,7 +24,8 @@ def pytest_cmdline_main(config):
     """The whole suite runs in a process for each core; files that are named run in this one, where a debugger works."""
     whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS and "PYTEST_XDIST_WORKER" not in os.environ
     options = vars(config.option)
-    if whole and options.get("numprocesses", 0) is None and not options.get("collectonly") and not options.get("usepdb"):
+    asked = options.get("collectonly") or options.get("usepdb") or options.get("numprocesses", 0) is not None
+    if whole and not asked:
         config.option.numprocesses = default_jobs()
 
 
