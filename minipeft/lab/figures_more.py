@@ -70,7 +70,7 @@ def draw_intrinsic_dimension(
         left.axhline(100 * sweep.target, color="0.4", lw=1, ls="--", label="90 % of that")
         if mark is not None:
             left.axvline(mark, color="0.6", lw=1, ls=":", label=f"published: {mark}")
-        left.set(xscale="log", xlabel="d", ylabel="test accuracy (%)", title=sweep.name)
+        left.set(xlabel="d", ylabel="test accuracy (%)", title=sweep.name)
         left.legend(fontsize=8)
         _draw_ranges(middle, ranges)
         if mark is not None:
@@ -121,7 +121,7 @@ def draw_vision(
     methods = list(scores)
     kinds = list(scores[methods[0]])
     width = 0.8 / len(kinds)
-    with plots.sheet(1, 2, (13, 4.2), width_ratios=(1.7, 1)) as (figure, ((bars, cloud),)):
+    with plots.sheet(1, 2, (10.5, 3.6), width_ratios=(1.7, 1)) as (figure, ((bars, cloud),)):
         for i, kind in enumerate(kinds):
             values = [100 * np.asarray(scores[m][kind]) for m in methods]
             bars.bar(
@@ -188,15 +188,16 @@ def draw_memory(rows: Sequence[Mapping[str, Any]], stem: Path) -> dict[Path, str
                 label=kind.replace("_", " "),
             )  # fmt: skip
             left += widths
-        ax.plot([r["measured"] / 2**20 for r in rows], y, "kD", ms=5, label="measured peak")
+        ax.plot([r["measured"] / 2**20 for r in rows], y, "kD", ms=6, mec="w", label="measured peak")
         ax.set_yticks(y, [r["method"] for r in rows])
         ax.invert_yaxis()
         ax.set_xlabel("memory of a training step (MiB)")
         ax.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.14), frameon=False)
         png, _ = plots.save(figure, stem)
     return {
-        png: "Memory of a training step by kind, counted on the recorded graph, and the peak of what was allocated, "
-        "which has the workspace besides. Counterpart of the lecture's figure of ZeRO's model states."
+        png: "Memory of a training step by kind, counted on the recorded graph, and the peak of what was allocated: "
+        "above the sum by the workspace, below it where gradients come only as activations go. Counterpart of the "
+        "lecture's figure of ZeRO's model states."
     }
 
 
@@ -208,8 +209,9 @@ def draw_throughput(series: Mapping[str, Sequence[tuple[int, float, float, float
             _series(by_batch, i, batch, tokens, spread, name)
             _series(by_memory, i, mib, tokens, spread, name)
         by_batch.set_xscale("log", base=2)
+        ticks = [b for b, *_ in next(iter(series.values()))]
+        by_batch.set_xticks(ticks, [str(b) for b in ticks])
         by_batch.set(xlabel="batch (examples)", ylabel="tokens a second")
-        by_memory.set_xscale("log")
         by_memory.set(xlabel="memory at the peak of a step (MiB)", ylabel="tokens a second")
         by_batch.legend(fontsize=8)
         png, _ = plots.save(figure, stem)
