@@ -253,7 +253,7 @@ def finals(rows: Sequence[Row], study: str, d: int) -> list[float]:
 
 def names(rows: Sequence[Row]) -> list[str]:
     """The studies of these rows, in their order."""
-    order = [s["name"] for mode in MODES for s in studies(mode)]
+    order = [s["name"] for mode in reversed(MODES) for s in studies(mode)]
     return sorted({r["study"] for r in rows}, key=order.index)
 
 

@@ -60,7 +60,7 @@ GPT3 = {"n_layers": 96, "d_model": 12288}
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
     """A step of each method; the stages of ZeRO; GPT-3 by formula."""
-    step = {"kind": "step", **SIZES[mode], "batch": 4, "length": 32 if mode == "quick" else 128}
+    step = {"kind": "step", **SIZES[mode], "batch": 4, "length": 32 if mode == "quick" else 96}
     wanted: list[Config] = [{**step, "method": name} for name in METHODS]
     wanted += [{"kind": "zero", "stage": stage, "psi": 7.5e9, "k": 12, "n": 64} for stage in ZERO]
     return [*wanted, {"kind": "gpt3", **GPT3, "r": 4}]
