@@ -64,7 +64,7 @@ def draw_intrinsic_dimension(
     stem: Path,
 ) -> dict[Path, str]:
     """The sweep of the network, d90 of its studies, and d90 against pretraining steps by name; mark: a published d."""
-    with plots.sheet(1, 3, (13, 4.0), width_ratios=(1.1, 1.2, 0.9)) as (figure, ((left, middle, right),)):
+    with plots.sheet(1, 3, (12, 3.9), width_ratios=(1, 1, 1)) as (figure, ((left, middle, right),)):
         _series(left, 0, sweep.ds, [100 * m for m in sweep.means], [100 * s for s in sweep.spreads], "in d dimensions")
         left.axhline(100 * sweep.full, color="0.0", lw=1, label="all D parameters")
         left.axhline(100 * sweep.target, color="0.4", lw=1, ls="--", label="90 % of that")
@@ -76,21 +76,26 @@ def draw_intrinsic_dimension(
         if mark is not None:
             middle.axvline(mark, color="0.6", lw=1, ls=":")
         for i, (name, points) in enumerate(by_steps.items()):
-            steps = [s for s, _ in points]
-            heights = [r.largest if r.d is None else r.d for _, r in points]
-            ends = [_ends(r) for _, r in points]
-            _series(right, i, steps, heights, list(zip(*ends, strict=True)), name)
-            for s, r in points:
-                if r.d is None:
-                    right.annotate("beyond", (s, r.largest), textcoords="offset points", xytext=(5, -10), fontsize=8)
-        right.set(yscale="log", xlabel="pretraining steps", ylabel="d90, one target", title="language model")
-        right.legend(fontsize=8)
+            known = [(s, r) for s, r in points if r.d is not None]
+            ends = [_ends(r) for _, r in known]
+            heights = [r.d for _, r in known if r.d is not None]
+            if known:
+                _series(right, i, [s for s, _ in known], heights, list(zip(*ends, strict=True)), name)
+            beyond = [(s, r.largest) for s, r in points if r.d is None]
+            if beyond:
+                steps, largest = zip(*beyond, strict=True)
+                label = f"{name}: beyond" if known else f"{name}: all beyond"
+                right.plot(steps, largest, ls="none", marker="^", mfc="w", color=SHADES[i], ms=7, label=label)
+        right.set(yscale="log", xlabel="pretraining steps", ylabel="d90", title="language model")
+        _plain_ticks(right.yaxis, right.get_ylim())
+        right.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.45, -0.16), frameon=False)
         png, _ = plots.save(figure, stem)
     return {
         png: "Left: test accuracy of the network against the dimension d of its random subspace, mean and standard "
         "deviation over seeds. Middle: d90 of every study with its 95 % interval over seeds; an arrow: beyond what was "
-        "tried. Right: d90 of the language model against the steps of its pretraining. Counterparts of Li et al. 2018, "
-        "Figures 2 and 3, and Aghajanyan et al. 2020, Figure 2."
+        "tried. Right: d90 of the language model against the steps of its pretraining, the target being that of the "
+        "longest pretrained (one target) or each one's own; a triangle: beyond what was tried. Counterparts of Li et "
+        "al. 2018, Figures 2 and 3, and Aghajanyan et al. 2020, Figure 2."
     }
 
 
@@ -112,6 +117,14 @@ def _draw_ranges(ax: Any, ranges: Sequence[Range]) -> None:
     ax.set_yticks(range(len(ranges)), [r.name for r in ranges])
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="d90, each with its own target", title="by study")
+    _plain_ticks(ax.xaxis, ax.get_xlim())
+
+
+def _plain_ticks(axis: Any, limits: tuple[float, float]) -> None:
+    """Numbers, and not powers, on a logarithmic axis."""
+    ticks = [k * 10**e for e in range(7) for k in (1, 2, 5) if limits[0] <= k * 10**e <= limits[1]]
+    axis.set_ticks(ticks, [f"{t:,}" for t in ticks])
+    axis.set_ticks([], minor=True)
 
 
 def draw_vision(

@@ -475,11 +475,15 @@ def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
     plain = pretrained(rows, False)
     best = max(float(np.mean(finals(rows, n, 0))) for n in plain.values())
     by_steps = {
-        name: [(p, ranged(name, dimension(rows, study, best))) for p, study in pretrained(rows, said).items()]
-        for name, said in (("DID", False), ("SAID", True))
+        name: [(p, ranged(name, dimension(rows, study, target))) for p, study in pretrained(rows, said).items()]
+        for name, said, target in (
+            ("DID, one target", False, best),
+            ("SAID, one target", True, best),
+            ("DID, its own", False, None),
+        )
     }
     mark = PUBLISHED_DIM if select(rows, study="network")[0]["D"] == PUBLISHED_D else None
-    ranges = [ranged(n, dimension(rows, n)) for n in names(rows)]
+    ranges = [ranged(n.replace("language model", "LM"), dimension(rows, n)) for n in names(rows)]
     return figures.draw_intrinsic_dimension(sweep, ranges, by_steps, mark, stem)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,22 @@ def save(figure: Any, stem: Path) -> list[Path]:
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
     for path in paths:
         part = path.with_name(f".{path.name}.part")
-        figure.savefig(
-            part, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
-        )
+        if path.suffix == ".svg":
+            figure.savefig(part, format="svg", metadata={"Date": None})
+        else:
+            _few_colours(figure, part)
         part.replace(path)
     return paths
+
+
+def _few_colours(figure: Any, path: Path) -> None:
+    """A PNG with a palette: less than half as large, and no eye tells them apart."""
+    from PIL import Image
+
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=150)
+    image = Image.open(drawn).convert("RGB")
+    image.quantize(128, dither=Image.Dither.NONE).save(path, format="png", optimize=True)
 
 
 def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[Path]:
