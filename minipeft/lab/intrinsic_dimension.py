@@ -50,8 +50,8 @@ from minipeft.train import TrainingError, fit, train_step
 
 PUBLISHED_D, PUBLISHED_DIM = 199_210, 750
 TUNING_SEED = 100
-FULL_RATES = (1e-3, 3e-3, 1e-2)
-RATES = (0.05, 0.15, 0.5)  # of θ_d; the columns of P have length one
+FULL_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (0.05, 0.15, 0.5, 1.5)  # of θ_d; the columns of P have length one
 
 Study = dict[str, Any]  # name, the entries that all its configs share, ds, seeds, and like: whose rates it takes
 
