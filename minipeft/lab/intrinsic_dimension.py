@@ -51,7 +51,10 @@ from minipeft.train import TrainingError, fit, train_step
 PUBLISHED_D, PUBLISHED_DIM = 199_210, 750
 TUNING_SEED = 100
 FULL_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-RATES = (0.05, 0.15, 0.5, 1.5)  # of θ_d; the columns of P have length one
+RATES = {  # of θ_d; the columns of P have length one
+    "network": (0.05, 0.15, 0.5, 1.5),
+    "language model": (0.015, 0.05, 0.15, 0.5, 1.5),
+}
 
 Study = dict[str, Any]  # name, the entries that all its configs share, ds, seeds, and like: whose rates it takes
 
@@ -116,7 +119,7 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
     for s in studies(mode):
         for d in (0, *s["ds"]):
             one = {"study": s["name"], **s["fixed"], "d": d}
-            rates = FULL_RATES if d == 0 else RATES
+            rates = FULL_RATES if d == 0 else RATES[s["fixed"]["kind"]]
             tuned = select(rows, study=s["like"] or s["name"], d=d, stage="tune")
             if not s["like"]:
                 wanted += [{**one, "stage": "tune", "rate": rate, "seed": TUNING_SEED} for rate in rates]
