@@ -106,9 +106,8 @@ def test_profile_counts_a_product_inside_the_function_that_makes_it():
 def test_latency_and_scaling_on_small_models(monkeypatch, capsys):
     from minipeft.bench import latency, scaling
 
-    monkeypatch.setattr(latency, "GRID", ((2, 4), (1, 1)))
     monkeypatch.setattr(latency, "SIZES", {"vocab_size": 11, "d_model": 32, "n_layers": 1, "n_heads": 2, "context": 4})
-    monkeypatch.setattr(latency.run, "__defaults__", (1,))
+    monkeypatch.setattr(latency.run, "__defaults__", (1, ((2, 4), (1, 1))))
     rows = rows_of(capsys, "latency")
     assert {(r["batch"], r["length"]) for r in rows} == {(2, 4), (1, 1)}
     assert {r["method"] for r in rows} == {"LoRA, merged", "AdapterL", "AdapterH"}
