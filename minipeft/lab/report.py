@@ -84,7 +84,7 @@ def _tables_and_published(part: Section) -> list[Table]:
 
 def markdown(sections: Sequence[Section], folder: Path, command: str = "") -> str:
     """The report; figures are linked relative to ``folder``. command: that makes these rows."""
-    made = [f"Made by `{command}`, {sum(s.seconds for s in sections) / 60:,.0f} minutes of processor time.", ""]
+    made = [f"Made by `{command}`, {sum(s.seconds for s in sections) / 60:,.0f} minutes of running time.", ""]
     lines = ["# Findings", "", *(made if command else []), *_summary_lines(sections)]
     for part in sections:
         e = part.experiment
@@ -105,7 +105,7 @@ def markdown(sections: Sequence[Section], folder: Path, command: str = "") -> st
             ]
             lines += ["| " + " | ".join(cell(v).replace("|", "\\|") for v in row) + " |" for row in table.rows]
             lines += ["", *([table.note, ""] if table.note else [])]
-        lines += [f"{len(part.rows)} runs ({part.mode}), {part.seconds:,.0f} s of processor time.", ""]
+        lines += [f"{len(part.rows)} runs ({part.mode}), {part.seconds:,.0f} s of running time.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
