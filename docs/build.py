@@ -2,7 +2,7 @@
 
     python docs/build.py                    into build/site; a link that leads nowhere is an error
     python docs/build.py --lite             and the notebooks to run in the browser, into build/site/lite
-    python docs/build.py --lite --pyodide F with the Pyodide distribution in the folder or archive F
+    python docs/build.py --lite --pyodide F with the Pyodide of the folder, archive or address F beside it
 
 The pages are those that a reader of the repository sees: they are copied into a temporary folder, where their links to
 files become links to pages, and LaTeX becomes MathML, which needs no script and no font of others.
@@ -267,7 +267,10 @@ def lite(out: Path, pyodide: str | None) -> int:
             write(notebook, json.dumps(told))
         command = [sys.executable, "-m", "jupyter", "lite", "build", "--lite-dir", str(folder)]
         command += ["--contents", str(folder / "files"), "--output-dir", str(out)]
-        command += ["--pyodide", pyodide] if pyodide else []
+        if pyodide and (Path(pyodide) / "pyodide.mjs").exists():  # as npm unpacks it
+            shutil.copytree(pyodide, folder / "static" / "pyodide")
+        elif pyodide:
+            command += ["--pyodide", str(Path(pyodide).resolve()) if Path(pyodide).exists() else pyodide]
         return subprocess.run(command, check=False).returncode
 
 
@@ -278,7 +281,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build the site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="folder (default: build/site)")
     parser.add_argument("--lite", action="store_true", help="with the notebooks to run in the browser (JupyterLite)")
-    parser.add_argument("--pyodide", help="a Pyodide distribution, folder or archive, to serve along with --lite")
+    parser.add_argument("--pyodide", metavar="F", help="a Pyodide distribution to serve along with --lite")
     args = parser.parse_args()
     code = build(args.out.resolve())
     return code or (lite(args.out.resolve() / "lite", args.pyodide) if args.lite else 0)
