@@ -12,6 +12,7 @@ It needs the extra [docs].
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -32,6 +33,7 @@ GUIDES = {
     "docs/students.md": "For students",
     "docs/staff.md": "For staff",
     "docs/how-it-works.md": "How it works",
+    "docs/browser.md": "Notebooks in the browser",
     "docs/methods.md": "Methods and models",
     "docs/findings.md": "What the lecture's experiments gave",
     "docs/attacks.md": "Attacks on the grader",
@@ -247,6 +249,33 @@ def build(out: Path) -> int:
     return int(bool(wrong))
 
 
+def pure_wheels(pyodide: Path, wheels: Path) -> None:
+    """Beside an unpacked Pyodide, what its kernel and minipeft need and is pure Python: the versions of its lock file.
+
+    What is compiled for it (NumPy first of all) is no package of a registry that pip asks, so it is not among them.
+    """
+    lock = json.loads((pyodide / "pyodide-lock.json").read_text(encoding="utf-8"))["packages"]
+    wanted = ["micropip", "packaging", "ipython", "jedi", "tqdm", "threadpoolctl", "platformdirs"]
+    for name in wanted:  # grows as it is walked
+        wanted += [d for d in map(key_of, lock[name]["depends"]) if d not in wanted]
+    pinned = [f"{name}=={lock[name]['version']}" for name in wanted if lock[name]["file_name"].endswith("none-any.whl")]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    for_browser = ["--python-version", "3.14", "--ignore-requires-python"]
+    subprocess.run([*pip, *for_browser, "--dest", str(pyodide), *pinned], check=True)
+    subprocess.run([*pip, "--dest", str(wheels), "comm"], check=True)
+    told = json.loads((pyodide / "pyodide-lock.json").read_text(encoding="utf-8"))
+    for package in told["packages"].values():  # Pyodide builds pure wheels anew, so its sums are not the registry's
+        file = pyodide / package["file_name"]
+        if file.exists():
+            package["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    write(pyodide / "pyodide-lock.json", json.dumps(told))
+
+
+def key_of(name: str) -> str:
+    """A package's name as the lock file's keys write it."""
+    return name.lower().replace("_", "-")
+
+
 def lite(out: Path, pyodide: str | None) -> int:
     """JupyterLite with the notebooks and minipeft's wheel; Pyodide is loaded from its own network unless given."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -268,10 +297,10 @@ def lite(out: Path, pyodide: str | None) -> int:
         command = [sys.executable, "-m", "jupyter", "lite", "build", "--lite-dir", str(folder)]
         command += ["--contents", str(folder / "files"), "--output-dir", str(out)]
         if pyodide and (Path(pyodide) / "pyodide.mjs").exists():  # as npm unpacks it
-            shutil.copytree(pyodide, folder / "static" / "pyodide")
+            pure_wheels(shutil.copytree(pyodide, folder / "static" / "pyodide"), wheels)
         elif pyodide:
             command += ["--pyodide", str(Path(pyodide).resolve()) if Path(pyodide).exists() else pyodide]
-        return subprocess.run(command, check=False).returncode
+        return subprocess.run(command, check=False, cwd=folder).returncode  # it keeps a record where it stands
 
 
 FIRST_CELL = "%pip install minipeft matplotlib pillow joblib scikit-learn"
