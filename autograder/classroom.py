@@ -7,13 +7,15 @@
     OUT/index.html            the class: scores, problems, what goes wrong most often, programs that look alike
     OUT/seed                  the secret that the cases are drawn from, for the owner's eyes alone
 
-The process here decides and writes; the graders are processes of its own, or of a Dask cluster, and each confines the
-programs that it runs. What a grader returns is a dictionary of plain values.
+The process here decides and writes; the graders are processes of its own, which end with it, or of a Dask cluster, and
+each confines the programs that it runs. What a grader returns is a dictionary of plain values.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import ctypes
 import hashlib
 import io
 import json
@@ -21,6 +23,8 @@ import os
 import re
 import secrets
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from autograder import report
+from autograder.classpage import page
+from autograder.client import sweep
+from autograder.confine import PR_SET_PDEATHSIG
 from autograder.confinement import LOCAL, Confinement
 from autograder.grade import grade
 from autograder.homework import ROOT, Homework, load_homework
@@ -141,14 +148,14 @@ def grade_one(handed: Handed, rules: Rules) -> dict[str, Any]:
     except IntakeError as error:
         text = clean(str(error))
         body = [f"<h1>{report.esc(homework.title)}</h1>", f"<p>{report.esc(text)}</p>", "<p>Nothing was graded.</p>"]
-        page = report.page(homework.title, body)
+        told_so = report.page(homework.title, body)
         return {
             "record": {**record, **empty, "status": REFUSED, "note": text},
             "results": refused(homework, text),
-            "report": page,
-            "staff": page,
+            "report": told_so,
+            "staff": told_so,
         }
-    confinement = None if rules.trust else Confinement(LOCAL)
+    confinement = None if rules.trust else Confinement(LOCAL, private=(ROOT, handed.path.parent))
     done = grade(homework, submission, rules.seed, confinement=confinement, deadline=rules.deadline)
     made = results(done, hidden=True)
     made.pop("execution_time", None)  # the same grade has the same bytes
@@ -207,13 +214,13 @@ class Book:
         self.records[record["id"]] = record
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
     """A text in place in one stroke."""
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
-        os.chmod(name, 0o644)
+        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -224,23 +231,40 @@ Finished = Iterator[tuple[Handed, dict[str, Any]]]
 
 
 def by_processes(handed: Sequence[Handed], rules: Rules, jobs: int) -> Finished:
-    """Each submission and what came of it, as they finish, ``jobs`` processes at a time."""
+    """Each submission and what came of it, as they finish, ``jobs`` processes at a time.
+
+    ClassError where a grader is killed, by the kernel for its memory or by hand.
+    """
     from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    with ProcessPoolExecutor(min(jobs, len(handed)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(jobs, len(handed)), mp_context=get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)
+    ) as pool:
         waiting = {pool.submit(grade_one, h, rules): h for h in handed}
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
+        except BrokenProcessPool as error:
+            raise ClassError("a grader was killed; what is graded is kept: go on with --resume") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def end_with(parent: int) -> None:
+    """End this process, a grader, when its parent does, however that ends: nobody else would tell it to."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def by_cluster(handed: Sequence[Handed], rules: Rules, address: str) -> Finished:
     """The same on the Dask cluster at ``address``, whose workers have the autograder and see the submissions.
 
-    What a worker had when it died is given to another. ClassError where there is no cluster.
+    What a worker had when it died is given to another. ClassError where there is no cluster, and where one submission
+    was at hand each time that several workers died.
     """
     try:
         distributed: Any = import_module("dask.distributed")
@@ -250,10 +274,44 @@ def by_cluster(handed: Sequence[Handed], rules: Rules, address: str) -> Finished
         client = distributed.Client(address, timeout="10s")
     except (OSError, ValueError) as error:
         raise ClassError(f"no Dask scheduler answers at {address}: {error}") from error
+    lost = import_module("distributed").KilledWorker
     with client:
         waiting = {client.submit(grade_one, h, rules, pure=False, retries=3): h for h in handed}
         for future in distributed.as_completed(waiting):
-            yield waiting[future], future.result()
+            try:
+                yield waiting[future], future.result()
+            except lost as error:
+                text = f"the workers that were given {waiting[future].id} died"
+                raise ClassError(f"{text}; what is graded is kept: go on with --resume") from error
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold the folder of grades, until any end of the process. ClassError where another grade-all does."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClassError(
+                f"another grade-all is writing in {out}: wait for its end, or take another --out"
+            ) from None
+        yield
+    finally:
+        os.close(folder)
+
+
+def tidy(out: Path) -> None:
+    """Remove the files that were being written when a grade-all was killed."""
+    for folder in (out, out / "staff", *(out / "students").glob("*")):
+        for path in folder.glob(".*"):
+            if re.fullmatch(r"\..+\.(json|html|csv)\.[a-z0-9_]{8}|\.seed\.[a-z0-9_]{8}", path.name) and path.is_file():
+                path.unlink()
 
 
 def grade_all(
@@ -279,36 +337,36 @@ def grade_all(
     """
     from tqdm import tqdm
 
-    if not trust:
-        Confinement(LOCAL)  # here and now, not in the middle
     handed = handed_in(folder)
-    if fresh and out.is_dir() and (out / LOG).is_file():
-        for name in ("students", "staff"):
-            shutil.rmtree(out / name, ignore_errors=True)
-        for name in (LOG, SEED, "grades.csv", "index.html"):
-            (out / name).unlink(missing_ok=True)
-    if (out / LOG).exists() and not resume:
+    if not trust:
+        Confinement(LOCAL, private=(ROOT, folder))  # here and now, not in the middle
+    if (out / LOG).exists() and not (resume or fresh):
         raise ClassError(f"{out} holds grades already: --resume goes on with them, --fresh forgets them")
-    out.mkdir(parents=True, exist_ok=True)
-    secret = _seed(out / SEED, seed)
-    rules = Rules(homework.name, secret, trust, deadline)
-    version = grader_version()
-    book = Book(out)
-    todo = [h for h in handed if not _is_done(book.records.get(h.id), h, version)]
-    if todo:
-        finished = by_cluster(order(todo), rules, cluster) if cluster else by_processes(order(todo), rules, jobs)
-        quiet = None if progress else True  # None: a bar on a terminal alone
-        with tqdm(
-            total=len(handed), initial=len(handed) - len(todo), desc=homework.name, unit="", disable=quiet
-        ) as bar:
-            for _, done in finished:
-                book.keep(done, version)
-                bar.update(1)
-    records = [book.records[h.id] for h in handed]
-    write_text(out / "grades.csv", table(homework, records))
-    from autograder.classpage import page
-
-    write_text(out / "index.html", page(homework, records))
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # submissions may run as users of this machine
+    with alone(out):
+        if fresh and (out / LOG).is_file():
+            for name in ("students", "staff"):
+                shutil.rmtree(out / name, ignore_errors=True)
+            for name in (LOG, SEED, "grades.csv", "index.html"):
+                (out / name).unlink(missing_ok=True)
+        tidy(out)
+        rules = Rules(homework.name, _seed(out / SEED, seed), trust, deadline)
+        version = grader_version()
+        book = Book(out)
+        todo = order([h for h in handed if not _is_done(book.records.get(h.id), h, version)])
+        if todo:
+            finished = by_cluster(todo, rules, cluster) if cluster else by_processes(todo, rules, jobs)
+            quiet = None if progress else True  # None: a bar on a terminal alone
+            with tqdm(
+                total=len(handed), initial=len(handed) - len(todo), desc=homework.name, unit="", disable=quiet
+            ) as bar:
+                for _, done in finished:
+                    book.keep(done, version)
+                    bar.update(1)
+        sweep()  # what graders left that were killed
+        records = [book.records[h.id] for h in handed]
+        write_text(out / "grades.csv", table(homework, records))
+        write_text(out / "index.html", page(homework, records))
     return records
 
 
@@ -320,8 +378,7 @@ def _seed(path: Path, given: str | None) -> str:
             raise ClassError(f"{path} holds another seed than the one given: one class, one seed (or --fresh)")
         return kept
     seed = given or secrets.token_hex(16)
-    write_text(path, seed + "\n")
-    path.chmod(0o600)
+    write_text(path, seed + "\n", 0o600)
     return seed
 
 

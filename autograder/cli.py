@@ -143,6 +143,14 @@ def build_parser() -> Parser:
     selftest.add_argument("--out", type=Path, metavar="FOLDER", help="where to write the result as JSON and HTML")
     selftest.add_argument("--quick", action="store_true", help="two seeds, one number of threads")
     selftest.add_argument("--attacks", action="store_true", help="try the hostile submissions instead")
+    selftest.add_argument("--attack", action="append", metavar="NAME", help="only this one of them; can be repeated")
+    selftest.add_argument(
+        "--configuration",
+        action="append",
+        metavar="NAME",
+        help="only in this one: all layers, no Landlock, a container",
+    )
+    selftest.add_argument("--markdown", type=Path, metavar="FILE", help="write the table of attacks as Markdown, too")
     selftest.set_defaults(run=run_selftest)
 
     plug = commands.add_parser(
@@ -345,9 +353,18 @@ def run_handout(args: argparse.Namespace) -> int:
 def run_selftest(args: argparse.Namespace) -> int:
     """selftest: the kill matrix."""
     if args.attacks:
-        from autograder.attacks.run import main as attack
-
-        return attack(out=args.out)
+        tried = part("attacks.run")
+        names, configurations = args.attack or [], args.configuration or []
+        known = {a.id for a in tried.ATTACKS}
+        if unknown := [n for n in names if n not in known]:
+            raise UserError(f"no attack {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+        if unknown := [n for n in configurations if n not in tried.possible()]:
+            raise UserError(f"no configuration {unknown[0]!r} here; there are: {', '.join(tried.possible())}")
+        done: int = tried.main(names, configurations, args.out, args.markdown)
+        return done
+    for option in ("attack", "configuration", "markdown"):
+        if getattr(args, option):
+            raise UserError(f"--{option} goes with --attacks")
     if args.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {args.seeds}")
     code: int = part("selftest").main(args.names, args.seeds, args.out, args.quick)

@@ -41,6 +41,7 @@ IDLE_SECONDS = 4.0  # in which a worker neither computes nor wants to, after whi
 MOST_TIMEOUTS = 3  # in a problem; then the rest of it is not run
 TICK = 0.02
 PREFIX = "minipeft-grading-"  # of the folders in which workers live
+SECONDS_TO_LOCK = 60.0  # after which a folder without a lock is nobody's
 SIDE = ("__init__.py", "frames.py", "layouts.py", "worker.py", "confine.py", "drivers/__init__.py", "drivers/common.py")
 
 
@@ -291,18 +292,31 @@ class Worker:
 
 
 def sweep() -> None:
-    """Remove the folders of graders that were killed: those of ours that nobody has locked for a minute."""
+    """Remove the folders of graders that were killed: those of ours whose lock nobody holds, or that had none yet."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             known = folder.lstat()
-            if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.geteuid() or time.time() - known.st_mtime < 60:
+            if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.geteuid():
                 continue
-            lock = os.open(folder / "lock", os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                lock = os.open(folder / "lock", os.O_RDONLY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                if time.time() - known.st_mtime > SECONDS_TO_LOCK:
+                    shutil.rmtree(folder, ignore_errors=True)
+                continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def locked(folder: Path) -> int:
+    """The lock of a folder, which is there only when it is held: then `sweep` leaves the folder alone."""
+    lock = os.open(folder / "lock.new", os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(folder / "lock.new", folder / "lock")
+    return lock
 
 
 def environment(scratch: Path) -> dict[str, str]:
@@ -332,8 +346,7 @@ class Session:
         self.shown = {f.module: f.stub for f in homework.files}
         sweep()
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = locked(self.folder)
         self.library = (shared or self.folder) / "library"
         self.packages = (shared or self.folder) / "packages"
         self._until = None if deadline is None else time.monotonic() + deadline

@@ -53,7 +53,8 @@ class Confinement:
     """How workers are confined; see `autograder.confine` for what they do to themselves.
 
     must: lists of layers, one of which has to be there in full. uid, landlock: False leaves the layer out (for tests).
-    memory: bytes of address space, by default 1 GiB or what half a container's limit is.
+    memory: bytes of address space, by default 1 GiB or what half a container's limit is. private: folders that no
+    submission may read, the one of the grader and the library by default: where any user can, Landlock must be there.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Confinement:
         uid: bool = True,
         landlock: bool = True,
         memory: int | None = None,
+        private: Sequence[Path] = (ROOT,),
     ):
         if sys.platform != "linux":
             raise ConfinementError(
@@ -76,6 +78,14 @@ class Confinement:
         self._leases: dict[int, socket.socket] = {}
         if not self.uid and ["uid", "seccomp"] in self.must and len(self.must) == 1:
             raise ConfinementError("workers must run as another user: start the grader as root")
+        opened = [path for path in private if landlock and open_to_others(path)]
+        if opened:
+            if not landlock_version():
+                raise ConfinementError(
+                    f"any user can read {opened[0]}, so submissions could: close it with `chmod 700`, or grade where "
+                    "the kernel has Landlock (Linux 5.13 or later)"
+                )
+            self.must = [sorted({*together, "landlock"}) for together in self.must]
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
 
     def settings(self, folder: Path, shared: Sequence[Path]) -> dict[str, Any]:
@@ -133,6 +143,12 @@ class Confinement:
                 return uid
             claim.close()
         raise ConfinementError(f"no free user number from {UIDS.start} to {UIDS.stop - 1}")
+
+
+def landlock_version() -> int:
+    """The version of Landlock that this kernel has; 0 for none."""
+    create_ruleset, version = 444, 1
+    return max(0, int(ctypes.CDLL(None).syscall(create_ruleset, None, ctypes.c_size_t(0), version)))
 
 
 def container_memory() -> int:

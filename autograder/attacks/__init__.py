@@ -3,8 +3,8 @@
 Each is the library's own program for a homework with one function replaced (or lines added to its module) that does the
 attack and then returns nonsense. What must hold afterwards: no points for that part and all for the others, valid
 results, nothing of the secret in what a student sees, the time bounded, no process of the worker's user and no file of
-its left. In the texts, {results}, {secret}, {open}, {pid} and {source} stand for the results file, a file that only
-root reads, a folder that anyone writes, the grader's process and the grader's own code.
+its left. In the texts, {results}, {secret}, {open}, {pid}, {source} and {answer} stand for the results file, a file that
+only root reads, a folder that anyone writes, the grader's process, the grader's own code and the module with the answer.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ ATTACKS = [
         "import sys\nfor m in list(sys.modules.values()): print(open(m.__file__).read() if 'cases' in str(m) else '')",
         "print(open({secret!r}).read())", "raise ValueError(open({secret!r}).read())",
     )),
+    _call("read-answer", "E5 read tests and reference",
+        "names = {{'__name__': 'minipeft.lab.welch'}}\ntry:\n    exec(open({answer!r}).read(), names)\n"
+        "except OSError:\n    names = {{}}\nif 'welch_statistic' in names:\n    return names['welch_statistic'](a, b)",
+    ),
     _call("read-memory", "E6 read the grader's memory", _each(
         "open('/proc/{pid}/mem', 'rb').read(1)", "print(open('/proc/{pid}/environ').read())",
         "import ctypes; ctypes.CDLL(None).ptrace(16, {pid}, 0, 0)",
@@ -225,3 +229,63 @@ return x, x
         "import os; print(os.listdir('/root'))",
     )),
 ]  # fmt: skip
+
+DEFENCES = {  # by class, what stops it; several where each would do alone
+    "E1": "files open for reading alone (seccomp); the grader's are another user's",
+    "E2": "no fork (seccomp); every process of the worker's user is killed at the end",
+    "E3": "files open for reading alone; the grader's are another user's; the script ends in `exec`",
+    "E4": "files open for reading alone; another user",
+    "E5": "hidden cases and answers are never in the worker; its files are closed to other users, or to Landlock",
+    "E6": "another user; no ptrace, no process_vm_readv (seccomp)",
+    "E7": "a fresh interpreter: closed descriptors, seven names of environment, no secret in the arguments",
+    "E8": "what is expected is never in the worker",
+    "E9": "what is expected is never in the worker",
+    "E10": "comparing happens in the grader's process",
+    "E11": "points are counted in the grader's process",
+    "E12": "plain numbers and arrays alone cross the pipe",
+    "E13": "no reply is no point; exit statuses count nothing",
+    "E14": "what is printed is never parsed",
+    "E15": "one reply for each request, by its number; a reply holds values, never a verdict",
+    "E16": "no pickle: a JSON header and raw buffers, few dtypes",
+    "E17": "sizes, dimensions and depth are capped before anything is allocated",
+    "E18": "the shape must be the expected one before values are compared",
+    "E19": "an error that is not <= the tolerance is a failure; values must be finite",
+    "E20": "the answers are computed from the grader's own inputs",
+    "E21": "outputs are copied at once; several cases with other inputs",
+    "E23": "the inputs are drawn from a secret",
+    "E24": "the same environment for public and for hidden cases",
+    "E25": "of a hidden case the category alone is told: no output, no message, no name of its own",
+    "E26": "inputs alone give no answer; the time is bounded",
+    "E27": "no socket (seccomp)",
+    "E28": "processor time of each case; four idle seconds end it; the clock is the grader's",
+    "E29": "deadlines are kept by the grader, with SIGKILL",
+    "E30": "no signals (seccomp); the idle limit; a pipe at its end is a failure",
+    "E31": "threads alone, 64 of them (seccomp, limits)",
+    "E32": "address space is limited",
+    "E33": "no file can be opened for writing (seccomp), none may have a size (limits)",
+    "E34": "64 KiB are kept; 4 MiB end the worker",
+    "E35": "a process of its own: a crash costs its own case",
+    "E36": "no signals (seccomp); a user number for each worker",
+    "E37": "only the homework's files are taken; the library and NumPy come first on the path",
+    "E39": "no links, no named pipes (seccomp); the grader opens no file of a worker",
+    "E40": "the filter holds for native code as well",
+    "E41": "the worker's path holds NumPy and the stripped library alone",
+    "E42": "the library in the worker has stubs in place of the answers",
+    "E44": "texts are cleaned of control and direction marks, escaped, and told as plain text",
+    "E45": "valid JSON, finite, capped, written in one stroke",
+    "E46": "results.json is there before anything runs, and written anew after each problem",
+    "E47": "no file opened for writing, no shared memory (seccomp); a folder for each worker",
+    "E48": "no namespaces, no bpf, no io_uring (seccomp)",
+    "E49": "no new privileges; no execve (seccomp)",
+    "E50": "the metadata is another user's, mode 0600",
+    "E52": "inputs and masks are drawn in the grader's process",
+    "E53": "fresh workers; cases with other inputs",
+    "E54": "a reply is copied once, and the process ends with its problem",
+    "E55": "another user; Landlock leaves Python, NumPy, the library and the submission to read",
+}
+ELSEWHERE = {
+    "E22": "a forward that is wrong with a backward that fits it: a mutant of the homeworks, `selftest`",
+    "E38": "archives that lead out of their folder, links, bombs: `tests/autograder/test_intake.py`",
+    "E43": "finite differences for a backward: the processor time of the large case, `tests/autograder/test_grade.py`",
+    "E51": "cells of a notebook: none is run here, homeworks are modules",
+}

@@ -1,22 +1,30 @@
-"""Trying every attack, in several configurations: ``python -m autograder selftest --attacks``."""
+"""Trying every attack, in several configurations: ``python -m autograder selftest --attacks``.
+
+"all layers" and "no Landlock" are this machine; "a container" is a process with what Docker leaves to root
+(`attacks.container`), without Landlock too, for the kernel below a container may have none. Without Landlock the grader
+runs from a copy that is closed to other users.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autograder import report
-from autograder.attacks import ATTACKS, Attack
-from autograder.confinement import UIDS, Confinement, processes_of
+from autograder.attacks import ATTACKS, DEFENCES, ELSEWHERE, Attack
+from autograder.attacks.container import MEMORY, cell, contain
+from autograder.confinement import GRADESCOPE, LEAST_MEMORY, UIDS, Confinement, processes_of
 from autograder.grade import grade
 from autograder.homework import ROOT, load_homework
 from autograder.intake import IntakeError, take
@@ -29,9 +37,12 @@ OTHERS = ("8.1", "8.3")  # graded beside it: problems of another file
 SAME_FILE = ("8.7",)
 BOUND = 120.0  # seconds for one submission
 NONSENSE = "\nreturn 1.0, 2.0"
-CONFIGURATIONS: dict[str, dict[str, Any]] = {"all layers": {}, "no Landlock": {"landlock": False}}
 CONTAINER = "a container"
-KEPT = {0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}  # capabilities that Docker leaves to root
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "all layers": {},
+    "no Landlock": {"landlock": False},
+    CONTAINER: {"must": GRADESCOPE, "landlock": False, "memory": max(LEAST_MEMORY, MEMORY // 2)},
+}
 WATCHED = ("/tmp", "/dev/shm")
 
 
@@ -76,7 +87,7 @@ def attempt(attack: Attack, settings: Mapping[str, Any]) -> Outcome:
         (place / "open").chmod(0o777)
         paths = {"results": "results.json", "secret": "secret", "open": "open"}
         places: dict[str, Any] = {n: str(place / p) for n, p in paths.items()}
-        places |= {"pid": os.getpid(), "source": str(ROOT / "autograder")}
+        places |= {"pid": os.getpid(), "source": str(ROOT / "autograder"), "answer": str(source_path(MODULE))}
         before = _left()
         begun = time.monotonic()
         try:
@@ -123,8 +134,14 @@ def _grade(attack: Attack, folder: Path, secret: str, settings: Mapping[str, Any
 
 
 def _left() -> set[str]:
-    """Names in folders that anyone writes, without our own."""
-    return {
+    """What workers' users have in folders that anyone writes, and of the kernel's shared memory, queues, semaphores."""
+    kernel = set()
+    for kind in ("shm", "msg", "sem"):
+        with contextlib.suppress(OSError):
+            head, *rows = Path("/proc/sysvipc", kind).read_text().splitlines()
+            places = [head.split().index(column) for column in ("uid", "cuid")]
+            kernel |= {f"{kind} {r.split()[1]}" for r in rows if {int(r.split()[i]) for i in places} & set(UIDS)}
+    return kernel | {
         f"{folder}/{name}"
         for folder in WATCHED
         if os.path.isdir(folder)
@@ -156,30 +173,50 @@ def _users() -> set[int]:
     return found
 
 
-def in_container(names: Sequence[str]) -> list[Outcome]:
-    """The attacks again in a process with a container's capabilities."""
-    script = (
-        "import ctypes, os, sys\n"
-        "c = ctypes.CDLL(None)\n"
-        f"[c.prctl(24, ctypes.c_ulong(n), 0, 0, 0) for n in range(41) if n not in {KEPT}]\n"
-        "os.execv(sys.executable, [sys.executable, '-m', 'autograder.attacks.run', *sys.argv[1:]])\n"
-    )
-    ran = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=False, cwd=ROOT)
+@contextlib.contextmanager
+def closed_copy() -> Iterator[Path]:
+    """The grader in a folder that no other user can read, as a submission's without Landlock must be."""
+    with tempfile.TemporaryDirectory(prefix="minipeft-attack-") as name:
+        for part in ("autograder", "minipeft", "homework"):
+            shutil.copytree(ROOT / part, Path(name, part), ignore=shutil.ignore_patterns("__pycache__"))
+        yield Path(name)
+
+
+def elsewhere(attack: Attack, configuration: str, source: Path) -> Outcome:
+    """The attack in another process, of the grader at ``source``; for a container, with what a container has."""
+    command = [sys.executable, "-B", "-m", "autograder.attacks.run", attack.id, configuration]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    with cell() if configuration == CONTAINER else contextlib.nullcontext() as places:
+        less = None if places is None else lambda: contain(places)
+        ran = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=source, env=environment, preexec_fn=less
+        )
     if ran.returncode:
-        return [Outcome(n, "", [f"the process failed: {ran.stderr[-300:]}"]) for n in names]
-    return [Outcome(**entry) for entry in json.loads(ran.stdout.splitlines()[-1])]
+        return Outcome(attack.id, attack.kind, [f"the grader ended with {ran.returncode}: {ran.stderr[-300:]}"])
+    return Outcome(**json.loads(ran.stdout.splitlines()[-1]))
 
 
-def run(names: Iterable[str] = (), configurations: Iterable[str] = ()) -> dict[str, list[Outcome]]:
-    """The outcomes by configuration; all attacks and all configurations that this user can have, by default."""
+def possible() -> list[str]:
+    """The configurations that this user can have."""
+    return [*CONFIGURATIONS] if os.geteuid() == 0 else ["all layers"]
+
+
+def run(
+    names: Iterable[str] = (), configurations: Iterable[str] = (), told: Callable[[str], None] = lambda line: None
+) -> dict[str, list[Outcome]]:
+    """The outcomes by configuration; all attacks and all configurations that this user can have, by default.
+
+    told: called with a line after each.
+    """
     chosen = [a for a in ATTACKS if not list(names) or a.id in names]
-    possible = [*CONFIGURATIONS, CONTAINER] if os.geteuid() == 0 else ["all layers"]
     found: dict[str, list[Outcome]] = {}
-    for name in list(configurations) or possible:
-        if name == CONTAINER:
-            found[name] = in_container([a.id for a in chosen])
-        else:
-            found[name] = [attempt(a, CONFIGURATIONS[name]) for a in chosen]
+    with closed_copy() as source:
+        for name in list(configurations) or possible():
+            rows = found.setdefault(name, [])
+            for a in chosen:
+                here = CONFIGURATIONS[name].get("landlock", True)
+                rows.append(attempt(a, CONFIGURATIONS[name]) if here else elsewhere(a, name, source))
+                told(f"{name}: {a.id}: {rows[-1].seconds:.1f} s: {'; '.join(rows[-1].wrong) or 'held'}")
     return found
 
 
@@ -196,16 +233,59 @@ def table(found: Mapping[str, Sequence[Outcome]]) -> str:
     return "\n".join([*lines, f"{held} of {total} attempts held"])
 
 
-def main(names: Sequence[str] = (), configurations: Sequence[str] = (), out: Path | None = None) -> int:
-    """Run, print the table, write it as JSON; 1 where an attack succeeded."""
-    found = run(names, configurations)
+def markdown(found: Mapping[str, Sequence[Outcome]]) -> str:
+    """The table as a page: attack, what stops it, what became of it in each configuration."""
+    names = list(found)
+    held = sum(not o.wrong for rows in found.values() for o in rows)
+    total = sum(len(rows) for rows in found.values())
+    longest = max((o.seconds for rows in found.values() for o in rows), default=0.0)
+    lines = [
+        "# Attacks on the grader",
+        "",
+        "Written by `python -m autograder selftest --attacks --markdown docs/attacks.md`, as root. Each attack is the",
+        f"library's own program for `{HOMEWORK}` with one function replaced. It is *held* when the attacked part",
+        f"has no points, the problems {', '.join(OTHERS)} of other files (and {', '.join(SAME_FILE)} of its own file,",
+        "where that can be imported) have all of theirs, results.json is valid, students see neither the secret nor",
+        f"markup, it took at most {BOUND:g} s, and no process, no file and no shared memory of the worker's user is",
+        "left. Beside it are the seconds for grading the submission.",
+        "",
+        "*all layers*: another user, limits, seccomp, Landlock. *no Landlock*: the first three; the grader and the",
+        "library then lie in a folder of mode 0700, without which nothing is graded. *a container*: the same in a",
+        "process with the capabilities and the denied system calls of Docker's defaults, half a core and 768 MB, which",
+        "is what Gradescope gives.",
+        "",
+        f"{held} of {total} attempts held; the longest took {longest:.0f} s.",
+        "",
+        f"| class | attack | what stops it | {' | '.join(names)} |",
+        f"|---|---|---|{'---:|' * len(names)}",
+    ]
+    for rows in zip(*found.values(), strict=True):
+        number, _, title = rows[0].kind.partition(" ")
+        cells = " | ".join(f"{'FAILED: ' + '; '.join(o.wrong) if o.wrong else 'held'}, {o.seconds:.1f}" for o in rows)
+        lines.append(f"| {number} {title} | {rows[0].attack} | {DEFENCES[number]} | {cells} |")
+    lines += ["", "Classes that are no program of a student's, and where they are tried:", ""]
+    lines += [f"- {number}: {text}" for number, text in ELSEWHERE.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    names: Sequence[str] = (),
+    configurations: Sequence[str] = (),
+    out: Path | None = None,
+    page: Path | None = None,
+) -> int:
+    """Run, print the table, write it as JSON and as Markdown; 1 where an attack succeeded."""
+    found = run(names, configurations, lambda line: print(line, file=sys.stderr, flush=True))
     print(table(found))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         entries = {n: [vars(o) for o in rows] for n, rows in found.items()}
         (out / "attacks.json").write_text(json.dumps(entries, indent=1))
+    if page is not None:
+        page.write_text(markdown(found), "utf-8")
     return int(any(o.wrong for rows in found.values() for o in rows))
 
 
 if __name__ == "__main__":
-    print(json.dumps([vars(attempt(a, {})) for a in ATTACKS if a.id in sys.argv[1:]]))
+    tried = next(a for a in ATTACKS if a.id == sys.argv[1])
+    print(json.dumps(vars(attempt(tried, CONFIGURATIONS[sys.argv[2]]))))

@@ -26,6 +26,14 @@ HOSTILE = {
     "kills": "import os, signal\nos.kill(-1, signal.SIGKILL)\n",
     "marks up": "raise ValueError('<script>alert(1)</script>\\x1b[31m\\u202e')\n",
 }
+NAMES = (  # that some students would have
+    "=cmd|' /C calc'!A0",
+    "<img src=x onerror=alert(1)>",
+    "\u202eevil\u202c <script>alert(2)</script>",
+    "Wolfeschlegelsteinhausenbergerdorff" * 8,
+    "Bobby \x1b[31m\x07 Tables",
+    "[click](javascript:alert(3)) **bold**",
+)
 KINDS = ("correct", "variant", "mutant", "stub", "broken", "absent", "hostile")
 WEIGHTS = (4, 3, 9, 2, 2, 1, 2)
 
@@ -56,7 +64,7 @@ def program(homework: Homework, rng: random.Random) -> tuple[str, dict[str, str]
 
 
 def make(folder: Path, homework: Homework, n: int, seed: int = 0) -> dict[str, str]:
-    """n submissions; by id, what each is. The names of two students would be formulas or markup."""
+    """n submissions; by id, what each is. The first students have the names of `NAMES`."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     kinds, lines = {}, ["---"]
@@ -72,7 +80,7 @@ def make(folder: Path, homework: Homework, n: int, seed: int = 0) -> dict[str, s
             with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
                 for file, text in files.items():
                     archive.writestr(inside + file, text)
-        student = {0: "=cmd|' /C calc'!A0", 1: "<img src=x onerror=alert(1)>"}.get(i, f"Student {i}")
+        student = NAMES[i] if i < len(NAMES) else f"Student {i}"
         lines += [f"{name}:", "  :submitters:", f"  - :name: {student}", f"    :email: s{i}@example.org"]
     (folder / "submission_metadata.yml").write_text("\n".join(lines) + "\n", "utf-8")
     return kinds

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from autograder.attacks import ATTACKS
+from autograder.attacks import ATTACKS, DEFENCES, ELSEWHERE
 from autograder.attacks.run import OTHERS, PART, SAME_FILE, Outcome, attempt, submission, table
 from autograder.confinement import Confinement, ConfinementError
 from autograder.homework import load_homework
 from autograder.intake import take
 
 AS_ROOT = sys.platform == "linux" and os.geteuid() == 0
-PLACES = {"results": "r", "secret": "s", "open": "o", "pid": 1, "source": "x"}
+PLACES = {"results": "r", "secret": "s", "open": "o", "pid": 1, "source": "x", "answer": "y"}
 
 
 def test_every_attack_is_a_submission_and_has_a_name_of_its_own(tmp_path):
@@ -25,9 +25,10 @@ def test_every_attack_is_a_submission_and_has_a_name_of_its_own(tmp_path):
 
 
 def test_the_classes_of_attack_that_run_as_a_program_are_all_there():
-    kinds = {int(a.kind.split()[0][1:]) for a in ATTACKS}
-    # 22 and 43 are mutants and the time limits of the cases, 38 is intake's, 51 is of notebooks
-    assert kinds == set(range(1, 56)) - {22, 38, 43, 51}
+    kinds = {a.kind.split()[0] for a in ATTACKS}
+    assert kinds == set(DEFENCES)
+    assert kinds | set(ELSEWHERE) == {f"E{i}" for i in range(1, 56)}
+    assert not kinds & set(ELSEWHERE)
 
 
 def test_the_table_tells_what_failed():

@@ -2,17 +2,20 @@
 
 import csv
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
+import kill_and_resume
 import pytest
 from mock_class import make
 
 from autograder.classpage import page
-from autograder.classroom import ClassError, Handed, _harmless, digest, grade_all, handed_in
+from autograder.classroom import ClassError, Handed, _harmless, alone, digest, grade_all, handed_in, tidy
 from autograder.cli import main
 from autograder.confinement import Confinement, ConfinementError
 from autograder.homework import load_homework
@@ -100,19 +103,83 @@ def test_a_line_that_was_cut_off_is_graded_again(handed, graded, tmp_path):
     assert sorted(ids) == sorted(r["id"] for r in records)
 
 
+@pytest.fixture
+def again(handed, graded, tmp_path):
+    """The class to be graded again, beside the grades of `graded`, where other users can pass through."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as work:
+        Path(work).chmod(0o755)
+        run = kill_and_resume.Run(handed[0], FEW_SHOT.name, Path(work), "--jobs", "2", *trusting)
+        shutil.copytree(graded[0], run.work / "whole")
+        yield run
+
+
 @pytest.mark.slow
-def test_a_class_that_is_killed_goes_on_to_the_same_grades(handed, graded, tmp_path):
-    out = tmp_path / "killed"
-    (tmp_path / "seed").write_text("s\n")
-    command = [sys.executable, "-m", "autograder", "grade-all", str(handed[0]), "--homework", FEW_SHOT.name]
-    command += ["--out", str(out), "-j", "2", "--resume", "--seed-file", str(tmp_path / "seed"), *trusting]
-    for delay in (2.0, 4.0, 6.0):
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(delay)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-    subprocess.run(command, check=True, capture_output=True)
-    assert (out / "grades.csv").read_bytes() == (graded[0] / "grades.csv").read_bytes()
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_class_that_is_killed_goes_on_to_the_same_grades(again):
+    found = kill_and_resume.killed(again, 3, 9.0)
+    assert found["kills"] > 0
+    assert kill_and_resume.held(found), found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_dask_worker_that_is_killed_loses_nothing(again):
+    pytest.importorskip("dask.distributed")
+    found = kill_and_resume.on_cluster(again, after=0.2)
+    assert kill_and_resume.held(found), found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on Linux alone")
+def test_a_grader_ends_with_its_parent():
+    code = (
+        "import os, sys, time\n"
+        "from autograder.classroom import end_with\n"
+        "parent = os.getpid()\n"
+        "r, w = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    end_with(parent)\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    os.write(w, b'x')\n"
+        "    time.sleep(60)\n"
+        "os.read(r, 1)\n"
+        "os.kill(parent, 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    until = time.monotonic() + 10
+    while (state := _state(int(done.stdout))) not in ("", "Z") and time.monotonic() < until:
+        time.sleep(0.02)
+    assert state in ("", "Z")
+
+
+def _state(pid):
+    """The letter that says what a process does; "" for none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def test_two_do_not_write_the_same_grades(handed, graded):
+    with alone(graded[0]), pytest.raises(ClassError, match="another grade-all is writing"):
+        grade_all(handed[0], FEW_SHOT, graded[0], resume=True, trust=trust, progress=False)
+
+
+def test_what_was_being_written_is_removed(tmp_path):
+    (tmp_path / "students" / "a").mkdir(parents=True)
+    (tmp_path / "staff").mkdir()
+    half = ["students/a/.results.json.abcd_123", "staff/.a.b.html.12345678", ".grades.csv.abcdefgh", ".seed.abcdefgh"]
+    others = [".gitignore", "graded.jsonl", "students/a/results.json", ".grades.csv.old"]
+    for name in half + others:
+        (tmp_path / name).touch()
+    tidy(tmp_path)
+    assert not [name for name in half if (tmp_path / name).exists()]
+    assert all((tmp_path / name).exists() for name in others)
+
+
+def test_the_grades_and_the_seed_are_the_owners(graded):
+    assert graded[0].stat().st_mode & 0o777 == 0o700
+    assert (graded[0] / "seed").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_class_in_a_page_without_scripts_and_with_everything_escaped(graded):

@@ -220,12 +220,13 @@ def test_what_a_killed_grader_left_is_removed_and_what_another_uses_is_not(tmp_p
         left = tmp_path / f"{client.PREFIX}left"
         (left / "worker-1").mkdir(parents=True)
         (left / "lock").touch()
-        young = tmp_path / f"{client.PREFIX}young"
-        young.mkdir()
-        (young / "lock").touch()
-        for folder in (left, other.folder):
+        unlocked, young = (tmp_path / f"{client.PREFIX}{name}" for name in ("unlocked", "young"))
+        unlocked.mkdir()
+        young.mkdir()  # it has no lock yet: whoever made it may be about to lock it
+        for folder in (unlocked, other.folder):
             os.utime(folder, (0, 0))
         client.sweep()
         assert not left.exists()
+        assert not unlocked.exists()
         assert young.exists()
         assert other.folder.exists()

@@ -344,6 +344,22 @@ def test_a_layer_that_is_missing_stops_the_grading_before_anything_runs(case, mu
     assert not note.exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="on Linux alone")
+def test_where_any_user_can_read_the_answers_landlock_must_be_there(monkeypatch, tmp_path):
+    private = tmp_path / "private"
+    private.mkdir()
+    private.chmod(0o700)
+    monkeypatch.setattr(confinement, "landlock_version", lambda: 0)
+    Confinement(private=[private])
+    with pytest.raises(
+        ConfinementError, match="any user can read /usr, so submissions could: close it with `chmod 700`"
+    ):
+        Confinement(private=[private, Path("/usr")])
+    monkeypatch.setattr(confinement, "landlock_version", lambda: 7)
+    made = Confinement(private=[private, Path("/usr")])
+    assert all("landlock" in together for together in made.must)
+
+
 def test_elsewhere_than_linux_it_refuses(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(ConfinementError, match="grade on Linux, or with --trust"):
