@@ -76,6 +76,7 @@ class Confinement:
         self.landlock = landlock
         self.memory = memory or max(LEAST_MEMORY, min(MEMORY, container_memory() // 2))
         self._leases: dict[int, socket.socket] = {}
+        self.used: set[int] = set()  # every user that a worker of this grader has been
         if not self.uid and ["uid", "seccomp"] in self.must and len(self.must) == 1:
             raise ConfinementError("workers must run as another user: start the grader as root")
         opened = [path for path in private if landlock and open_to_others(path)]
@@ -140,6 +141,7 @@ class Confinement:
                 continue
             if not list(processes_of(uid)):
                 self._leases[uid] = claim
+                self.used.add(uid)
                 return uid
             claim.close()
         raise ConfinementError(f"no free user number from {UIDS.start} to {UIDS.stop - 1}")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,11 @@ def attempt(attack: Attack, settings: Mapping[str, Any]) -> Outcome:
         paths = {"results": "results.json", "secret": "secret", "open": "open"}
         places: dict[str, Any] = {n: str(place / p) for n, p in paths.items()}
         places |= {"pid": os.getpid(), "source": str(ROOT / "autograder"), "answer": str(source_path(MODULE))}
-        before = _left()
+        confinement = Confinement(**settings)
+        before = _left(UIDS)
         begun = time.monotonic()
         try:
-            _grade(attack, submission(attack, place / "handed", places), secret, settings, outcome)
+            _grade(attack, submission(attack, place / "handed", places), secret, confinement, outcome)
         except Exception as error:  # the grader itself failed: that is what an attack wants
             outcome.wrong.append(f"the grader raised {type(error).__name__}: {error}")
         outcome.seconds = round(time.monotonic() - begun, 2)
@@ -103,14 +104,14 @@ def attempt(attack: Attack, settings: Mapping[str, Any]) -> Outcome:
             outcome.wrong.append(f"files are left: {sorted(p.name for p in (place / 'open').iterdir())[:3]}")
         if (place / "secret").read_text() != secret:
             outcome.wrong.append("the secret file was written")
-        if new := _left() - before:
+        if new := _left(confinement.used) - before:
             outcome.wrong.append(f"files are left: {sorted(new)[:3]}")
-        if alive := [pid for uid in _users() for pid, _ in processes_of(uid)]:
+        if alive := [pid for uid in confinement.used for pid, _ in processes_of(uid)]:
             outcome.wrong.append(f"processes are left: {alive[:3]}")
     return outcome
 
 
-def _grade(attack: Attack, folder: Path, secret: str, settings: Mapping[str, Any], outcome: Outcome) -> None:
+def _grade(attack: Attack, folder: Path, secret: str, confinement: Confinement, outcome: Outcome) -> None:
     homework = load_homework(HOMEWORK)
     try:
         handed = take(folder, homework)
@@ -118,7 +119,7 @@ def _grade(attack: Attack, folder: Path, secret: str, settings: Mapping[str, Any
         outcome.wrong.append(f"refused at intake: {error}")
         return
     chosen = [PART, *SAME_FILE, *OTHERS]
-    done = grade(homework, handed, secret, problems=chosen, confinement=Confinement(**settings), deadline=BOUND - 10.0)
+    done = grade(homework, handed, secret, problems=chosen, confinement=confinement, deadline=BOUND - 10.0)
     made = results(done, hidden=True)
     outcome.wrong += [c.text for c in complaints(made) if c.error]
     if (share := done.verdicts[PART].share) != 0.0:
@@ -133,44 +134,28 @@ def _grade(attack: Attack, folder: Path, secret: str, settings: Mapping[str, Any
         outcome.wrong.append("students see what was printed")
 
 
-def _left() -> set[str]:
-    """What workers' users have in folders that anyone writes, and of the kernel's shared memory, queues, semaphores."""
+def _left(uids: Collection[int]) -> set[str]:
+    """What these users have in folders that anyone writes, and of the kernel's shared memory, queues and semaphores."""
     kernel = set()
     for kind in ("shm", "msg", "sem"):
         with contextlib.suppress(OSError):
             head, *rows = Path("/proc/sysvipc", kind).read_text().splitlines()
             places = [head.split().index(column) for column in ("uid", "cuid")]
-            kernel |= {f"{kind} {r.split()[1]}" for r in rows if {int(r.split()[i]) for i in places} & set(UIDS)}
+            kernel |= {f"{kind} {r.split()[1]}" for r in rows if {int(r.split()[i]) for i in places} & set(uids)}
     return kernel | {
         f"{folder}/{name}"
         for folder in WATCHED
         if os.path.isdir(folder)
         for name in os.listdir(folder)
-        if not name.startswith(("minipeft-attack-", "minipeft-grading-")) and _of_a_worker(f"{folder}/{name}")
+        if not name.startswith(("minipeft-attack-", "minipeft-grading-")) and _owner(f"{folder}/{name}") in uids
     }
 
 
-def _of_a_worker(path: str) -> bool:
+def _owner(path: str) -> int | None:
     try:
-        return os.lstat(path).st_uid in UIDS
+        return os.lstat(path).st_uid
     except OSError:
-        return False
-
-
-def _users() -> set[int]:
-    """Users of workers that have processes, and are not another grader's at work."""
-    ours = f"\nPPid:\t{os.getpid()}\n"
-    found = set()
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                status = Path("/proc", name, "status").read_text("utf-8", "replace")
-                uid = os.stat(f"/proc/{name}").st_uid
-            except OSError:
-                continue
-            if uid in UIDS and (ours in status or "\nPPid:\t1\n" in status):
-                found.add(uid)
-    return found
+        return None
 
 
 @contextlib.contextmanager
