@@ -46,7 +46,7 @@ STYLE = """
 .md-typeset h1 { font-weight: 500; }
 .md-typeset__table { min-width: 100%; }
 .jupyter-wrapper .jp-OutputArea-output img { max-width: 100%; height: auto; background: #fff; }
-.jupyter-wrapper { overflow-wrap: anywhere; }
+.jupyter-wrapper .jp-OutputArea-output .highlight pre { font-size: .64rem; white-space: pre; overflow-x: auto; }
 .md-typeset math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; max-width: 100%; }
 .jupyter-wrapper table { display: block; overflow-x: auto; }
 .md-typeset img { background: #fff; }
