@@ -22,6 +22,13 @@ class Parser(argparse.ArgumentParser):
         print(f"{self.prog}: {message} (see `{self.prog} --help`)", file=sys.stderr)
         sys.exit(USER_MISTAKE)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's, but the command that does not know an option says so itself, and points to its own --help."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
 
 class UserError(Exception):
     """A mistake of the user's: one line, exit code 2."""

@@ -32,7 +32,7 @@ def test_every_command_has_help(command, capsys):
     ("args", "message"),
     [
         (["comparee"], "invalid choice: 'comparee'"),
-        (["compare", "--taks", "digits"], "unrecognized arguments: --taks"),
+        (["compare", "--taks", "digits"], "unrecognized arguments: --taks digits (see `minipeft compare --help`)"),
         (["compare", "--jobs", "0"], "at least 1, got '0'"),
         ([], "the following arguments are required: COMMAND"),
     ],
