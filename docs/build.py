@@ -46,7 +46,8 @@ STYLE = """
 .md-typeset h1 { font-weight: 500; }
 .md-typeset__table { min-width: 100%; }
 .jupyter-wrapper .jp-OutputArea-output img { max-width: 100%; height: auto; background: #fff; }
-.jupyter-wrapper .jp-OutputArea-output .highlight pre { font-size: .64rem; white-space: pre; overflow-x: auto; }
+.md-typeset .jupyter-wrapper .jp-OutputArea-output pre { white-space: pre; word-break: normal; overflow-x: auto; }
+.jupyter-wrapper .jp-OutputArea-output .highlight pre { font-size: .64rem; }
 .md-typeset math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; max-width: 100%; }
 .jupyter-wrapper table { display: block; overflow-x: auto; }
 .md-typeset img { background: #fff; }
