@@ -293,7 +293,9 @@ def term(w: Wrong) -> Cause | None:
     d = w.got - w.expected
     if d.size < 3 or not d.any():
         return None
-    known = [*w.inputs(), *w.others(), ("what is expected, transposed,", w.expected.T)]
+    known = [*w.inputs(), *w.others()]
+    if w.expected.ndim >= 2 and min(w.expected.shape) > 1:  # a vector's transpose is itself
+        known.append(("the transpose of what is expected", w.expected.T))
     for name, x in known:
         if x.ndim > d.ndim or x.size < 2 or float(np.ptp(x)) == 0.0:
             continue

@@ -23,7 +23,8 @@ STYLE = """
 .wide { overflow-x: auto; }
 h2 { margin: 1.6rem 0 .4rem; } h3 { margin: 1rem 0 .2rem; font-size: 1rem; }
 td.n, th.n { padding-right: .9rem; } table { overflow-wrap: normal; }
-@media (max-width: 600px) { .share { display: none; } }
+.who { display: inline-block; width: max-content; max-width: 24rem; white-space: normal; overflow-wrap: anywhere; }
+@media (max-width: 600px) { .share { display: none; } .who { max-width: 8rem; } .counts { white-space: normal; } }
 .bar { display: flex; height: 1rem; min-width: 8rem; border-radius: 3px; overflow: hidden; background: var(--line); }
 .bar span { display: block; height: 100%; }
 .bar .full { background: var(--full); } .bar .part { background: var(--part); } .bar .none { background: var(--none); }
@@ -89,12 +90,11 @@ def problems(homework: Homework, graded: Sequence[dict[str, Any]]) -> str:
         mean = f"{fmean(got):.2f} of {most:g}" if got else ""
         numbers = f"{kinds[FULL]} / {kinds[PART]} / {kinds[NONE]}"
         rows.append(
-            f"<tr><td>{esc(p.id)}</td><td>{esc(p.title)}</td><td class=n>{mean}</td><td class=n>{numbers}</td>"
+            f"<tr><td>{esc(p.id)}</td><td>{esc(p.title)}</td><td class=n>{mean}</td><td class='n counts'>{numbers}</td>"
             f'<td class="share"><div class="bar">{bar}</div></td></tr>'
         )
-    head = (
-        "<tr><th></th><th>problem</th><th class=n>mean</th><th class=n>all / some / none</th><th class=share></th></tr>"
-    )
+    head = "<tr><th></th><th>problem</th><th class=n>mean</th>"
+    head += "<th class='n counts'>all / some / none</th><th class=share></th></tr>"
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
 
 
@@ -135,7 +135,7 @@ def everyone(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
         cells = "".join(f'<td class="n {state(have, full)}">{have:g}</td>' for have, full in got)
         shown = esc(f"{r['id']} {r['name']}".strip())
         total = f"{r['score']:g}" if r["status"] == "graded" else esc(r["status"])
-        link = f'<a href="staff/{esc(r["id"])}.html">{shown}</a>'
+        link = f'<a class="who" href="staff/{esc(r["id"])}.html">{shown}</a>'
         rows.append(f'<tr><td>{link}</td><td class="n {state(r["score"], most)}">{total}</td>{cells}</tr>')
     body = "".join(rows)
     return f'<div class="wide"><table><tr><th></th><th class=n>score</th>{head}</tr>{body}</table></div>'

@@ -277,12 +277,15 @@ def by_cluster(handed: Sequence[Handed], rules: Rules, address: str) -> Finished
     lost = import_module("distributed").KilledWorker
     with client:
         waiting = {client.submit(grade_one, h, rules, pure=False, retries=3): h for h in handed}
-        for future in distributed.as_completed(waiting):
+        for future in distributed.as_completed(list(waiting)):
+            one = waiting.pop(future)
             try:
-                yield waiting[future], future.result()
+                done = future.result()
             except lost as error:
-                text = f"the workers that were given {waiting[future].id} died"
+                text = f"the workers that were given {one.id} died"
                 raise ClassError(f"{text}; what is graded is kept: go on with --resume") from error
+            future.release()  # else it is graded again when the worker that holds it dies
+            yield one, done
 
 
 @contextlib.contextmanager

@@ -196,15 +196,17 @@ def killed(run: Run, kills: int, seconds: float, seed: int = 0) -> dict[str, Any
 @contextlib.contextmanager
 def cluster_of_two(run: Run) -> Iterator[Any]:
     """A Dask scheduler with two worker processes, each of which confines what it runs."""
+    import dask
     from dask.distributed import LocalCluster
 
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = str(run.scratch)
     place = str(run.work / "dask")
     try:
-        with LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=place
-        ) as cluster:
+        with (
+            dask.config.set({"temporary-directory": place}),  # locks of its own, which stay
+            LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        ):
             yield cluster
     finally:
         if before is None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from autograder.cases import Case
+from autograder.causes import Wrong, term
 from autograder.check import compare, compare_arrays
 from autograder.diagnose import Failure, details, explained
 
@@ -215,3 +216,9 @@ def test_whatever_comes_is_explained_without_an_error(expected, got, x):
             f = Failure("a case", "aspect", "dx", *wrong, expected, got, "dx")
             explained(f, case, {"dx": expected, "dy": x}, {"dx": got})
             details(f, case)
+
+
+def test_a_vector_has_no_transpose():
+    case = Case("c", "d", {}, {})
+    assert term(Wrong("z", V[0], 1.713 * V[0], case, {})) is None
+    assert "the transpose of what is expected" in term(Wrong("z", SQUARE, SQUARE + 0.7 * SQUARE.T, case, {})).text

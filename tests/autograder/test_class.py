@@ -192,6 +192,8 @@ def test_the_class_in_a_page_without_scripts_and_with_everything_escaped(graded)
     odd = [{**records[0], "id": "a", "name": "<img src=x>", "reasons": {"8.1": ["<b>no</b>"]}}]
     assert "&lt;img src=x&gt;" in page(FEW_SHOT, odd)
     assert "&lt;b&gt;no&lt;/b&gt;" in page(FEW_SHOT, odd)
+    assert '<a class="who"' in page(FEW_SHOT, odd)  # a long name is broken, where it would push the scores aside
+    assert "overflow-wrap: anywhere" in page(FEW_SHOT, odd).partition(".who {")[2].partition("}")[0]
 
 
 def test_a_spreadsheet_takes_nothing_for_a_formula():
