@@ -286,6 +286,6 @@ DEFENCES = {  # by class, what stops it; several where each would do alone
 ELSEWHERE = {
     "E22": "a forward that is wrong with a backward that fits it: a mutant of the homeworks, `selftest`",
     "E38": "archives that lead out of their folder, links, bombs: `tests/autograder/test_intake.py`",
-    "E43": "finite differences for a backward: the processor time of the large case, `tests/autograder/test_grade.py`",
+    "E43": "finite differences for a backward: the processor time of the large case in the cases of each homework, `autograder/cases`",
     "E51": "cells of a notebook: none is run here, homeworks are modules",
 }
