@@ -237,8 +237,8 @@ def product(xp: Any, a: Array, b: Array, out: Array | None = None) -> Array:
     way of a register that it never set, so the result is right, yet "invalid value" is reported by chance."""
     if a.shape[-1] == 5 and a.dtype == np.float32:
         with np.errstate(invalid="ignore"):
-            return xp.matmul(a, b) if out is None else xp.matmul(a, b, out=out)
-    return xp.matmul(a, b) if out is None else xp.matmul(a, b, out=out)
+            return xp.matmul(a, b, out=out)
+    return xp.matmul(a, b, out=out)
 
 
 def row_sum(x: Array) -> Array:

@@ -20,6 +20,7 @@ from minipeft.data import (
     load_sentiment,
     split_sentiment,
 )
+from minipeft.data.text import stretches
 from minipeft.files import FileError
 
 
@@ -118,6 +119,15 @@ def test_the_documentation_is_long_and_always_the_same():
     assert "lambda" in text
     assert len(library_source()) > 300_000
     assert "def __init__(self" in library_source()
+
+
+def test_the_parts_of_a_text_share_nothing():
+    ids = np.arange(25 * 4096 + 7)
+    parts = stretches(ids)
+    assert {name: x.shape for name, x in parts.items()} == {"train": (21, 4096), "val": (2, 4096), "test": (2, 4096)}
+    together = np.concatenate([x.reshape(-1) for x in parts.values()])
+    np.testing.assert_array_equal(np.sort(together), ids[: 25 * 4096])
+    assert (parts["val"][0, 0], parts["test"][0, 0]) == (8 * 4096, 9 * 4096)
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,21 @@ class CharTokenizer:
         if not isinstance(characters, str):
             raise FileError(f"{path}: expected the field 'characters', a string")
         return cls(characters)
+
+
+@lru_cache(maxsize=1)
+def characters() -> tuple[CharTokenizer, np.ndarray, np.ndarray]:
+    """A tokenizer of both texts; as ids, Python's documentation (to pretrain on) and its source code (to adapt to)."""
+    documentation, code = documentation_text(), library_source()
+    tokenizer = CharTokenizer.from_text(documentation + code)
+    return tokenizer, tokenizer.encode(documentation), tokenizer.encode(code)
+
+
+def stretches(ids: np.ndarray) -> dict[str, np.ndarray]:
+    """The ids of a text (L,) in stretches of 4,096, (n, 4096): of every ten eight are "train", then "val", then "test".
+
+    Neighbours share a style, so parts of one half each would differ; whole stretches share no window.
+    """
+    rows = ids[: len(ids) // 4096 * 4096].reshape(-1, 4096)
+    turn = np.arange(len(rows)) % 10
+    return {"train": rows[turn < 8], "val": rows[turn == 8], "test": rows[turn == 9]}

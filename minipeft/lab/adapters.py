@@ -168,7 +168,7 @@ EXPERIMENT = Experiment(
     tables=tables,
     verdicts=verdicts,
     draw=draw,
-    prepare=lambda mode, folder: study.prepare(PLANS[mode], folder, steps=1200 if mode == "full" else 200),
+    prepare=study.preparation(PLANS),
     published=(
         Published(
             "GLUE, BERT-Large",

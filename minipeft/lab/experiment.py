@@ -87,6 +87,12 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), stdev(values) if len(values) > 1 else 0.0
 
 
+def percent(values: Sequence[float]) -> str:
+    """Mean ± standard deviation of shares, in percent."""
+    mean, spread = mean_and_spread(values)
+    return f"{100 * mean:.1f} ± {100 * spread:.1f}"
+
+
 def chosen(rows: Sequence[Row], knob: str, score: str = "value", higher_is_better: bool = True) -> Any:
     """The value of ``knob`` with the best mean of ``score`` over its rows; values with a diverged run (None) are out.
 

@@ -15,20 +15,19 @@ import numpy as np
 
 from minipeft.autograd import Tensor, no_grad
 from minipeft.lab import plots
+from minipeft.lab.plots import DASHES, HATCHES, MARKERS
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import TransformerLayer
 from minipeft.peft import AdapterConfig, LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model
 
-MARKERS, LINES = "osD^vPX*", ("-", "--", ":", "-.")
 SHADES = ("0.0", "0.35", "0.55", "0.7")
-HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
 FROZEN, TRAINED = "0.93", "0.6"
 
 
 def _series(ax: Any, i: int, x: Sequence[float], y: Sequence[float], spread: Any, label: str) -> None:
     ax.errorbar(
-        x, y, yerr=spread, fmt=MARKERS[i % len(MARKERS)], ls=LINES[i % len(LINES)], color=SHADES[i % len(SHADES)],
+        x, y, yerr=spread, fmt=MARKERS[i % len(MARKERS)], ls=DASHES[i % len(DASHES)], color=SHADES[i % len(SHADES)],
         ms=5, capsize=3, label=label,
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ from minipeft.data.batches import Batches, LanguageModelBatches
 from minipeft.data.digits import load_digits
 from minipeft.data.fetch import fetch
 from minipeft.data.images import load_mnist
-from minipeft.data.text import CharTokenizer, documentation_text, library_source
+from minipeft.data.text import characters, stretches
 from minipeft.lab.experiment import (
     MODES,
     NOT_REPRODUCED,
@@ -39,6 +39,7 @@ from minipeft.lab.experiment import (
     Verdict,
     chosen,
     mean_and_spread,
+    percent,
     select,
 )
 from minipeft.lab.stored import store
@@ -193,13 +194,9 @@ def in_subspace(model: Any, config: Config) -> Any:
 @lru_cache(maxsize=1)
 def text() -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The vocabulary's size, the documentation, and of the library's source: to train, to validate, to test."""
-    prose, code = documentation_text(), library_source()
-    tokenizer = CharTokenizer.from_text(prose + code)
-    ids = tokenizer.encode(code)
-    stretches = ids[: len(ids) // 4096 * 4096].reshape(-1, 4096)
-    turn = np.arange(len(stretches)) % 10
-    parts = [stretches[turn < 8].reshape(-1), stretches[turn == 8][:4], stretches[turn == 9][:8]]
-    return tokenizer.vocab_size, tokenizer.encode(prose), parts[0], parts[1], parts[2]
+    tokenizer, prose, code = characters()
+    parts = stretches(code)
+    return tokenizer.vocab_size, prose, parts["train"].reshape(-1), parts["val"][:4], parts["test"][:8]
 
 
 def language_model(mode: str) -> DecoderLM:
@@ -336,10 +333,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def _cell(values: Sequence[float]) -> str | None:
-    if not values:
-        return None
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return f"{100 * float(np.mean(values)):.1f} ± {100 * spread:.1f}"
+    return percent(values) if values else None
 
 
 def compared(a: IntrinsicDimension, b: IntrinsicDimension, factor: float) -> str:

@@ -181,7 +181,7 @@ EXPERIMENT = Experiment(
     tables=tables,
     verdicts=verdicts,
     draw=draw,
-    prepare=lambda mode, folder: study.prepare(PLANS[mode], folder, steps=1200 if mode == "full" else 200),
+    prepare=study.preparation(PLANS),
     published=(
         Published(
             "Table 16, GPT-3 on MNLI-n, validation accuracy in % (±0.3)",

@@ -20,7 +20,7 @@ import numpy as np
 
 from minipeft.accounting import readable_bytes
 from minipeft.array import to_numpy
-from minipeft.lab.plots import STYLE, plt
+from minipeft.lab.plots import STYLE, few_colours, plt
 
 STATIC = "MINIPEFT_STATIC"  # set: every slider is a row of pictures
 TRAINED, FROZEN, HIDDEN = "#f2b266", "#cfd8dc", "0.88"
@@ -69,15 +69,11 @@ def figure(width: float = 7.0, height: float = 3.0, rows: int = 1, cols: int = 1
 
 def picture(fig: Any, dpi: int = 100, colors: int = 96) -> Picture:
     """The figure as a PNG of so many colours, which makes it some three times smaller; it is closed."""
-    from PIL import Image
-
-    drawn, stored = io.BytesIO(), io.BytesIO()
+    png = io.BytesIO()
     with plt.rc_context(STYLE):
-        fig.savefig(drawn, format="png", dpi=dpi)
+        few_colours(fig, png, dpi, colors)
     plt.close(fig)
-    image = Image.open(drawn).convert("RGB")
-    image.quantize(colors, dither=Image.Dither.NONE).save(stored, format="png", optimize=True)
-    return Picture(stored.getvalue())
+    return Picture(png.getvalue())
 
 
 def matrix(

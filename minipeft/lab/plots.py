@@ -24,6 +24,10 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "svg.hashsalt": "minipeft",
 }
+# What tells series and bars apart where no colour does
+MARKERS = "osD^vPX*"
+DASHES = ("-", "--", ":", "-.")
+HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
 GREYS = {"gradient_bytes": "0.15", "optimizer_bytes": "0.5", "activation_bytes": "0.8"}
 NAMES = {"gradient_bytes": "gradients", "optimizer_bytes": "optimizer state", "activation_bytes": "saved activations"}
 
@@ -48,19 +52,19 @@ def save(figure: Any, stem: Path) -> list[Path]:
         if path.suffix == ".svg":
             figure.savefig(part, format="svg", metadata={"Date": None})
         else:
-            _few_colours(figure, part)
+            few_colours(figure, part, dpi=150, colours=128)
         part.replace(path)
     return paths
 
 
-def _few_colours(figure: Any, path: Path) -> None:
+def few_colours(figure: Any, to: Path | BytesIO, dpi: int, colours: int) -> None:
     """A PNG with a palette: less than half as large, and no eye tells them apart."""
     from PIL import Image
 
     drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
+    figure.savefig(drawn, format="png", dpi=dpi)
     image = Image.open(drawn).convert("RGB")
-    image.quantize(128, dither=Image.Dither.NONE).save(path, format="png", optimize=True)
+    image.quantize(colours, dither=Image.Dither.NONE).save(to, format="png", optimize=True)
 
 
 def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[Path]:
@@ -80,10 +84,9 @@ def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[P
 
 def _draw_quality(ax: Any, task: Any, rows: list[dict[str, Any]]) -> None:
     scale = 100 if task.unit == "%" else 1
-    markers = "osD^vPX*<>"
     for i, r in enumerate(rows):
         ax.errorbar(
-            r["trained"], scale * r["mean"], yerr=scale * r["std"], fmt=markers[i % len(markers)], ms=7, capsize=3,
+            r["trained"], scale * r["mean"], yerr=scale * r["std"], fmt=MARKERS[i % len(MARKERS)], ms=7, capsize=3,
             label=r["method"], color=plt.get_cmap("viridis")(i / max(1, len(rows))),
         )  # fmt: skip
     ax.set_xscale("log")

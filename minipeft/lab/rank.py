@@ -233,7 +233,7 @@ EXPERIMENT = Experiment(
     tables=tables,
     verdicts=verdicts,
     draw=draw,
-    prepare=lambda mode, folder: study.prepare(PLANS[mode], folder, steps=1200 if mode == "full" else 200),
+    prepare=study.preparation(PLANS),
     published=(
         Published(
             "Table 6, GPT-3, validation accuracy in %: WikiSQL (±0.5) / MultiNLI (±0.1)",

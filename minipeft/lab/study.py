@@ -24,7 +24,7 @@ from minipeft.autograd import Tensor, no_grad
 from minipeft.data.batches import Batches, LanguageModelBatches
 from minipeft.data.fetch import fetch
 from minipeft.data.sentiment import load_sentiment, split_sentiment
-from minipeft.data.text import CharTokenizer, documentation_text, library_source
+from minipeft.data.text import characters, stretches
 from minipeft.data.wordpiece import WordPiece
 from minipeft.lab.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Config, Row, chosen, select
 from minipeft.lab.welch import welch
@@ -199,21 +199,18 @@ def draw(config: Config, folder: Path) -> Drawn:
     return (_draw_prose if config["task"] == PROSE else _draw_sentiment)(config, folder)
 
 
-def prepare(plans: Sequence[Plan], folder: Path, steps: int = 400) -> None:
+def preparation(plans: Mapping[str, Sequence[Plan]]) -> Callable[[str, Path], None]:
+    """What an experiment with these plans by mode does first: 1,200 steps of pretraining in full, 200 in quick."""
+    return lambda mode, folder: prepare(plans[mode], folder, steps=1200 if mode == "full" else 200)
+
+
+def prepare(plans: Sequence[Plan], folder: Path, steps: int) -> None:
     """Pretrain the prose models that the plans use; get what the sentiment task needs, unless it is in the cache."""
     for size in dict.fromkeys(p.size for p in plans if p.task == PROSE):
         pretrain(size, folder / size, steps)
     if any(p.task == SENTIMENT for p in plans):
         fetch("minilm")
         fetch("sentiment")
-
-
-@lru_cache(maxsize=1)
-def characters() -> tuple[CharTokenizer, np.ndarray, np.ndarray]:
-    """The tokenizer of the prose models, Python's documentation and its source code as ids."""
-    documentation, code = documentation_text(), library_source()
-    tokenizer = CharTokenizer.from_text(documentation + code)
-    return tokenizer, tokenizer.encode(documentation), tokenizer.encode(code)
 
 
 def pretrain(size: str, folder: Path, steps: int) -> None:
@@ -227,19 +224,17 @@ def pretrain(size: str, folder: Path, steps: int) -> None:
 
 
 def _draw_prose(config: Config, folder: Path) -> Drawn:
-    """Of every ten stretches of 4,096 characters of source code eight are for training, one each for the others."""
+    """Windows of the stretches of source code that are for training, and the held-out windows of the part."""
     _, _, code = characters()
-    stretches = code[: len(code) // 4096 * 4096].reshape(-1, 4096)
-    turn = np.arange(len(stretches)) % 10
-    parts = {"train": turn < 8, "val": turn == 8, "test": turn == 9}
-    train = stretches[parts["train"]]
+    parts = stretches(code)
+    train = parts["train"]
     rng = np.random.default_rng((config["seed"], 5))
     n = int(config["n"] or train.size // WINDOW)
     rows = rng.integers(0, len(train), n)
     at = rng.integers(0, train.shape[1] - WINDOW, n)
     windows: np.ndarray = train[rows[:, None], at[:, None] + np.arange(WINDOW + 1)]  # (n, T + 1)
     batches = Batches({"ids": windows[:, :-1], "labels": windows[:, 1:]}, min(n, config["batch_size"]), config["seed"])
-    held_out = stretches[parts[config["split"]]].reshape(-1, WINDOW)
+    held_out = parts[config["split"]].reshape(-1, WINDOW)
     spread = np.arange(config["judged"]) * len(held_out) // config["judged"]
     held_out = held_out[spread]  # evenly over the part
 

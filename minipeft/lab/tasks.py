@@ -19,7 +19,7 @@ from minipeft.data.batches import Batches, LanguageModelBatches
 from minipeft.data.digits import load_digits
 from minipeft.data.fetch import fetch
 from minipeft.data.sentiment import load_sentiment, split_sentiment
-from minipeft.data.text import CharTokenizer, documentation_text, library_source
+from minipeft.data.text import characters, stretches
 from minipeft.data.wordpiece import WordPiece
 from minipeft.files.atomic import atomic_folder
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier, Model, ViT, ViTConfig
@@ -134,16 +134,9 @@ def draw_digits(folder: Path, seed: int) -> Round:
 TEXT = {"d_model": 96, "n_layers": 4, "n_heads": 4, "context": 96}
 
 
-def _text_tokens() -> tuple[CharTokenizer, np.ndarray, np.ndarray]:
-    """The tokenizer, the documentation, and the library's source code, as token ids."""
-    prose, code = documentation_text(), library_source()
-    tokenizer = CharTokenizer.from_text(prose + code)
-    return tokenizer, tokenizer.encode(prose), tokenizer.encode(code)
-
-
 def prepare_text(folder: Path) -> None:
     """Pre-train a character model on Python's documentation."""
-    tokenizer, prose, _ = _text_tokens()
+    tokenizer, prose, _ = characters()
     model = DecoderLM(DecoderConfig.gpt2(vocab_size=tokenizer.vocab_size, **TEXT), rng=0)
     batches = LanguageModelBatches(prose, batch_size=16, length=64, seed=0)
     fit(model, batches, AdamW(model, lr=CosineSchedule(3e-3, 600, warmup=30)), steps=600, progress=False)
@@ -152,11 +145,9 @@ def prepare_text(folder: Path) -> None:
 
 def draw_text(folder: Path, seed: int) -> Round:
     """Of ten stretches of 4,096 characters of source code, eight to train on, one for validation, one for the test."""
-    _, _, code = _text_tokens()
-    stretches = code[: len(code) // 4096 * 4096].reshape(-1, 4096)
-    turn = np.arange(len(stretches)) % 10
-    train = stretches[turn < 8].reshape(-1)
-    splits = {"val": stretches[turn == 8][:3].reshape(-1, 64), "test": stretches[turn == 9][:8].reshape(-1, 64)}
+    _, _, code = characters()
+    parts = stretches(code)
+    splits = {"val": parts["val"][:3].reshape(-1, 64), "test": parts["test"][:8].reshape(-1, 64)}
     model = DecoderLM.from_pretrained(folder)
 
     def evaluate(m: Any, split: str) -> float:
@@ -165,7 +156,7 @@ def draw_text(folder: Path, seed: int) -> Round:
         with no_grad():
             return m.loss(ids, labels).item()
 
-    return Round(model, LanguageModelBatches(train, 16, 64, seed=seed), evaluate)
+    return Round(model, LanguageModelBatches(parts["train"].reshape(-1), 16, 64, seed=seed), evaluate)
 
 
 def prepare_sentiment(folder: Path) -> None:

@@ -34,6 +34,7 @@ from minipeft.lab.experiment import (
     Verdict,
     chosen,
     mean_and_spread,
+    percent,
     select,
 )
 from minipeft.models import ViT, ViTConfig
@@ -286,12 +287,6 @@ def by_group(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
             ]
         scores[name]["mean"] = [float(np.mean(column)) for column in zip(*scores[name].values(), strict=True)]
     return scores
-
-
-def percent(values: Sequence[float]) -> str:
-    """mean ± standard deviation in percent."""
-    mean, spread = mean_and_spread(values)
-    return f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:

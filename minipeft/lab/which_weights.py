@@ -50,11 +50,6 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
     return study.runs(PLANS[mode], rows)
 
 
-def prepare(mode: str, folder: Path) -> None:
-    """The prose model, and MiniLM for the full study."""
-    study.prepare(PLANS[mode], folder, steps=1200 if mode == "full" else 200)
-
-
 def tables(rows: Sequence[Row]) -> list[Table]:
     """One a task: a row for each set of weights."""
     return [
@@ -138,7 +133,7 @@ EXPERIMENT = Experiment(
     tables=tables,
     verdicts=verdicts,
     draw=draw,
-    prepare=prepare,
+    prepare=study.preparation(PLANS),
     published=(
         Published(
             "Table 5, 18 M parameters of GPT-3, validation accuracy in %",
