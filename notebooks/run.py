@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("what is stored was run on the CPU: --write goes without --device")
     os.environ |= {"MINIPEFT_STATIC": "1", "MPLBACKEND": "Agg", "PYTHONHASHSEED": "0"}
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # the arrays are small: threads only wait for each other, long on a busy machine
+        os.environ.setdefault(name, "1")  # the arrays are small: threads would wait for each other
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a warning of the debugger's that no reader needs
     paths = [str(HERE.parent), *([str(HERE.parent / "tests")] if args.device == "strict" else [])]
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
