@@ -73,7 +73,8 @@ def train_step(
         raise ValueError(f"max_norm must be positive, got {max_norm}")
     seed = (0, optimizer.steps) if rng is None else rng
     optimizer.zero_grad()
-    result = _accumulated(model, batch, shards, seed, at_once)
+    with optimizer.buffers.lent():
+        result = _accumulated(model, batch, shards, seed, at_once)
     grads = gradients(optimizer.params.values())
     loss, *squares = read(result, *([] if max_norm is None else [squared_norm(grads)]))  # one wait for a GPU
     if not math.isfinite(loss):
@@ -342,7 +343,8 @@ def fit(
         while True:
             due = state.step == total or (state.step > 0 and state.step % every == 0)
             if evaluate is not None and due and state.judged_at != state.step:
-                state.judge(_evaluated(model, evaluate))
+                with optimizer.buffers.lent():
+                    state.judge(_evaluated(model, evaluate))
             if checkpoint_every is not None and state.step > 0 and state.step % checkpoint_every == 0:
                 state.save()
             state.history.stopped_early = patience is not None and state.since_best >= patience
@@ -364,6 +366,7 @@ def fit(
         raise
     finally:
         bar.close()
+        optimizer.buffers.clear()
         for module, mode in modes:
             module.training = mode
     if evaluate is not None and restore_best:

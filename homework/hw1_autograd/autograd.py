@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minipeft.array import Array, aliases, array_module, backward_phase, is_array
+from minipeft.array import Array, aliases, array_module, backward_phase, is_array, plus
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _birth = itertools.count()

@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 
 from minipeft import fused
-from minipeft.array import Array, array_module, device_of, has_kernels, row_blocks, row_dot, row_sum, rows, to_device
+from minipeft.array import (
+    Array,
+    array_module,
+    device_of,
+    empty,
+    has_kernels,
+    row_blocks,
+    row_dot,
+    row_max,
+    row_sum,
+    rows,
+    times,
+    to_device,
+)
 from minipeft.autograd import Context, Function, Tensor
 
 # Our fits of Φ(-x) e^{x²/2} / t for x ≥ 0 with t = 1 / (1 + p x), by rising powers of t: errors 2e-8 and 6e-16.
@@ -131,10 +144,9 @@ class Activation(Function):
             z, slope = fused.activation(x, name, ctx.needs_grad[0])
             ctx.save(slope)
             return z
-        xp = array_module(x)
         x2 = rows(x)
-        z = xp.empty(x2.shape, dtype=x.dtype)
-        slope = xp.empty(x2.shape, dtype=x.dtype) if ctx.needs_grad[0] else None
+        z = empty(x2)
+        slope = empty(x2) if ctx.needs_grad[0] else None
         for block in row_blocks(x2):
             f(x2[block], z[block], None if slope is None else slope[block])
         if slope is not None:
@@ -144,7 +156,7 @@ class Activation(Function):
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         (slope,) = ctx.saved
-        return dz * slope, None
+        return times(dz, slope), None
 
 
 class Gate(Function):
@@ -162,9 +174,9 @@ class Gate(Function):
             return z
         xp = array_module(g)
         g2, u2 = rows(g), rows(u)
-        z = xp.empty(g2.shape, dtype=g.dtype)
-        to_g = xp.empty(g2.shape, dtype=g.dtype) if ctx.needs_grad[0] else None
-        to_u = xp.empty(g2.shape, dtype=g.dtype) if ctx.needs_grad[1] else None
+        z = empty(g2)
+        to_g = empty(g2) if ctx.needs_grad[0] else None
+        to_u = empty(g2) if ctx.needs_grad[1] else None
         for block in row_blocks(g2):
             value = z[block] if to_u is None else to_u[block]
             f(g2[block], value, None if to_g is None else to_g[block])
@@ -176,8 +188,7 @@ class Gate(Function):
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
-        to_g, to_u = ctx.saved
-        return None if to_g is None else dz * to_g, None if to_u is None else dz * to_u, None
+        return *(None if slope is None else times(dz, slope) for slope in ctx.saved), None
 
 
 def softmax_rows(s: Array) -> None:
@@ -232,12 +243,12 @@ class Dropout(Function):
     def forward(ctx: Context, x: Array, keep: Array, p: float) -> Array:
         scaled = keep.astype(x.dtype) * (1.0 / (1.0 - p))
         ctx.save(scaled)
-        return x * scaled
+        return times(x, scaled)
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         (scaled,) = ctx.saved
-        return dz * scaled, None, None
+        return times(dz, scaled), None, None
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minipeft import fused
-from minipeft.array import Array, array_module, device_of, has_kernels, is_array, matmul, rows, to_device
+from minipeft.array import Array, array_module, device_of, empty, has_kernels, is_array, matmul, rows, to_device
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 from minipeft.ops.blockwise import BlockwiseAttention
@@ -29,7 +29,7 @@ def _shared(x: Array, n_heads: int) -> Array:
 def _empty_heads(like: Array, shape: tuple[int, ...]) -> Array:
     """An empty (B, H, N, D) that lies in memory as (B, N, H, D), so that merging the heads copies nothing."""
     B, H, N, D = shape
-    return array_module(like).empty((B, N, H, D), dtype=like.dtype).transpose(0, 2, 1, 3)
+    return empty(like, (B, N, H, D)).transpose(0, 2, 1, 3)
 
 
 def mask_bias(like: Array, N: int, S: int, causal: bool, mask: Array | None) -> Array | None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from minipeft import fused
-from minipeft.array import Array, array_module, column_sum, has_kernels, row_blocks, row_dot, row_sum, rows
+from minipeft.array import (
+    Array,
+    array_module,
+    column_sum,
+    empty,
+    has_kernels,
+    row_blocks,
+    row_dot,
+    row_sum,
+    rows,
+    times,
+)
 from minipeft.autograd import Context, Function, Tensor
 
 

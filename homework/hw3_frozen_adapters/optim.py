@@ -21,6 +21,7 @@ from minipeft.array import (
     to_numpy,
 )
 from minipeft.autograd import Tensor
+from minipeft.buffers import Buffers
 from minipeft.nn.module import Module
 
 Schedule = Callable[[int], float]
@@ -89,6 +90,7 @@ class Optimizer:
         self.decays = {name: 0.0 if _excluded(name, no_decay) else self.weight_decay for name in self.params}
         self.steps = 0
         self.state: dict[str, dict[str, Array]] = {}
+        self.buffers = Buffers()
 
     @property
     def lr(self) -> float:

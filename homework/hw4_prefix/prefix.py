@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import Array, array_module, matmul
+from minipeft.array import Array, array_module, empty, matmul
 from minipeft.autograd import Context, Function, Tensor, no_grad
 from minipeft.nn.attention import MultiHeadAttention, ScaledDotProduct
 from minipeft.nn.module import Module, find

@@ -8,6 +8,7 @@ BENCHES = {
     "step": "a training step, LoRA and full, beside PyTorch eager + PEFT (needs the extra [parity])",
     "hips": "the same at the teaching size beside HIPS autograd (needs [parity])",
     "profile": "where a LoRA step at GPT-2 small's shape spends its time, by operation, beside the floor",
+    "buffers": "a training step in memory that it takes again, beside one in new memory each time",
     "memory": "peak memory of a training step, each side in its own process (needs [parity])",
     "forward": "SmolLM2's forward and cached generation beside transformers' (needs [parity])",
     "memory_saving": "checkpointing and blockwise attention: memory and time beside the default",

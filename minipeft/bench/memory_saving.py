@@ -54,6 +54,7 @@ class Variant:
         """Megabytes kept, at the peak and foreseen, and GFLOP of a step."""
         with random_stream(0):
             kept = memory(self.model, None, self.model.loss(**self.batch)).activations
+        self.optimizer.buffers.clear()  # what they hold was allocated before it could be seen
         tracemalloc.start()
         try:
             train_step(self.model, self.batch, self.optimizer)

@@ -46,9 +46,9 @@ def run() -> list[dict[str, Any]]:
     return [in_own_process(*case) for case in CASES]
 
 
-def in_own_process(*case: Any) -> dict[str, Any]:
+def in_own_process(*case: Any, module: str = "minipeft.bench.step") -> dict[str, Any]:
     """The row of a case, measured in a fresh process: a tuned allocator stays tuned. RuntimeError where it failed."""
-    command = [sys.executable, "-m", "minipeft.bench.step", json.dumps(case)]
+    command = [sys.executable, "-m", module, json.dumps(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         missing = [line for line in done.stderr.splitlines() if line.startswith("ModuleNotFoundError")]

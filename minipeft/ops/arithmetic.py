@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minipeft import array as arr
-from minipeft.array import Array, array_module
+from minipeft.array import Array, array_module, plus
 from minipeft.autograd import Context, Function, Tensor
 
 Axes = int | tuple[int, ...] | None
@@ -33,7 +33,7 @@ class Add(Function):
     @staticmethod
     def forward(ctx: Context, x: Array, y: Array) -> Array:
         ctx.save(x.shape if ctx.needs_grad[0] else None, y.shape if ctx.needs_grad[1] else None)
-        return x + y
+        return plus(x, y)
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minipeft import fused
-from minipeft.array import Array, array_module, device_of, has_kernels, is_array, matmul, rows, to_device
+from minipeft.array import Array, array_module, device_of, empty, has_kernels, is_array, matmul, rows, to_device
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 from minipeft.ops.blockwise import BlockwiseAttention
@@ -29,7 +29,7 @@ def _shared(x: Array, n_heads: int) -> Array:
 def _empty_heads(like: Array, shape: tuple[int, ...]) -> Array:
     """An empty (B, H, N, D) that lies in memory as (B, N, H, D), so that merging the heads copies nothing."""
     B, H, N, D = shape
-    return array_module(like).empty((B, N, H, D), dtype=like.dtype).transpose(0, 2, 1, 3)
+    return empty(like, (B, N, H, D)).transpose(0, 2, 1, 3)
 
 
 def mask_bias(like: Array, N: int, S: int, causal: bool, mask: Array | None) -> Array | None:
@@ -65,8 +65,8 @@ class Attention(Function):
     def forward(ctx: Context, q: Array, k: Array, v: Array, mask: Array | None, causal: bool, scale: float) -> Array:
         B, H, N, _D = q.shape
         Hk, S = k.shape[1:3]
-        q = q * scale
-        scores = array_module(q).empty((B, H, N, S), dtype=q.dtype)
+        q = array_module(q).multiply(q, scale, out=_empty_heads(q, q.shape))
+        scores = empty(q, (B, H, N, S))
         matmul(_by_head(q, Hk), _shared(k, H).swapaxes(-1, -2), out=_by_head(scores, Hk))
         if has_kernels(scores):
             fused.softmax(scores, causal, mask)
@@ -98,7 +98,7 @@ class Attention(Function):
         if needs_v:
             dv = _key_gradient(_by_head(p, Hk), dz_h, v_shape)
         if needs_q or needs_k:
-            ds = array_module(dz).empty((B, H, N, S), dtype=dz.dtype)
+            ds = empty(dz, (B, H, N, S))
             ds_h = _by_head(ds, Hk)
             matmul(dz_h, _shared(v, H).swapaxes(-1, -2), out=ds_h)
             softmax_rows_backward(rows(p), rows(ds))

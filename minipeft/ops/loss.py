@@ -14,11 +14,14 @@ from minipeft.array import (
     backward_phase,
     column_sum,
     device_of,
+    empty,
     has_kernels,
     is_array,
     matmul,
     row_blocks,
+    row_max,
     row_sum,
+    times,
     to_device,
 )
 from minipeft.autograd import Context, Function, Tensor
@@ -40,7 +43,7 @@ def _block_loss(s: Array, labels: Array, want_grad: bool) -> Array:
     for block in row_blocks(s, 2 * BLOCK_BYTES):  # a row of a large vocabulary is long
         p, chosen = s[block], labels[block]
         picks = xp.arange(p.shape[0])
-        p -= p.max(axis=1, keepdims=True)
+        p -= row_max(p)
         at_label = p[picks, chosen]
         xp.exp(p, out=p)
         total = row_sum(p)
@@ -100,10 +103,10 @@ class LinearCrossEntropy(Function):
         n, V = labels.shape[0], weight.shape[0]
         needs_x, needs_w, needs_b = ctx.needs_grad[:3]
         dx = xp.zeros(x.shape, dtype=x.dtype) if needs_x else None
-        dW = xp.empty(weight.shape, dtype=x.dtype) if needs_w else None
+        dW = empty(x, weight.shape) if needs_w else None
         db = xp.zeros((V,), dtype=x.dtype) if needs_b else None
         loss = xp.zeros((), dtype=x.dtype)
-        logits = xp.empty((min(block, n), V), dtype=x.dtype)
+        logits = empty(x, (min(block, n), V))
         for start in range(0, n, block):
             chosen = kept[start : start + block]
             xb = x[chosen]
@@ -128,7 +131,7 @@ class LinearCrossEntropy(Function):
     def backward(ctx: Context, dz: Array) -> Any:
         dx, dW, db, (n, _, _) = ctx.saved
         c = dz * (1.0 / n)
-        return *(None if g is None else g * c for g in (dx, dW, db)), None, None, None
+        return *(None if g is None else times(g, c) for g in (dx, dW, db)), None, None, None
 
 
 def _labelled(labels: Array, shape: tuple[int, ...], n_classes: int, like: Array) -> tuple[Array, Array]:

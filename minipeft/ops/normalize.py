@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from minipeft import fused
-from minipeft.array import Array, array_module, column_sum, has_kernels, row_blocks, row_dot, row_sum, rows
+from minipeft.array import (
+    Array,
+    array_module,
+    column_sum,
+    empty,
+    has_kernels,
+    row_blocks,
+    row_dot,
+    row_sum,
+    rows,
+    times,
+)
 from minipeft.autograd import Context, Function, Tensor
 
 
@@ -26,8 +37,8 @@ class LayerNorm(Function):
         if has_kernels(x):
             z, x_hat, rstd = fused.norm(x2, gamma, beta, eps, centre=True, keep=keep)
         else:
-            z = xp.empty(x2.shape, dtype=x.dtype)
-            x_hat = xp.empty(x2.shape, dtype=x.dtype) if keep else z
+            z = empty(x2)
+            x_hat = empty(x2) if keep else z
             rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
             for block in row_blocks(x2):
                 xb, h, zb = x2[block], x_hat[block], z[block]
@@ -49,16 +60,16 @@ class LayerNorm(Function):
         elif ctx.needs_grad[0]:
             xp = array_module(dz)
             d = dz2.shape[1]
-            dx = xp.empty(dz2.shape, dtype=dz.dtype)
+            dx = empty(dz2)
             for block in row_blocks(dz2):
                 h = x_hat[block]
                 g = xp.multiply(dz2[block], gamma, out=dx[block])
                 inner = row_dot(g, h) * (1.0 / d)
                 g -= row_sum(g) * (1.0 / d)
-                g -= h * inner
+                g -= times(h, inner)
                 g *= rstd[block]
             dx = dx.reshape(shape)
-        dgamma = column_sum(dz2 * x_hat) if ctx.needs_grad[1] else None
+        dgamma = column_sum(times(dz2, x_hat)) if ctx.needs_grad[1] else None
         dbeta = column_sum(dz2) if ctx.needs_grad[2] else None
         return dx, dgamma, dbeta, None
 
@@ -77,8 +88,8 @@ class RMSNorm(Function):
         if has_kernels(x):
             z, x_hat, rstd = fused.norm(x2, gamma, None, eps, centre=False, keep=keep)
         else:
-            z = xp.empty(x2.shape, dtype=x.dtype)
-            x_hat = xp.empty(x2.shape, dtype=x.dtype) if keep else z
+            z = empty(x2)
+            x_hat = empty(x2) if keep else z
             rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
             for block in row_blocks(x2):
                 xb = x2[block]
@@ -97,14 +108,14 @@ class RMSNorm(Function):
             dx = fused.norm_backward(dz2, x_hat, rstd, gamma, centre=False).reshape(shape)
         elif ctx.needs_grad[0]:
             xp = array_module(dz)
-            dx = xp.empty(dz2.shape, dtype=dz.dtype)
+            dx = empty(dz2)
             for block in row_blocks(dz2):
                 h = x_hat[block]
                 g = xp.multiply(dz2[block], gamma, out=dx[block])
-                g -= h * (row_dot(g, h) * (1.0 / dz2.shape[1]))
+                g -= times(h, row_dot(g, h) * (1.0 / dz2.shape[1]))
                 g *= rstd[block]
             dx = dx.reshape(shape)
-        return dx, column_sum(dz2 * x_hat) if ctx.needs_grad[1] else None, None
+        return dx, column_sum(times(dz2, x_hat)) if ctx.needs_grad[1] else None, None
 
 
 def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Tensor:

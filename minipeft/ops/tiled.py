@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minipeft.array import Array, array_module, matmul, rows
+from minipeft.array import Array, array_module, empty, matmul, rows
 from minipeft.autograd import Context, Function
 from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 
-TILE = 128  # queries
+TILE = 64  # queries
 
 
 def tiles(N: int, S: int, tile: int = TILE) -> list[tuple[slice, int]]:
@@ -39,7 +39,7 @@ class TiledAttention(Function):
         saved: list[Array | None] = []
         for queries, n in tiles(q.shape[2], S, tile):
             Q = _stacked(q[:, :, queries] * scale, Hk)  # (B, Hk, G N', D)
-            P = array_module(q).empty((*Q.shape[:3], n), dtype=q.dtype)
+            P = empty(q, (*Q.shape[:3], n))
             matmul(Q, k[:, :, :n].swapaxes(-1, -2), out=P)
             _softmax(P.reshape(*q.shape[:2], -1, n), _seen(mask, queries, n))
             _product(P, v[:, :, :n], z[:, :, queries])
@@ -60,7 +60,7 @@ class TiledAttention(Function):
             if needs_v:
                 dv = _added(dv, matmul(P.swapaxes(-1, -2), dZ))
             if needs_q or needs_k:
-                dS = array_module(dz).empty(P.shape, dtype=dz.dtype)
+                dS = empty(dz, P.shape)
                 matmul(dZ, v[:, :, :n].swapaxes(-1, -2), out=dS)
                 softmax_rows_backward(rows(P), rows(dS))
                 if needs_q:
@@ -75,7 +75,7 @@ class TiledAttention(Function):
 def _empty_heads(like: Array, shape: tuple[int, ...]) -> Array:
     """An empty (B, H, N, D) that lies in memory as (B, N, H, D), so that merging the heads copies nothing."""
     B, H, N, D = shape
-    return array_module(like).empty((B, N, H, D), dtype=like.dtype).transpose(0, 2, 1, 3)
+    return empty(like, (B, N, H, D)).transpose(0, 2, 1, 3)
 
 
 def _stacked(x: Array, n_kv_heads: int) -> Array:

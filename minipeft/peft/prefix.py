@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import Array, array_module, matmul
+from minipeft.array import Array, array_module, empty, matmul
 from minipeft.autograd import Context, Function, Tensor, no_grad
 from minipeft.nn.attention import MultiHeadAttention, ScaledDotProduct
 from minipeft.nn.module import Module, find
@@ -57,7 +57,7 @@ class PrefixAttention(Function):
         Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
         keys, values = (_behind(prefix[i], x) for i, x in enumerate((k, v)))  # (B, Hk, 1, P + S, D)
         Q = (q * scale).reshape(B, Hk, H // Hk, N, D)
-        A = xp.empty((B, Hk, H // Hk, N, P + S), dtype=q.dtype)  # contiguous: the softmax works on its rows in place
+        A = empty(q, (B, Hk, H // Hk, N, P + S))  # contiguous: the softmax works on its rows in place
         matmul(Q, keys.swapaxes(-1, -2), out=A)
         if mask is not None:
             mask = xp.concatenate([xp.ones((*mask.shape[:3], P), dtype=bool), mask], axis=-1)
@@ -84,7 +84,7 @@ class PrefixAttention(Function):
         dq = dk = dv = None
         dprefix: Any = None
         if needs_prefix:
-            dprefix = array_module(dz).empty((2, P, A.shape[1], q_shape[-1]), dtype=dz.dtype)
+            dprefix = empty(dz, (2, P, A.shape[1], q_shape[-1]))
         # Columns of the text are worked only where somebody wants their gradient.
         wanted_v = slice(None) if needs_v else slice(0, P)
         if needs_v or needs_prefix:
@@ -93,7 +93,7 @@ class PrefixAttention(Function):
         if needs_prefix:
             dprefix[1] = dV[:, :, :P].sum(axis=0).swapaxes(0, 1)
         if needs_q or needs_k or needs_prefix:
-            dS = array_module(dz).empty(A.shape, dtype=dz.dtype)  # (B, Hk, G, N, P + S)
+            dS = empty(dz, A.shape)  # (B, Hk, G, N, P + S)
             matmul(dZ, values.swapaxes(-1, -2), out=dS)
             softmax_rows_backward(A.reshape(-1, A.shape[-1]), dS.reshape(-1, A.shape[-1]))
             if needs_q:
@@ -109,10 +109,9 @@ class PrefixAttention(Function):
 
 def _behind(prefix: Array, x: Array) -> Array:
     """[prefix; x] for every example: prefix (P, Hk, D), x (B, Hk, S, D) -> (B, Hk, 1, P + S, D)."""
-    xp = array_module(x)
     P = prefix.shape[0]
     B, Hk, S, D = x.shape
-    z = xp.empty((B, Hk, 1, P + S, D), dtype=x.dtype)
+    z = empty(x, (B, Hk, 1, P + S, D))
     z[:, :, 0, :P] = prefix.swapaxes(0, 1)
     z[:, :, 0, P:] = x
     return z

@@ -1,0 +1,83 @@
+"""What a step gains by memory that it takes again: a training step with `Buffers` beside one without, in turn.
+
+Without PyTorch, in a process of its own a shape, as a program of its own would run: what other packages have done to
+the C library's allocator there moves the ratio. A fault is a page of 4 kB that the operating system has to map first.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from minipeft.bench.profile import our_model
+from minipeft.bench.step import REPEATS, SHAPES, in_own_process, quartiles
+from minipeft.bench.torch_side import batch_of, shifted
+from minipeft.buffers import Buffers
+from minipeft.optim import AdamW
+from minipeft.train import train_step
+
+
+class Nothing(Buffers):
+    """Lends nothing: every array is NumPy's own."""
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        yield
+
+
+def faults() -> int:
+    """Pages that this process has been given so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def run() -> list[dict[str, Any]]:
+    """One row a shape and mode: the median ratio of a step with buffers to one without, and both their faults."""
+    return [in_own_process(name, mode, module=__name__) for name in SHAPES for mode in ("lora", "full")]
+
+
+def measure(name: str, mode: str) -> dict[str, Any]:
+    """The row of one shape, in this process."""
+    from threadpoolctl import threadpool_limits
+
+    shape = SHAPES[name]
+    ids, labels = batch_of(shape)
+    batch = {"ids": ids, "labels": shifted(labels)}
+    model = our_model(shape, mode)
+    optimizer = AdamW(model, lr=1e-4)
+    kinds = {"with": Buffers(), "without": Nothing()}
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    pages: dict[str, list[int]] = {kind: [] for kind in kinds}
+    with threadpool_limits(shape.threads, user_api="blas"):
+        for i in range(REPEATS[name] + 2):
+            for kind, buffers in kinds.items():
+                optimizer.buffers = buffers
+                before, start = faults(), time.perf_counter()
+                train_step(model, batch, optimizer, shards=shape.shards)
+                if i >= 2:
+                    seconds[kind].append(time.perf_counter() - start)
+                    pages[kind].append(faults() - before)
+    low, middle, high = quartiles([a / b for a, b in zip(*seconds.values(), strict=True)])
+    return {
+        "shape": name,
+        "mode": mode,
+        "ratio": middle,
+        "lower quartile": low,
+        "upper quartile": high,
+        "ms": 1e3 * quartiles(seconds["with"])[1],
+        "ms without": 1e3 * quartiles(seconds["without"])[1],
+        "faults": quartiles([float(n) for n in pages["with"]])[1],
+        "faults without": quartiles([float(n) for n in pages["without"]])[1],
+        "held MB": kinds["with"].held_bytes / 1e6,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(*json.loads(sys.argv[1]))))
