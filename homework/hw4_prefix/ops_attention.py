@@ -57,7 +57,7 @@ class Attention(Function):
     def forward(ctx: Context, q: Array, k: Array, v: Array, mask: Array | None, causal: bool, scale: float) -> Array:
         B, H, N, _D = q.shape
         Hk, S = k.shape[1:3]
-        q = array_module(q).multiply(q, scale, out=_empty_heads(q, q.shape))
+        q = q * scale
         scores = empty(q, (B, H, N, S))
         matmul(_by_head(q, Hk), _shared(k, H).swapaxes(-1, -2), out=_by_head(scores, Hk))
         if has_kernels(scores):

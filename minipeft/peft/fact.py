@@ -73,11 +73,11 @@ class FactorizedLinear(Function):
         x, H, G, weight, U, V, sigma, (scale, d, x_shape) = ctx.saved
         needs_x, needs_W, needs_b, needs_U, needs_V, needs_S, _ = ctx.needs_grad
         dZ = rows(dz)
-        dZb = _blocks(dZ, d)  # (m or 1, R, d)
+        dY = _blocks(dZ, d)  # (m or 1, R, d)
         dx = dU = dS = None
-        dV = matmul(dZb.swapaxes(-1, -2), G).sum(axis=0) * scale if needs_V else None  # (d, r)
+        dV = matmul(dY.swapaxes(-1, -2), G).sum(axis=0) * scale if needs_V else None  # (d, r)
         if V is not None:
-            dG = matmul(dZb, V) * scale  # (m or 1, R, r)
+            dG = matmul(dY, V) * scale  # (m or 1, R, r)
         if needs_S:
             dS = matmul(dG.swapaxes(-1, -2), H)  # (m, r, r)
         if sigma is not None:
