@@ -34,6 +34,7 @@ SHAPES = {
     )
 }
 REPEATS = {"d64": 200, "d256": 40, "gpt2": 8}
+REST = 0.02  # seconds: OpenMP's threads spin for some milliseconds
 PAUSES = 4  # in which the rate of large products is measured
 CASES = [
     *((s, m, b, 0.0) for s in SHAPES for m in ("lora", "full") for b in ("stock", "tuned")),
@@ -116,16 +117,24 @@ def measure(name: str, mode: str, baseline: str, masked: float, repeats: int | N
 
 
 def in_turn(ours: Callable[[], None], theirs: Callable[[], None], repeats: int) -> list[tuple[float, float]]:
-    """Seconds of (ours, theirs), taken in turn after one of each that is not counted."""
+    """Seconds of (ours, theirs), taken in turn after one of each that is not counted, with a rest before each.
+
+    Without the rest, threads of OpenMP that wait for more work by spinning would take the processor from the next.
+    """
     pairs = []
     for i in range(repeats + 1):
-        start = time.perf_counter()
-        ours()
-        between = time.perf_counter()
-        theirs()
+        pair = timed(ours), timed(theirs)
         if i:
-            pairs.append((between - start, time.perf_counter() - between))
+            pairs.append(pair)
     return pairs
+
+
+def timed(call: Callable[[], None]) -> float:
+    """Seconds of a call, after a rest."""
+    time.sleep(REST)
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
