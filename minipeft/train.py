@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -46,6 +46,8 @@ Evaluate = Callable[[Any], Any]
 Row = dict[str, float]
 Seed = tuple[int, ...] | int
 
+FEW_GRADIENTS = 256 << 20  # bytes
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message names the step and what went wrong first."""
@@ -73,7 +75,7 @@ def train_step(
         raise ValueError(f"max_norm must be positive, got {max_norm}")
     seed = (0, optimizer.steps) if rng is None else rng
     optimizer.zero_grad()
-    with optimizer.buffers.lent():
+    with _lent(optimizer, shards):
         result = _accumulated(model, batch, shards, seed, at_once)
     grads = gradients(optimizer.params.values())
     loss, *squares = read(result, *([] if max_norm is None else [squared_norm(grads)]))  # one wait for a GPU
@@ -90,6 +92,16 @@ def train_step(
     optimizer.step(threads=shards)
     optimizer.zero_grad()
     return loss
+
+
+def _lent(optimizer: Optimizer, shards: int) -> AbstractContextManager[None]:
+    """Where a step may take its memory again: with few gradients.
+
+    They come as activations go, in other sizes. With many of them, what is free would rarely fit what is asked for, and
+    memory break into pieces: a full step of GPT-2 small was 5 % faster, in 600 MB more.
+    """
+    gradients = sum(p.data.nbytes for p in optimizer.params.values() if p.requires_grad) * shards
+    return optimizer.buffers.lent() if gradients <= FEW_GRADIENTS else nullcontext()
 
 
 def backward(model: Any, batch: Batch, shards: int = 1, rng: Seed = 0) -> float:
@@ -343,7 +355,7 @@ def fit(
         while True:
             due = state.step == total or (state.step > 0 and state.step % every == 0)
             if evaluate is not None and due and state.judged_at != state.step:
-                with optimizer.buffers.lent():
+                with _lent(optimizer, shards):
                     state.judge(_evaluated(model, evaluate))
             if checkpoint_every is not None and state.step > 0 and state.step % checkpoint_every == 0:
                 state.save()

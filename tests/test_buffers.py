@@ -276,6 +276,18 @@ def test_fit_gives_all_back(broken, small):
     assert optimizer.buffers.held_bytes == optimizer.buffers.free_bytes == 0
 
 
+def test_a_step_with_many_gradients_takes_new_memory(small, monkeypatch):
+    from minipeft import train
+
+    model, optimizer, batch = made(None)
+    bytes_of_all = sum(p.data.nbytes for p in model.parameters())
+    monkeypatch.setattr(train, "FEW_GRADIENTS", 2 * bytes_of_all - 1)
+    train_step(model, batch, optimizer, shards=2)
+    assert optimizer.buffers.held_bytes == 0
+    train_step(model, batch, optimizer, shards=1)
+    assert optimizer.buffers.held_bytes > 0
+
+
 def test_memory_goes_with_the_optimizer(small):
     model, optimizer, batch = made(None)
     train_step(model, batch, optimizer)
