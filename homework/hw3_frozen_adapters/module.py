@@ -69,7 +69,7 @@ class Module:
             if tuple(state[name].shape) != p.shape:
                 raise ValueError(f"{name}: the model has shape {p.shape}, the state {tuple(state[name].shape)}")
         for name, p in named.items():
-            p.data[...] = to_device(state[name], device_of(p.data)).astype(p.dtype)
+            p.data[...] = to_device(state[name], device_of(p.data)).astype(p.dtype, copy=False)
 
     def train(self, mode: bool = True) -> Self:
         """Switch dropout on (or off), in all parts; nothing else depends on the mode."""
