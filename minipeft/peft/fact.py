@@ -52,7 +52,7 @@ class FactorizedLinear(Function):
         if X.shape[1] != d:
             G = G.sum(axis=0, keepdims=True)  # (1, R, r)
         z = matmul(X, weight.T)  # (R, D)
-        z += _joined(matmul(G * scale, V.T))
+        z += _joined(matmul(G, V.T)) * scale
         if bias is not None:
             z += bias
         low = needs_x or needs_U or needs_S
@@ -73,11 +73,11 @@ class FactorizedLinear(Function):
         x, H, G, weight, U, V, sigma, (scale, d, x_shape) = ctx.saved
         needs_x, needs_W, needs_b, needs_U, needs_V, needs_S, _ = ctx.needs_grad
         dZ = rows(dz)
-        dY = _blocks(dZ, d)  # (m or 1, R, d)
+        dY = _blocks(dZ, d) * scale  # (m or 1, R, d)
         dx = dU = dS = None
-        dV = matmul(dY.swapaxes(-1, -2), G).sum(axis=0) * scale if needs_V else None  # (d, r)
+        dV = matmul(dY.swapaxes(-1, -2), G).sum(axis=0) if needs_V else None  # (d, r)
         if V is not None:
-            dG = matmul(dY, V) * scale  # (m or 1, R, r)
+            dG = matmul(dY, V)  # (m or 1, R, r)
         if needs_S:
             dS = matmul(dG.swapaxes(-1, -2), H)  # (m, r, r)
         if sigma is not None:
