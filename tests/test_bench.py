@@ -92,6 +92,19 @@ def test_profile_names_every_function_and_leaves_the_library_as_it_was(tiny, mon
         assert 0 <= r["in products, ms"] <= r["ms"] * 1.01
 
 
+def test_buffers_takes_steps_with_and_without_them(tiny, monkeypatch):
+    from minipeft import buffers
+    from minipeft.bench import buffers as bench
+
+    monkeypatch.setattr(buffers, "LARGE", 64)
+    monkeypatch.setattr(bench, "SHAPES", tiny.SHAPES)
+    monkeypatch.setattr(bench, "REPEATS", tiny.REPEATS)
+    for mode in ("lora", "full"):
+        row = bench.measure("gpt2", mode)
+        assert row["held MB"] > 0
+        assert row["lower quartile"] <= row["ratio"] <= row["upper quartile"]
+
+
 def test_profile_counts_a_product_inside_the_function_that_makes_it():
     from minipeft.bench.profile import Times
 
