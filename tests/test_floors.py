@@ -136,7 +136,7 @@ def test_a_file_imports_only_what_its_floor_may(module):
         ("bench/speed.py", "import torch", "only in bench/, when called"),
         ("train.py", "def f():\n    import torch", "only in bench/, when called"),
         ("ops/linear.py", "def f():\n    import cupy", "only in cuda.py, when called"),
-        ("cli.py", "def f():\n    from autograder import grade", "imports autograder"),
+        ("cli/run.py", "def f():\n    from autograder import grade", "imports autograder"),
     ],
 )
 def test_what_would_be_complained_about(path, line, complaint):
@@ -153,7 +153,7 @@ def test_what_would_be_complained_about(path, line, complaint):
         ("bench/speed.py", "def f():\n    import torch"),
         ("cuda.py", "def f():\n    import cupy"),
         ("data/digits.py", "def f():\n    from sklearn.datasets import load_digits"),
-        ("cli.py", "import minipeft\nfrom minipeft.lab import compare"),
+        ("cli/run.py", "import minipeft\nfrom minipeft.lab import compare"),
     ],
 )
 def test_what_is_allowed(path, line):

@@ -138,9 +138,9 @@ def test_the_peak_of_the_pool_follows_its_allocations(monkeypatch):
 
 
 def test_info_describes_the_gpu(monkeypatch, capsys):
-    import minipeft.cli as cli
+    from minipeft.cli import info
 
-    monkeypatch.setattr(cli, "installed", lambda name: "14.2.0")
+    monkeypatch.setattr(info, "installed", lambda name: "14.2.0")
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
     assert main(["info"]) == 0
     assert "gpu       Card (9.0), 1.0 GiB; pool: 100 B of 512 B used; TF32 off" in capsys.readouterr().out

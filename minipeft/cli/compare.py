@@ -1,0 +1,56 @@
+"""``minipeft compare``: the comparison of all methods on one task."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from minipeft.cli.arguments import Subparsers, UserError, add_device, default_jobs, positive, use_device, write_text
+
+
+def add_compare(commands: Subparsers) -> None:
+    """Add the command to the parser."""
+    compare = commands.add_parser(
+        "compare",
+        help="every method on one task, side by side",
+        description="Adapt a pretrained Transformer with every method and show what each trains, reaches and costs.",
+        epilog="Finished runs are kept in the --out folder; the same command takes them up again.",
+    )
+    compare.add_argument("--task", default="digits", help="digits (default), text or sentiment")
+    compare.add_argument("--out", type=Path, help="folder of the results (default: minipeft-compare/TASK)")
+    compare.add_argument("--jobs", type=positive, default=default_jobs(), help="runs at a time (default: %(default)s)")
+    add_device(compare)
+    compare.add_argument("--quick", action="store_true", help="a few steps only, to see that all works")
+    compare.add_argument("--fresh", action="store_true", help="forget the finished runs in the --out folder")
+    compare.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    compare.set_defaults(run=run_compare)
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    try:
+        from minipeft.lab import compare as lab
+        from minipeft.lab import plots
+    except ModuleNotFoundError as error:
+        raise UserError(f'compare needs {error.name}; install it with `pip install "minipeft[lab]"`') from error
+    if args.task not in lab.TASKS:
+        raise UserError(f"unknown task {args.task!r}; expected one of {', '.join(lab.TASKS)}")
+    task = lab.TASKS[args.task]
+    out = args.out or Path("minipeft-compare") / (args.task + ("-quick" if args.quick else ""))
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    use_device(args)
+    if not args.json:
+        print(f"{task.name}: {task.story}", flush=True)
+    budget = lab.quick(task.budget) if args.quick else None
+    result = lab.compare(args.task, out, budget, args.jobs, args.fresh, not args.json, args.device)
+    figures = plots.draw_comparison(task, result["rows"], out / "compare")
+    write_text(out / "compare.json", json.dumps(result, indent=2) + "\n")
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    print(lab.table_text(task, result["rows"]))
+    if result["reused"]:
+        print(f"{result['reused']} of the runs were finished before; --fresh runs them again")
+    print(f"figure: {figures[0]}   rows: {out / 'compare.json'}   every run: {out / 'runs.jsonl'}")
+    return 0

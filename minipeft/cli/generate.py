@@ -1,0 +1,97 @@
+"""``minipeft generate``: continue a text with a language model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from minipeft.cli.arguments import (
+    Subparsers,
+    UserError,
+    add_device,
+    add_model,
+    installed,
+    load_model,
+    natural,
+    positive,
+    use_device,
+)
+
+
+def add_generate(commands: Subparsers) -> None:
+    """Add the command to the parser."""
+    generate = commands.add_parser(
+        "generate",
+        help="continue a text with a language model",
+        description="Continue a text, token by token, as a decoder of real weights does.",
+    )
+    generate.add_argument("prompt", metavar="TEXT", help="the text to go on from")
+    add_model(generate)
+    add_device(generate)
+    generate.add_argument("--adapter", type=Path, metavar="FOLDER", help="an adapter that `minipeft train` saved")
+    generate.add_argument("--max-new-tokens", type=positive, default=40, metavar="N", help="default: %(default)s")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the likeliest token")
+    generate.add_argument("--top-k", type=positive, metavar="K", help="draw from the K likeliest tokens")
+    generate.add_argument("--top-p", type=float, metavar="P", help="draw from the smallest set of probability P")
+    generate.add_argument("--seed", type=natural, default=0, help="of the draws (default: %(default)s)")
+    generate.add_argument("--chat", action="store_true", help="ask as a user asks, by the model's chat template")
+    generate.add_argument("--json", action="store_true", help="print JSON")
+    generate.set_defaults(run=run_generate)
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    import time
+
+    import numpy as np
+
+    from minipeft.generate import stream
+    from minipeft.peft import PeftModel
+
+    if args.chat and installed("jinja2") is None:
+        raise UserError('--chat needs jinja2; install it with `pip install "minipeft[chat]"`')
+    use_device(args)
+    model, tokenizer = load_model(args.model)
+    if args.adapter is not None:
+        model = PeftModel.from_pretrained(model, args.adapter)
+    model.to(args.device)
+    try:
+        ids = tokenizer.chat([{"role": "user", "content": args.prompt}]) if args.chat else tokenizer.encode(args.prompt)
+    except ValueError as error:
+        raise UserError(f"--chat: {error}") from error
+    if not ids:
+        raise UserError("the text is empty; give it at least one character to go on from")
+    start, new, shown = time.perf_counter(), [], ""
+    quiet = args.json
+    try:
+        tokens = stream(
+            model,
+            np.array([ids]),
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            rng=args.seed,
+            eos=tokenizer.eos,
+        )
+        if not (quiet or args.chat):
+            print(args.prompt, end="", flush=True)
+        for token in tokens:
+            new.append(int(token[0]))
+            text = tokenizer.decode(new)
+            if not (quiet or text.endswith("\ufffd")):  # half a character: wait for the rest
+                print(text[len(shown) :], end="", flush=True)
+                shown = text
+    except ValueError as error:
+        raise UserError(str(error).removeprefix("generate: ")) from error
+    seconds = time.perf_counter() - start
+    if quiet:
+        facts = {"prompt": args.prompt, "text": tokenizer.decode(new), "ids": new, "seconds": round(seconds, 3)}
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        print()
+        print(
+            f"{len(new)} tokens, {len(new) / seconds:.1f} a second, the prompt of {len(ids)} included", file=sys.stderr
+        )
+    return 0

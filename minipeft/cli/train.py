@@ -1,0 +1,149 @@
+"""``minipeft train``: fine-tune a language model on prose."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from minipeft.cli.arguments import (
+    Subparsers,
+    UserError,
+    add_device,
+    add_model,
+    default_jobs,
+    load_model,
+    memory_size,
+    natural,
+    positive,
+    positive_number,
+    use_device,
+    write_text,
+)
+
+
+def add_train(commands: Subparsers) -> None:
+    """Add the command to the parser."""
+    train = commands.add_parser(
+        "train",
+        help="fine-tune a language model on prose",
+        description="Fine-tune a language model on prose with LoRA, or with the method of a configuration file.",
+        epilog="Ctrl-C keeps what was reached; the same command goes on from it.",
+    )
+    add_model(train)
+    add_device(train)
+    train.add_argument("--data", default="austen", metavar="TEXT", help="austen (default) or a text file in UTF-8")
+    train.add_argument("--out", type=Path, metavar="FOLDER", help="of the adapter (default: minipeft-train/TEXT)")
+    train.add_argument("--r", type=positive, default=8, help="LoRA's rank (default: %(default)s)")
+    train.add_argument("--alpha", type=float, help="LoRA's alpha (default: twice the rank)")
+    train.add_argument("--dropout", type=float, default=0.0, help="on LoRA's path (default: %(default)s)")
+    train.add_argument(
+        "--targets", default="all-linear", metavar="NAMES", help="q_proj,v_proj or so (default: %(default)s)"
+    )
+    train.add_argument("--config", type=Path, metavar="FILE", help="another method: a minipeft_config.json")
+    train.add_argument("--steps", type=positive, default=100, help="default: %(default)s")
+    train.add_argument("--batch-size", type=positive, default=4, metavar="B", help="windows (default: %(default)s)")
+    train.add_argument("--length", type=positive, default=128, metavar="T", help="of a window (default: %(default)s)")
+    train.add_argument(
+        "--memory-budget",
+        type=memory_size,
+        metavar="SIZE",
+        help="that a step may take, such as 1GiB: a batch that needs more is worked in parts, gradients added up",
+    )
+    train.add_argument(
+        "--shards",
+        type=positive,
+        metavar="N",
+        help="parts of a batch worked side by side, a thread each; the losses differ in the last digits with their "
+        "number (default: one for each core, at most one a window; 1 on a GPU)",
+    )
+    train.add_argument("--lr", type=positive_number, default=1e-3, help="the peak rate (default: %(default)s)")
+    train.add_argument("--seed", type=natural, default=0, help="of windows and weights (default: %(default)s)")
+    train.add_argument("--fresh", action="store_true", help="begin anew, and replace what is in the --out folder")
+    train.add_argument("--json", action="store_true", help="print the report as JSON")
+    train.set_defaults(run=run_train)
+
+
+@contextmanager
+def parent_to_write_in(folder: Path) -> Iterator[None]:
+    """Make the folder's parent before the long work, not after it; take it away again where nothing came into it."""
+    parents = [folder.parent, *folder.parent.parents]
+    made = [p for p in parents if not p.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder.parent, os.W_OK | os.X_OK):
+            raise PermissionError("no permission to write there")
+    except OSError as error:
+        raise UserError(f"--out {folder}: nothing can be written there ({error})") from error
+    try:
+        yield
+    finally:
+        for p in made:
+            with suppress(OSError):  # not empty
+                p.rmdir()
+
+
+def run_train(args: argparse.Namespace) -> int:
+    import shutil
+
+    from minipeft.lab import language
+    from minipeft.peft import LoraConfig, read_config
+
+    out = args.out or Path("minipeft-train") / Path(args.data).stem
+    unfinished = out.with_name(out.name + ".unfinished")
+    for path in (out, unfinished):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--out: {path} is a file; name a folder")
+    if args.fresh and unfinished.exists():
+        shutil.rmtree(unfinished)
+    if out.exists() and not args.fresh:
+        raise UserError(f"--out {out} is there already; name another folder, or replace it with --fresh")
+    use_device(args)
+    targets = args.targets if args.targets == "all-linear" else args.targets.split(",")
+    alpha = 2.0 * args.r if args.alpha is None else args.alpha
+    lora = LoraConfig(r=args.r, lora_alpha=alpha, lora_dropout=args.dropout, target_modules=targets)
+    config = lora if args.config is None else read_config(args.config)
+    shards = args.shards or (min(default_jobs(), args.batch_size) if args.device == "cpu" else 1)
+    plan = language.Plan(
+        args.steps,
+        args.batch_size,
+        args.length,
+        args.lr,
+        args.seed,
+        shards=shards,
+        memory_budget=args.memory_budget,
+    )
+    prose = language.read_prose(args.data)
+    model, tokenizer = load_model(args.model)
+    model.to(args.device)
+
+    def say(line: str) -> None:
+        if not args.json:
+            print(line, flush=True)
+
+    if unfinished.exists():
+        say(f"going on from {unfinished} (--fresh begins anew)")
+    with parent_to_write_in(out):
+        try:
+            peft, report = language.finetune(
+                model, tokenizer.encode, prose, config, plan, unfinished, progress=not args.json, say=say
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        peft.save_pretrained(out)
+        write_text(out / "training.json", json.dumps(report, indent=2) + "\n")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    after = report["perplexity_after"]
+    judged, best, since = len(report["evaluations"]), report["best_step"], report["resumed_at"]
+    took = f"in {report['seconds']:.0f} s" + (f" from step {since} on" if since else "")
+    say(f"{args.steps} steps, judged {judged} times, {took}; the best: step {best}")
+    if report["at_once"] is not None:
+        say(f"within {args.memory_budget}: {report['at_once']} of {args.batch_size} windows at once")
+    say(f"adapted: perplexity {after['validation']:.2f} on validation, {after['test']:.2f} on test")
+    say(f"test perplexity is {100 * report['lower_by']:.1f} % lower; the adapter is in {out}")
+    if args.json:
+        print(json.dumps({"out": str(out), **report}, indent=2))
+    return 0
