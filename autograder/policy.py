@@ -6,13 +6,15 @@ may be missing. A policy is a small JSON file:
     {"late": [[24, 0.9], [48, 0.8]], "attempts": 20}
 
 late: up to so many hours after the due date a submission keeps that share of its points; later, nothing. Without it,
-lateness changes nothing (Gradescope closes the assignment itself). attempts: so many count; those that were refused at
-intake, or on which the grader itself failed, do not.
+lateness changes nothing (Gradescope closes the assignment itself). A student with an extension has the due date of the
+extension. A group hands in once and gets one score, so the latest due date of its members holds for all of them. attempts:
+so many count; those that were refused at intake, or on which the grader itself failed, do not.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,19 +67,32 @@ def late_share(policy: Policy, metadata: Mapping[str, Any]) -> tuple[float, str]
     due = due_date(metadata)
     if not policy.late or created is None or due is None or created <= due:
         return 1.0, ""
-    hours = (created - due).total_seconds() / 3600
-    share = next((s for limit, s in policy.late if hours <= limit), 0.0)
-    return share, f"Handed in {hours:.1f} hours after the due date: {100 * share:g} % of the points count."
+    late = (created - due).total_seconds()
+    share = next((s for limit, s in policy.late if late <= 3600 * limit), 0.0)
+    return share, f"Handed in {duration(late)} after the due date: {100 * share:g} % of the points count."
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds in words, to the second that has begun."""
+    total = math.ceil(seconds)
+    parts = {"hour": total // 3600, "minute": total // 60 % 60, "second": total % 60}
+    return " ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in parts.items() if n) or "0 seconds"
 
 
 def due_date(metadata: Mapping[str, Any]) -> datetime | None:
-    """The due date: the student's own, where an extension gives one, else the assignment's."""
+    """Return the due date of a submission: the latest of its students' due dates, in whatever order they are listed.
+
+    A student without an extension has the assignment's. None if the file gives no due date at all.
+    """
     users = metadata.get("users")
-    own = [u.get("assignment") for u in users if isinstance(u, Mapping)] if isinstance(users, list) else []
-    for place in (*own, metadata.get("assignment")):
-        if isinstance(place, Mapping) and (found := moment(place.get("due_date"))) is not None:
-            return found
-    return None
+    members = [u.get("assignment") for u in users if isinstance(u, Mapping)] if isinstance(users, list) else []
+    common = _due(metadata.get("assignment"))
+    dates = [_due(own) or common for own in members] or [common]
+    return max((date for date in dates if date is not None), default=None)
+
+
+def _due(assignment: Any) -> datetime | None:
+    return moment(assignment.get("due_date")) if isinstance(assignment, Mapping) else None
 
 
 def attempts_used(metadata: Mapping[str, Any]) -> int:

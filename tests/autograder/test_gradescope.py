@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import zipfile
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from autograder.cli import main
 from autograder.gradescope import build, complaints
 from autograder.homework import load_homework
 from autograder.mutants import mutants, mutated
-from autograder.policy import Policy, PolicyError, applied, attempts_used, late_share, read_metadata
+from autograder.policy import Policy, PolicyError, applied, attempts_used, duration, late_share, read_metadata
 from autograder.results import not_run, validate
 from autograder.strip import source_path
 
@@ -118,6 +119,31 @@ def test_lateness_by_the_times_of_the_file_alone(created, share):
 def test_an_extension_moves_the_due_date():
     own = {**DUE, "users": [{"assignment": {"due_date": "2026-03-09T18:00:00+00:00"}}]}
     assert late_share(Policy(((24.0, 0.5),)), own) == (1.0, "")
+
+
+def test_a_group_has_the_latest_due_date_of_its_members_in_any_order():
+    extended = {"assignment": {"due_date": "2026-03-02T12:00:00+00:00"}}
+    members = [{"assignment": {"due_date": "2026-03-01T18:00:00+00:00"}}, extended, {"assignment": None}, {}, "?"]
+    policy = Policy(((24.0, 0.5),))
+    said = {late_share(policy, {**DUE, "users": list(users)}) for users in permutations(members)}
+    assert said == {(0.5, "Handed in 6 hours after the due date: 50 % of the points count.")}
+    alone = {late_share(policy, {**DUE, "users": [user]})[1].split(" after")[0] for user in members if user != extended}
+    assert alone == {"Handed in 24 hours"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "1 second"),
+        (30, "30 seconds"),
+        (60, "1 minute"),
+        (3599.5, "1 hour"),
+        (5400, "1 hour 30 minutes"),
+        (86401, "24 hours 1 second"),
+    ],
+)
+def test_how_late_it_is_in_words(seconds, words):
+    assert duration(seconds) == words
 
 
 def test_lateness_is_a_line_of_its_own_and_the_points_before_are_kept():
