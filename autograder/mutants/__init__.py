@@ -10,21 +10,24 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from autograder.homework import Homework, HomeworkError
-from autograder.strip import functions, replace_bodies, source_path
+from autograder.patch import PatchError, check_names, replace
+from autograder.strip import replace_bodies, source_path
 
 
 @dataclass(frozen=True)
 class Mutant:
     """One mistake.
 
-    id: short and unique in its homework. target: ``module:function``. Either ``old`` and ``new``: a piece of text of
-    that function, which occurs there exactly once, and what stands there instead; or ``body``: the whole body behind
-    the docstring, without indentation. problem: the one that must lose points. hint: what to tell, one sentence, true
-    of this mistake and not its solution. also: other problems that may lose points, with a reason in a comment beside
-    it.
+    id: short and unique in its homework.
+    target: ``module:function``.
+    problem: the one that must lose points.
+    hint: one sentence for the student, true of this mistake, that does not give the solution away.
+    old, new: an expression or statements that occur once in the function, and their replacement; see `patch.replace`.
+    body: instead of old and new, the whole body after the docstring, without indentation.
+    also: other problems that may lose points, with a reason in a comment.
     equivalent: a reason why no test can tell it from the reference ("" for a real mutant).
-    along: with a ``body``, whole bodies of other functions of the same module by qualified name: a backward's body
-    reads what its forward saved, and so brings a plain forward along.
+    along: with a body, the bodies of other functions of the module by qualified name. A backward's body reads what its
+        forward saved, so it brings a plain forward along.
     """
 
     id: str
@@ -49,22 +52,19 @@ def mutants(homework: str) -> list[Mutant]:
 
 
 def mutated(mutant: Mutant) -> dict[str, str]:
-    """The mutated module, name -> source; HomeworkError where the patch does not fit the library."""
+    """Return the mutated module, name -> source; HomeworkError if the patch does not fit the library."""
     module, _, name = mutant.target.partition(":")
     source = source_path(module).read_text("utf-8")
-    if mutant.body:
-        return {module: replace_bodies(source, {**mutant.along, name: mutant.body})}
-    node = functions(source).get(name)
-    if node is None:
-        raise HomeworkError(f"mutant {mutant.id}: {module} has no function {name}")
-    lines = source.splitlines(keepends=True)
-    start, end = node.lineno - 1, int(node.end_lineno or 0)
-    text = "".join(lines[start:end])
-    if text.count(mutant.old) != 1:
-        raise HomeworkError(
-            f"mutant {mutant.id}: {mutant.old!r} occurs {text.count(mutant.old)} times in {name}, expected once"
-        )
-    return {module: "".join([*lines[:start], text.replace(mutant.old, mutant.new), *lines[end:]])}
+    try:
+        if not mutant.body:
+            return {module: replace(source, name, mutant.old, mutant.new)}
+        bodies = {**mutant.along, name: mutant.body}
+        source = replace_bodies(source, bodies)
+        for function in bodies:
+            check_names(source, function)
+    except PatchError as error:
+        raise HomeworkError(f"mutant {mutant.id}: {error}") from error
+    return {module: source}
 
 
 def check_mutants(homework: Homework) -> None:

@@ -15,8 +15,8 @@ MUTANTS = [
         "Dense._block",
         "5.1",
         "The entries lack the factor 1/√D: columns of P shall have length 1.",
-        " * self.total**-0.5",
-        "",
+        "np.random.default_rng((*self.seed, start)).standard_normal((rows, self.d)) * self.total ** (-0.5)",
+        "np.random.default_rng((*self.seed, start)).standard_normal((rows, self.d))",
     ),
     _patch(
         "block-scaled-by-size",
@@ -71,16 +71,16 @@ MUTANTS = [
         "Dense._block",
         "5.1",
         "The entries are Gaussian, not uniform.",
-        "standard_normal((rows, self.d))",
-        "uniform(-1.0, 1.0, (rows, self.d))",
+        "np.random.default_rng((*self.seed, start)).standard_normal((rows, self.d))",
+        "np.random.default_rng((*self.seed, start)).uniform(-1.0, 1.0, (rows, self.d))",
     ),
     _patch(
         "block-float64",
         "Dense._block",
         "5.1",
         "The block has the dtype of `like`; float64 would promote the model.",
-        ".astype(like.dtype)",
-        "",
+        "self._kept(values, start).astype(like.dtype)",
+        "self._kept(values, start)",
     ),
     _patch(
         "block-kept-forgotten",
@@ -103,8 +103,8 @@ MUTANTS = [
         "Dense.apply",
         "5.2",
         "The blocks stand in the wrong order.",
-        "concatenate(blocks)",
-        "concatenate(blocks[::-1])",
+        "array_module(x).concatenate(blocks)",
+        "array_module(x).concatenate(blocks[::-1])",
     ),
     _patch(
         "apply-summed",
@@ -120,24 +120,25 @@ MUTANTS = [
         "Dense.apply",
         "5.2",
         "The factor 1/√D stands in the block already.",
-        "concatenate(blocks)",
-        "concatenate(blocks) * self.total**-0.5",
+        "array_module(x).concatenate(blocks)",
+        "array_module(x).concatenate(blocks) * self.total ** (-0.5)",
     ),
     _patch(
         "apply-written",
         "Dense.apply",
         "5.2",
         "The input x is written.",
-        "blocks = [",
-        "x *= 1.000001\n        blocks = [",
+        "'P x for x (d,): (size,), block by block.'",
+        """'P x for x (d,): (size,), block by block.'
+x *= 1.000001""",
     ),
     _patch(
         "transpose-last-block",
         "Dense.transpose",
         "5.2",
         "Every block of rows adds to Pᵀ y; here only the last is left.",
-        "result += matmul",
-        "result = matmul",
+        "result += matmul(y[None, s:s + ROWS], self._block(s, y))[0]",
+        "result = matmul(y[None, s:s + ROWS], self._block(s, y))[0]",
     ),
     _patch(
         "transpose-first-rows",
@@ -205,24 +206,24 @@ return y @ self.kept_P
         "Sparse._kept",
         "5.3",
         "The entries that stay are signs of one size, not Gaussian.",
-        "np.sign(values) *",
-        "values *",
+        "np.sign(values)",
+        "values",
     ),
     _patch(
         "sparse-complement",
         "Sparse._kept",
         "5.3",
         "The entries with a number below q stay; these are the others.",
-        ".random(values.shape) < q",
-        ".random(values.shape) >= q",
+        "np.random.default_rng((*self.seed, start, 1)).random(values.shape) < q",
+        "np.random.default_rng((*self.seed, start, 1)).random(values.shape) >= q",
     ),
     _patch(
         "sparse-unsigned",
         "Sparse._kept",
         "5.3",
         "The signs are lost.",
-        "np.sign(values) *",
-        "np.abs(np.sign(values)) *",
+        "np.sign(values)",
+        "np.abs(np.sign(values))",
     ),
     _patch(
         "sparse-seed",
@@ -237,8 +238,8 @@ return y @ self.kept_P
         "walsh_hadamard",
         "5.4",
         "H is not normalized: its entries are ±1.",
-        "    return x",
-        "    return x * x.dtype.type(L**-0.5)",
+        "return x",
+        "return x * x.dtype.type(L ** (-0.5))",
         "5.5",
     ),
     _patch(
@@ -262,16 +263,16 @@ return y @ self.kept_P
         "walsh_hadamard",
         "5.4",
         "There are log₂ L passes; the last one is missing.",
-        "while step < L:",
-        "while 2 * step < L:",
+        "step < L",
+        "2 * step < L",
     ),
     _patch(
         "hadamard-interleaved",
         "walsh_hadamard",
         "5.4",
         "Sums and differences are interleaved: the rows of H come in another order.",
-        "concatenate([(a + b)[:, None], (a - b)[:, None]], axis=1).reshape(L)",
-        "stack([a + b, a - b], axis=-1).reshape(L)",
+        "array_module(x).concatenate([(a + b)[:, None], (a - b)[:, None]], axis=1)",
+        "array_module(x).stack([a + b, a - b], axis=-1)",
     ),
     Mutant(
         "hadamard-matrix",
@@ -318,14 +319,21 @@ return x.copy()
         "walsh_hadamard(B * padded)",
         "walsh_hadamard(padded)",
     ),
-    _patch("fastfood-no-permutation", "Fastfood.apply", "5.5", "The permutation Π is missing.", "[order])", ")"),
+    _patch(
+        "fastfood-no-permutation",
+        "Fastfood.apply",
+        "5.5",
+        "The permutation Π is missing.",
+        "walsh_hadamard(B * padded)[order]",
+        "walsh_hadamard(B * padded)",
+    ),
     _patch(
         "fastfood-inverse-permutation",
         "Fastfood.apply",
         "5.5",
         "This is the inverse permutation: (Π v)[i] = v[order[i]].",
-        "[order])",
-        "[np.argsort(order)])",
+        "walsh_hadamard(B * padded)[order]",
+        "walsh_hadamard(B * padded)[np.argsort(order)]",
     ),
     _patch(
         "fastfood-G-first",
@@ -340,16 +348,16 @@ return x.copy()
         "Fastfood.apply",
         "5.5",
         "The factor S is missing: the columns are far too long.",
-        "[: self.size] * scale",
-        "[: self.size]",
+        "walsh_hadamard(G * walsh_hadamard(B * padded)[order])[:self.size] * scale",
+        "walsh_hadamard(G * walsh_hadamard(B * padded)[order])[:self.size]",
     ),
     _patch(
         "fastfood-cut-end",
         "Fastfood.apply",
         "5.5",
         "The first `size` of the L numbers are taken, not the last.",
-        "[: self.size] * scale",
-        "[self.L - self.size :] * scale",
+        "walsh_hadamard(G * walsh_hadamard(B * padded)[order])[:self.size]",
+        "walsh_hadamard(G * walsh_hadamard(B * padded)[order])[self.L - self.size:]",
     ),
     _patch(
         "fastfood-T-same-order",
@@ -364,8 +372,8 @@ return x.copy()
         "Fastfood.transpose",
         "5.5",
         "A factor 1/L too many: H is its own transpose, and it is its inverse that has 1/L.",
-        "[: self.d] * scale",
-        "[: self.d] * scale / self.L",
+        "(B * walsh_hadamard(unordered))[:self.d] * scale",
+        "(B * walsh_hadamard(unordered))[:self.d] * scale / self.L",
     ),
     _patch(
         "fastfood-T-inverse",
@@ -396,9 +404,9 @@ return x.copy()
         "Fastfood.transpose",
         "5.5",
         "The factors stand in the order of P; in Pᵀ it is reversed.",
-        "unordered[order] = G * walsh_hadamard(padded)\n"
-        "        return (B * walsh_hadamard(unordered))[: self.d] * scale",
-        "return walsh_hadamard(G * walsh_hadamard(B * padded)[order])[: self.d] * scale",
+        """unordered[order] = G * walsh_hadamard(padded)
+return (B * walsh_hadamard(unordered))[:self.d] * scale""",
+        "return walsh_hadamard(G * walsh_hadamard(B * padded)[order])[:self.d] * scale",
     ),
     _patch(
         "subspace-theta0-dropped",
@@ -421,10 +429,12 @@ return x.copy()
         "Subspace.forward",
         "5.6",
         "dλ is dθ · P θ_d, without λ; what was saved has it.",
-        "ctx.save(projection, scale if ctx.needs_grad[1] else None, step if ctx.needs_grad[2] else None)\n"
-        "        if scale is not None:\n            step = step * scale",
-        "if scale is not None:\n            step = step * scale\n"
-        "        ctx.save(projection, scale if ctx.needs_grad[1] else None, step if ctx.needs_grad[2] else None)",
+        """ctx.save(projection, scale if ctx.needs_grad[1] else None, step if ctx.needs_grad[2] else None)
+if scale is not None:
+    step = step * scale""",
+        """if scale is not None:
+    step = step * scale
+ctx.save(projection, scale if ctx.needs_grad[1] else None, step if ctx.needs_grad[2] else None)""",
     ),
     _patch(
         "subspace-fortran",
@@ -440,7 +450,8 @@ return x.copy()
         "5.6",
         "θ₀ is written; it is frozen.",
         "return theta0 + step.reshape(theta0.shape)",
-        "theta0 += step.reshape(theta0.shape)\n        return theta0.copy()",
+        """theta0 += step.reshape(theta0.shape)
+return theta0.copy()""",
     ),
     _patch(
         "subspace-grad-unscaled",
@@ -479,8 +490,8 @@ return x.copy()
         "Subspace.backward",
         "5.6",
         "θ₀ wants no gradient: return None.",
-        "return dz if ctx.needs_grad[0] else None, d_theta",
-        "return dz, d_theta",
+        "dz if ctx.needs_grad[0] else None",
+        "dz",
     ),
     _patch(
         "subspace-ravel-K",
@@ -503,8 +514,12 @@ return x.copy()
         "Projected.forward",
         "5.7",
         "Only one of the module's tensors is moved.",
-        "setattr(moved, name,",
-        'setattr(moved, "weight" if "weight" in self._projections.by_name else name,',
+        "setattr(moved, name, Subspace.apply(theta0, self.theta_d, self.scales.get(name), projection))",
+        """setattr(
+    moved,
+    'weight' if 'weight' in self._projections.by_name else name,
+    Subspace.apply(theta0, self.theta_d, self.scales.get(name), projection),
+)""",
     ),
     _patch(
         "projected-no-scales",
@@ -519,8 +534,8 @@ return x.copy()
         "Projected.forward",
         "5.7",
         "No gradient reaches θ_d: it was cut off the graph.",
-        "self.theta_d, self.scales",
-        "self.theta_d.detach(), self.scales",
+        "self.theta_d",
+        "self.theta_d.detach()",
     ),
     _patch(
         "crossing-no-maximum",
@@ -615,16 +630,16 @@ return x.copy()
         "IntrinsicConfig.apply",
         "5.9",
         "λ starts at 0: then neither θ_d nor λ has a gradient.",
-        "trainable(np.ones(()), like) if",
-        "trainable(np.zeros(()), like) if",
+        "np.ones",
+        "np.zeros",
     ),
     _patch(
         "apply-scales-always",
         "IntrinsicConfig.apply",
         "5.9",
         "DID has no scales; here every tensor gets one.",
-        "if self.said else None)\n",
-        "if True else None)\n",
+        "trainable(np.ones(()), like) if self.said else None",
+        "trainable(np.ones(()), like) if True else None",
     ),
     _patch(
         "apply-scales-one-axis",
@@ -639,9 +654,15 @@ return x.copy()
         "IntrinsicConfig.apply",
         "5.9",
         "All tensors share one λ; SAID has one for each.",
-        "parts = {\n            id(p): (kind(p.size, d, total, (self.seed, i)), trainable(np.ones(()), like) if",
-        "one = trainable(np.ones(()), like)\n        parts = {\n"
-        "            id(p): (kind(p.size, d, total, (self.seed, i)), one if",
+        """parts = {
+    id(p): (kind(p.size, d, total, (self.seed, i)), trainable(np.ones(()), like) if self.said else None)
+    for i, p in enumerate(named.values())
+}""",
+        """one = trainable(np.ones(()), like)
+parts = {
+    id(p): (kind(p.size, d, total, (self.seed, i)), one if self.said else None)
+    for i, p in enumerate(named.values())
+}""",
     ),
     _patch(
         "apply-one-seed-for-all",
@@ -664,32 +685,35 @@ return x.copy()
         "IntrinsicConfig.apply",
         "5.9",
         "D is the number of all parameters, not of this tensor's.",
-        "kind(p.size, d, total,",
-        "kind(p.size, d, p.size,",
+        "kind(p.size, d, total, (self.seed, i))",
+        "kind(p.size, d, p.size, (self.seed, i))",
     ),
     _patch(
         "apply-d-unchecked",
         "IntrinsicConfig.apply",
         "5.9",
         "A d beyond the number of parameters is not refused.",
-        "if d < 1 or d > total:",
-        "if d < 1:",
+        "d < 1 or d > total",
+        "d < 1",
     ),
     _patch(
         "apply-kind-unchecked",
         "IntrinsicConfig.apply",
         "5.9",
         "An unknown projection is not refused.",
-        "if self.projection not in KINDS:",
-        'self.projection = self.projection if self.projection in KINDS else "dense"\n        if False:',
+        """if self.projection not in KINDS:
+    raise PeftError(f'intrinsic: projection is one of {sorted(KINDS)}, got {self.projection!r}')""",
+        """self.projection = self.projection if self.projection in KINDS else 'dense'
+if False:
+    raise PeftError(f'intrinsic: projection is one of {sorted(KINDS)}, got {self.projection!r}')""",
     ),
     _patch(
         "apply-head-projected-too",
         "IntrinsicConfig.apply",
         "5.9",
         "What is trained in full already was projected as well, or counted in D.",
-        "if name not in copies}",
-        "if True}",
+        "name not in copies",
+        "True",
     ),
     _patch(
         "apply-tied-counted-twice",
@@ -705,16 +729,16 @@ return x.copy()
         "IntrinsicConfig.apply",
         "5.9",
         "A tensor that stands in two places is projected in the first alone.",
-        "if isinstance(v, Tensor) and id(v) in parts]",
-        'if isinstance(v, Tensor) and id(v) in parts and f"{path}.{n}" in named]',
+        "isinstance(v, Tensor) and id(v) in parts",
+        "isinstance(v, Tensor) and id(v) in parts and (f'{path}.{n}' in named)",
     ),
     _patch(
         "apply-weights-only",
         "IntrinsicConfig.apply",
         "5.9",
         "Biases and gains are parameters, too: they lie in the subspace with the rest.",
-        "if name not in copies}",
-        'if name not in copies and name.endswith("weight")}',
+        "name not in copies",
+        "name not in copies and name.endswith('weight')",
     ),
     _patch(
         "apply-dense-always",

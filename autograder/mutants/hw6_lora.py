@@ -295,8 +295,8 @@ MUTANTS = [
         f"{LAYER}.draw",
         "6.5",
         "B is random: the model would not start as the pretrained one.",
-        "if init is False:",
-        "if True:",
+        "init is False",
+        "True",
     ),
     patch(
         "draw-reversed",
@@ -351,8 +351,8 @@ MUTANTS = [
         f"{LAYER}.draw",
         "6.5",
         'A is uniform unless "gaussian" is asked for.',
-        'if init == "gaussian" else rng.uniform(-bound, bound, (r, k))',
-        'if init == "gaussian" else rng.standard_normal((r, k)) * (3 * k) ** -0.5',
+        "rng.uniform(-bound, bound, (r, k))",
+        "rng.standard_normal((r, k)) * (3 * k) ** (-0.5)",
     ),
     patch(
         "draw-positive",
@@ -408,32 +408,35 @@ MUTANTS = [
         "6.6",
         "Dropout acts on the frozen layer's input, too.",
         "return base(x) + self.change(x)",
-        "x = self.dropout(x)\n            self.dropout, kept = Dropout(0.0), self.dropout\n"
-        "            z = base(x) + self.change(x)\n            self.dropout = kept\n            return z",
+        """x = self.dropout(x)
+self.dropout, kept = (Dropout(0.0), self.dropout)
+z = base(x) + self.change(x)
+self.dropout = kept
+return z""",
     ),
     patch(
         "layer-dropout-ignored",
         f"{LAYER}.forward",
         "6.6",
         "In training mode no dropout acts.",
-        "(self.training and self.dropout.p) or",
-        "False or",
+        "self.training and self.dropout.p",
+        "False",
     ),
     patch(
         "layer-base-class",
         f"{LAYER}.forward",
         "6.6",
         "A base of another class than Linear is not called: its weight alone is used.",
-        "or type(base) is not Linear",
-        "",
+        "self.training and self.dropout.p or type(base) is not Linear",
+        "self.training and self.dropout.p",
     ),
     patch(
         "layer-scale-one",
         f"{LAYER}.forward",
         "6.6",
         "The layer calls LoRALinear without its scale.",
-        "self.lora_B, self.scale)",
-        "self.lora_B, 1.0)",
+        "self.scale",
+        "1.0",
         "6.11",
     ),
     patch(
@@ -441,8 +444,8 @@ MUTANTS = [
         f"{LAYER}.forward",
         "6.6",
         "The layer drops the bias of its base.",
-        "base.weight, base.bias, self",
-        "base.weight, None, self",
+        "base.bias",
+        "None",
         "6.11",
     ),
     patch(
@@ -450,8 +453,8 @@ MUTANTS = [
         f"{LAYER}.change",
         "6.6",
         "The change lacks the factor s.",
-        "self.lora_B) * self.scale",
-        "self.lora_B)",
+        "ops.linear(ops.linear(self.dropout(x), self.lora_A), self.lora_B) * self.scale",
+        "ops.linear(ops.linear(self.dropout(x), self.lora_A), self.lora_B)",
         "6.9",
     ),
     patch(
@@ -532,8 +535,8 @@ MUTANTS = [
         f"{CONFIG}.rank",
         "6.7",
         "Of several patterns that fit, the last is taken, not the first.",
-        "self.rank_pattern.items() if",
-        "reversed(self.rank_pattern.items()) if",
+        "self.rank_pattern.items()",
+        "reversed(self.rank_pattern.items())",
     ),
     patch(
         "rank-pattern-anywhere",
@@ -573,8 +576,8 @@ MUTANTS = [
         f"{LAYER}.delta",
         "6.8",
         "ΔW is the change alone; W₀ is added here already.",
-        "* self.scale",
-        "* self.scale + self.base.weight.data",
+        "matmul(self.lora_B.data, self.lora_A.data) * self.scale",
+        "matmul(self.lora_B.data, self.lora_A.data) * self.scale + self.base.weight.data",
     ),
     patch(
         "delta-AB",
@@ -590,8 +593,8 @@ MUTANTS = [
         "6.8",
         "W₀ itself is written: nothing could take the change back to the bit.",
         "layer.weight = Tensor(self.base.weight.data + self.delta(), requires_grad=True)",
-        "self.base.weight.data += self.delta()\n"
-        "        layer.weight = Tensor(self.base.weight.data, requires_grad=True)",
+        """self.base.weight.data += self.delta()
+layer.weight = Tensor(self.base.weight.data, requires_grad=True)""",
     ),
     patch(
         "merged-without-bias",
@@ -631,17 +634,20 @@ MUTANTS = [
         "6.8",
         "The merged layer still adds the low-rank branch, or is no plain Linear.",
         "return layer",
-        "import copy\n        other = copy.copy(self)\n        other.base = layer\n"
-        "        other.weight, other.bias = layer.weight, layer.bias\n"
-        "        other.in_features, other.out_features = layer.in_features, layer.out_features\n        return other",
+        """import copy
+other = copy.copy(self)
+other.base = layer
+other.weight, other.bias = (layer.weight, layer.bias)
+other.in_features, other.out_features = (layer.in_features, layer.out_features)
+return other""",
     ),
     patch(
         "embedding-delta-scale",
         f"{TABLE}.delta",
         "6.8",
         "ΔE lacks the factor s.",
-        "self.lora_embedding_B.data.T) * self.scale",
-        "self.lora_embedding_B.data.T)",
+        "matmul(self.lora_embedding_A.data.T, self.lora_embedding_B.data.T) * self.scale",
+        "matmul(self.lora_embedding_A.data.T, self.lora_embedding_B.data.T)",
     ),
     patch(
         "embedding-delta-transposed",
@@ -657,7 +663,8 @@ MUTANTS = [
         "6.8",
         "E₀ itself is written.",
         "layer.weight = Tensor(self.weight.data + self.delta(), requires_grad=True)",
-        "self.weight.data[...] += self.delta()\n        layer.weight = Tensor(self.weight.data, requires_grad=True)",
+        """self.weight.data[...] += self.delta()
+layer.weight = Tensor(self.weight.data, requires_grad=True)""",
     ),
     patch("rows-in-place", f"{ROWS}.forward", "6.9", "x is written.", "z = x.copy()", "z = x"),
     patch(
@@ -739,8 +746,15 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
         f"{MIXED}.forward",
         "6.9",
         "All examples get the change of one adapter.",
-        "for name, layer in self.layers.items():",
-        "only = next(iter(self.layers.values()))\n        for name, layer in ((n, only) for n in self.layers):",
+        """for name, layer in self.layers.items():
+    if len(self.rows[name]):
+        index = to_device(self.rows[name], device_of(x.data))
+        z = AddToRows.apply(z, layer.change(x[index]), index)""",
+        """only = next(iter(self.layers.values()))
+for name, layer in ((n, only) for n in self.layers):
+    if len(self.rows[name]):
+        index = to_device(self.rows[name], device_of(x.data))
+        z = AddToRows.apply(z, layer.change(x[index]), index)""",
     ),
     patch(
         "mixed-unchecked",
@@ -772,8 +786,8 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
         f"{CONFIG}.train_biases",
         "6.10",
         'Biases are trained though bias is "none".',
-        'self.bias == "lora_only" and',
-        'self.bias != "all" and',
+        "self.bias == 'lora_only'",
+        "self.bias != 'all'",
         "6.11",
     ),
     patch(
@@ -781,8 +795,8 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
         f"{CONFIG}.train_biases",
         "6.10",
         "No bias is trained, whatever the option says.",
-        'if self.bias == "all" or',
-        "if False and",
+        "self.bias == 'all' or (self.bias == 'lora_only' and name.startswith(wrapped))",
+        "False and (self.bias == 'lora_only' and name.startswith(wrapped))",
         "6.11",
     ),
     patch(
@@ -799,8 +813,8 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
         f"{CONFIG}.train_biases",
         "6.10",
         "A bias that is trained already was copied once more.",
-        "and n not in taken",
-        "",
+        "n.endswith('.bias') and n not in taken",
+        "n.endswith('.bias')",
     ),
     patch(
         "apply-biases-forgotten",
@@ -831,8 +845,8 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
         f"{CONFIG}.apply",
         "6.11",
         "A rank beyond min(d, k) is not refused.",
-        "<= min(d, k):",
-        "<= 10**9:",
+        "1 <= self.rank(path) <= min(d, k)",
+        "1 <= self.rank(path) <= 10 ** 9",
     ),
     patch(
         "apply-alpha-zero",
@@ -847,8 +861,8 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
         f"{CONFIG}.apply",
         "6.11",
         "A pattern that matches none of the targets is not refused.",
-        "if not any(_ends_in(pattern, path) for path in paths):",
-        "if False:",
+        "not any((_ends_in(pattern, path) for path in paths))",
+        "False",
     ),
     patch(
         "apply-default-rank",
@@ -863,40 +877,42 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
         f"{CONFIG}.apply",
         "6.11",
         "exclude_modules is ignored.",
-        "exclude=self.exclude_modules",
-        "exclude=None",
+        "self.exclude_modules",
+        "None",
     ),
     patch(
         "apply-all-layers",
         f"{CONFIG}.apply",
         "6.11",
         "layers_to_transform is ignored.",
-        "layers=self.layers_to_transform",
-        "layers=None",
+        "self.layers_to_transform",
+        "None",
     ),
     patch(
         "apply-keys-too",
         f"{CONFIG}.apply",
         "6.11",
         "Where no target is named, queries and values are adapted, nothing else.",
-        '["q_proj", "v_proj"] if',
-        '["q_proj", "k_proj", "v_proj"] if',
+        "['q_proj', 'v_proj']",
+        "['q_proj', 'k_proj', 'v_proj']",
     ),
     patch(
         "apply-unknown-bias",
         f"{CONFIG}.apply",
         "6.11",
         "An unknown option is not refused.",
-        'if self.bias not in ("none", "all", "lora_only"):',
-        "if False:",
+        "self.bias not in ('none', 'all', 'lora_only')",
+        "False",
     ),
     patch(
         "apply-first-only",
         f"{CONFIG}.apply",
         "6.11",
         "Only the first of the target modules is adapted.",
-        "for path in paths:\n            base",
-        "for path in paths[:1]:\n            base",
+        "base = find(model, path)",
+        """if path != paths[0]:
+    continue
+base = find(model, path)""",
     ),
     patch(
         "apply-base-trained",
@@ -904,6 +920,7 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
         "6.11",
         "The base's weights are trained beside A and B.",
         "peft.swap(path, layer)",
-        "peft.swap(path, layer)\n            base.weight.requires_grad_(True)",
+        """peft.swap(path, layer)
+base.weight.requires_grad_(True)""",
     ),
 ]

@@ -42,8 +42,8 @@ MUTANTS = [
         f"{FEW}:Pattern.demonstrations",
         "8.1",
         "The examples stand in another order than they were given in.",
-        old="in examples)",
-        new="in reversed(examples))",
+        old="(self.answered(text, label) + self.separator for text, label in examples)",
+        new="(self.answered(text, label) + self.separator for text, label in reversed(examples))",
     ),
     Mutant(
         "not-shifted",
@@ -58,19 +58,19 @@ MUTANTS = [
         f"{FEW}:continuation_scores",
         "8.2",
         "The sum runs over the tokens from start on alone, not over the prompt.",
-        old="return np.take_along_axis",
-        new="""s = logits[:, : T - 1] - logits[:, : T - 1].max(axis=-1, keepdims=True)
-    log_p = s - np.log(np.exp(s).sum(axis=-1, keepdims=True))
-    start = 1
-    return np.take_along_axis""",
+        old="log_p = s - np.log(np.exp(s).sum(axis=-1, keepdims=True))",
+        new="""log_p = s - np.log(np.exp(s).sum(axis=-1, keepdims=True))
+s = logits[:, :T - 1] - logits[:, :T - 1].max(axis=-1, keepdims=True)
+log_p = s - np.log(np.exp(s).sum(axis=-1, keepdims=True))
+start = 1""",
     ),
     Mutant(
         "mean-for-sum",
         f"{FEW}:continuation_scores",
         "8.2",
         "The log probabilities of the tokens are summed, not averaged.",
-        old=".sum(axis=1)",
-        new=".mean(axis=1)",
+        old="np.take_along_axis(log_p, ids[:, start:, None], axis=-1)[..., 0].sum",
+        new="np.take_along_axis(log_p, ids[:, start:, None], axis=-1)[..., 0].mean",
     ),
     Mutant(
         "no-log",
@@ -85,8 +85,8 @@ MUTANTS = [
         f"{FEW}:continuation_scores",
         "8.2",
         "The unit is the nat: the natural logarithm, not that to base 2.",
-        old="return np.take_along_axis(log_p,",
-        new="return np.take_along_axis(log_p / np.log(2.0),",
+        old="np.take_along_axis(log_p, ids[:, start:, None], axis=-1)",
+        new="np.take_along_axis(log_p / np.log(2.0), ids[:, start:, None], axis=-1)",
     ),
     Mutant(
         "logits-for-log-p",
@@ -125,24 +125,24 @@ MUTANTS = [
         f"{FEW}:continuation_scores",
         "8.2",
         "A start outside of 1 … T - 1 must raise ValueError.",
-        old="if not 1 <= start < T:",
-        new="if start >= T + 1:",
+        old="not 1 <= start < T",
+        new="start >= T + 1",
     ),
     Mutant(
         "argmin",
         f"{FEW}:predict",
         "8.3",
         "The likeliest label has the largest score.",
-        old=".argmax(axis=1)",
-        new=".argmin(axis=1)",
+        old="(scores if neutral is None else scores - neutral).argmax",
+        new="(scores if neutral is None else scores - neutral).argmin",
     ),
     Mutant(
         "wrong-axis",
         f"{FEW}:predict",
         "8.3",
         "Each question has one answer: the largest score over the labels, not over the questions.",
-        old=".argmax(axis=1)",
-        new=".argmax(axis=0)",
+        old="(scores if neutral is None else scores - neutral).argmax(axis=1)",
+        new="(scores if neutral is None else scores - neutral).argmax(axis=0)",
     ),
     Mutant(
         "neutral-added",
@@ -173,7 +173,7 @@ MUTANTS = [
         f"{FEW}:label_scores",
         "8.4",
         "The cache is not set back after a label: the next label continues from the one before.",
-        old="                _rewind(cache, asked)\n",
+        old="_rewind(cache, asked)",
         new="",
     ),
     Mutant(
@@ -181,7 +181,7 @@ MUTANTS = [
         f"{FEW}:label_scores",
         "8.4",
         "The cache is not set back after a question: the next question follows the one before.",
-        old="            _rewind(cache, shared)\n",
+        old="_rewind(cache, shared)",
         new="",
     ),
     Mutant(
@@ -205,8 +205,10 @@ MUTANTS = [
         f"{FEW}:label_scores",
         "8.4",
         "The demonstrations are not in front of the question.",
-        old="if before:",
-        new="if False:",
+        old="""if before:
+    model.hidden(_row(before), cache=cache)""",
+        new="""if False:
+    model.hidden(_row(before), cache=cache)""",
     ),
     Mutant(
         "no-cache",
@@ -277,10 +279,12 @@ return scores
         f"{WELCH}:welch_statistic",
         "8.6",
         "This is Student's test with one pooled variance; Welch's keeps the two apart.",
-        old="nu = (u + v)",
-        new="""s2 = (x.var(ddof=1) * (len(x) - 1) + y.var(ddof=1) * (len(y) - 1)) / (len(x) + len(y) - 2)
-    return difference / math.sqrt(s2 * (1 / len(x) + 1 / len(y))), float(len(x) + len(y) - 2)
-    nu = (u + v)""",
+        old="""if u + v == 0.0:
+    return (math.copysign(math.inf, difference) if difference else math.nan, float(len(x) + len(y) - 2))""",
+        new="""if u + v == 0.0:
+    return (math.copysign(math.inf, difference) if difference else math.nan, float(len(x) + len(y) - 2))
+s2 = (x.var(ddof=1) * (len(x) - 1) + y.var(ddof=1) * (len(y) - 1)) / (len(x) + len(y) - 2)
+return (difference / math.sqrt(s2 * (1 / len(x) + 1 / len(y))), float(len(x) + len(y) - 2))""",
     ),
     Mutant(
         "sd-for-variance",
@@ -303,8 +307,8 @@ return scores
         f"{WELCH}:welch_statistic",
         "8.6",
         "t divides by the root of the summed variances.",
-        old="math.sqrt(u + v), nu",
-        new="(u + v), nu",
+        old="math.sqrt(u + v)",
+        new="u + v",
     ),
     Mutant(
         "t-negated",
@@ -351,8 +355,8 @@ return difference / math.sqrt(u + v), (u + v) ** 2 / (u**2 / (n - 1) + v**2 / (m
         f"{WELCH}:welch_statistic",
         "8.6",
         "Two groups without any spread divide 0 by 0.",
-        old="if u + v == 0.0:",
-        new="if False:",
+        old="u + v == 0.0",
+        new="False",
     ),
     Mutant(
         "bonferroni",
@@ -383,8 +387,8 @@ return difference / math.sqrt(u + v), (u + v) ** 2 / (u**2 / (n - 1) + v**2 / (m
         f"{WELCH}:holm",
         "8.7",
         "The corrected values are returned in sorted order, not in that of the input.",
-        old="corrected[order] =",
-        new="corrected[:] =",
+        old="corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)",
+        new="corrected[:] = np.minimum(np.maximum.accumulate(scaled), 1.0)",
     ),
     Mutant(
         "factor-rising",

@@ -9,6 +9,8 @@ import ast
 from dataclasses import dataclass
 from importlib import import_module
 
+from autograder.homework import HomeworkError
+from autograder.patch import PatchError, check_names
 from autograder.strip import replace_bodies, source_path
 
 
@@ -32,7 +34,7 @@ def variants(homework: str) -> list[Variant]:
 
 
 def varied(variant: Variant) -> dict[str, str]:
-    """The modules of a variant, name -> source."""
+    """Return the modules of a variant, name -> source; HomeworkError if a body uses a name that its module lacks."""
     by_module: dict[str, dict[str, str]] = {}
     for target, body in variant.bodies.items():
         module, _, name = target.partition(":")
@@ -44,4 +46,10 @@ def varied(variant: Variant) -> dict[str, str]:
         tree = ast.parse(sources[first])
         last = max((n.end_lineno or 0) for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)))
         sources[first] = "".join([*lines[:last], "\n", variant.header.strip("\n"), "\n", *lines[last:]])
+    try:
+        for module, bodies in by_module.items():
+            for name in bodies:
+                check_names(sources[module], name)
+    except PatchError as error:
+        raise HomeworkError(f"variant {variant.id}: {error}") from error
     return sources

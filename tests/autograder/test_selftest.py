@@ -79,7 +79,7 @@ def test_a_mistake_is_killed_in_its_own_problem_and_told_its_hint(monkeypatch):
 
 
 def test_a_mistake_that_is_none_survives(monkeypatch):
-    mine = Mutant("none", FORWARD, OWN, "nothing", old="def forward(", new="def forward(")
+    mine = Mutant("none", FORWARD, OWN, "nothing", old="rows(x)", new="rows(x)")
     monkeypatch.setattr("autograder.mutants.hw6_lora.MUTANTS", [mine])
     found = run_item(Item("hw6_lora", "mutant", "none"), range(1), (1,))
     assert not found.killed
@@ -120,7 +120,7 @@ def test_every_item_of_a_homework_is_listed_once():
 
 
 def test_main_writes_json_and_a_page_and_ends_with_1_where_a_goal_is_missed(tmp_path, monkeypatch, capsys):
-    mine = Mutant("none", FORWARD, OWN, "nothing <b>", old="def forward(", new="def forward(")
+    mine = Mutant("none", FORWARD, OWN, "nothing <b>", old="rows(x)", new="rows(x)")
     monkeypatch.setattr("autograder.mutants.hw6_lora.MUTANTS", [mine])
     monkeypatch.setattr("autograder.variants.hw6_lora.VARIANTS", [])
     assert selftest.main(["hw6_lora"], 1, tmp_path, quick=True, jobs=1) == 1
