@@ -2,6 +2,10 @@
 
 Each function looks for one family of causes and returns what it found, the surest first. A cause is named only where
 the numbers say so in every entry, up to rounding; what is a guess is worded as a question.
+
+The arrays come from a submission and may hold anything. Three rules keep every function from raising: products that are
+divided are computed by `multiple`, which scales first; numbers that are divided or raised to powers are NumPy's, not
+Python's, so that an overflow is inf; and `Wrong.same` and `near` reject whatever is not finite.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from autograder.cases import Case
 from autograder.check import allowance
 
 BATCH = "over the batch"
+LARGEST = np.finfo(np.float64).max
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Wrong:
         if a.size == 0:
             return True
         worst, scale = np.abs(a - b).max(), np.abs(b).max()
-        return bool(worst <= self.tol * scale)
+        return bool(worst <= self.tol * scale < np.inf)
 
     @property
     def wrong(self) -> np.ndarray:
@@ -84,8 +89,7 @@ def wrong_entries(expected: np.ndarray, got: np.ndarray, tol: float) -> np.ndarr
         return np.asarray(expected != got)
     finite = np.isfinite(expected)
     allowed = allowance(expected, tol) if tol > 0.0 else 0.0
-    with np.errstate(invalid="ignore"):
-        close = np.abs(got.astype(np.float64) - expected.astype(np.float64)) <= allowed
+    close = np.abs(got.astype(np.float64) - expected.astype(np.float64)) <= allowed
     return np.asarray(~np.where(finite, close, (got == expected) | (np.isnan(got) & np.isnan(expected))))
 
 
@@ -149,11 +153,22 @@ def unnamed_factor(w: Wrong) -> Cause | None:
 def constant_factor(w: Wrong) -> float | None:
     """c where got = c · expected in every entry."""
     e, g = w.expected.ravel(), w.got.ravel()
-    square = float(e @ e)
-    if square == 0.0 or not g.any():
+    if not e.any() or not g.any():
         return None
-    c = float(e @ g) / square
+    c = float(multiple(g, e))
     return c if w.same(g, c * e) else None
+
+
+def multiple(a: np.ndarray, b: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Return the c for which c·b is nearest to a in the least squares sense, 0 where b is 0.
+
+    Both arrays are scaled by powers of two first: their squares neither overflow nor vanish.
+    """
+    (_, i), (_, j) = np.frexp(np.abs(a).max()), np.frexp(np.abs(b).max())
+    a, b = np.ldexp(a, -i), np.ldexp(b, -j)
+    square = (b * b).sum(axis=axis, keepdims=axis is not None)
+    product = (a * b).sum(axis=axis, keepdims=axis is not None)
+    return np.ldexp(np.divide(product, square, out=np.zeros_like(square), where=square > 0), i - j)
 
 
 def name_factor(c: float, w: Wrong) -> tuple[str, str, str] | None:
@@ -161,11 +176,13 @@ def name_factor(c: float, w: Wrong) -> tuple[str, str, str] | None:
     found: list[tuple[str, str, str]] = []
 
     def near(value: float) -> bool:
-        return abs(c - value) <= max(w.tol, 1e-9) * abs(value)
+        return abs(c - value) <= max(w.tol, 1e-9) * abs(value) < np.inf
 
-    numbers = {n: float(v) for n, v in w.case.params.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    numbers.update({n: float(x) for n, x in w.case.arrays.items() if x.shape == () and x.dtype.kind in "fi"})
-    numbers = {n: v for n, v in numbers.items() if v not in (0.0, 1.0, -1.0)}
+    given: dict[str, Any] = {
+        n: v for n, v in w.case.params.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
+    }
+    given.update({n: x for n, x in w.case.arrays.items() if x.shape == () and x.dtype.kind in "fi"})
+    numbers = {n: np.float64(v) for n, v in given.items() if 0.0 < abs(v) <= LARGEST and abs(v) != 1.0}
     for n, v in numbers.items():
         is_ = f" ({n} = {v:.6g})"
         for value, label, meaning in (
@@ -291,7 +308,7 @@ def factor_of_an_input(w: Wrong) -> Cause | None:
 def term(w: Wrong) -> Cause | None:
     """A term that is missing or too much: the difference is a multiple of something that is known."""
     d = w.got - w.expected
-    if d.size < 3 or not d.any():
+    if d.size < 3 or not d.any() or not np.isfinite(d).all():
         return None
     known = [*w.inputs(), *w.others()]
     if w.expected.ndim >= 2 and min(w.expected.shape) > 1:  # a vector's transpose is itself
@@ -303,7 +320,7 @@ def term(w: Wrong) -> Cause | None:
             k = np.broadcast_to(x, d.shape)
         except ValueError:
             continue
-        c = float((d * k).sum()) / float((k * k).sum())
+        c = float(multiple(d, k))
         if not w_close(d, c * k, w):
             continue
         if abs(c + 1) < 1e-4:
@@ -331,7 +348,7 @@ def rounding(w: Wrong) -> float:
 
 def w_close(a: np.ndarray, b: np.ndarray, w: Wrong) -> bool:
     """Equal relative to their own size, rounding of the larger arrays they came from allowed."""
-    return bool(np.abs(a - b).max() <= 1e-6 * np.abs(a).max() + rounding(w))
+    return bool(np.abs(a - b).max() <= 1e-6 * np.abs(a).max() + rounding(w) < np.inf)
 
 
 def accuracy(w: Wrong) -> Cause | None:
@@ -343,10 +360,9 @@ def accuracy(w: Wrong) -> Cause | None:
         return None
     e, g = w.expected[finite].astype(np.float64), w.got[finite].astype(np.float64)
     error = float(np.abs(g - e).max()) / float(np.abs(e).max() or 1.0)
-    if not error < 5e-3:
+    if not 0.0 < error < 5e-3:  # 0 if only entries that must not be finite are wrong
         return None
-    with np.errstate(over="ignore"):
-        half, single = np.array_equal(g, g.astype(np.float16)), np.array_equal(g, g.astype(np.float32))
+    half, single = np.array_equal(g, g.astype(np.float16)), np.array_equal(g, g.astype(np.float32))
     if w.allowed == 0.0 and error < 1e-6:
         text = f"{w.name} is right up to rounding, and must be equal to the bit."
         return Cause("accuracy", text, text)
@@ -524,9 +540,7 @@ def factor_along_an_axis(w: Wrong) -> Cause | None:
     for axis in range(e.ndim):
         if e.shape[axis] < 3 or e.ndim < 2:
             continue
-        square = (e * e).sum(axis=axis, keepdims=True)
-        c = np.divide((e * g).sum(axis=axis, keepdims=True), square, out=np.zeros_like(square), where=square > 0)
-        if w.same(g, c * e) and g.any():
+        if w.same(g, multiple(g, e, axis) * e) and g.any():
             text = f"{w.name} is off by a factor that is the same all along axis {axis} and differs between its slices."
             return Cause("factor along an axis", text, text)
     return None
@@ -537,17 +551,16 @@ def another_function(w: Wrong) -> Cause | None:
     e, g = w.expected, w.got
     if e.size < 3:
         return None
-    with np.errstate(all="ignore"):
-        for what, value in (
-            ("the square of what is expected", e * e),
-            ("the square root of what is expected", np.sqrt(e)),
-            ("the inverse of what is expected, entry by entry", 1.0 / e),
-            ("the exponential of what is expected", np.exp(e)),
-            ("the logarithm of what is expected", np.log(e)),
-        ):
-            if np.isfinite(value).all() and w.same(g, value):
-                text = f"{w.name} is {what}."
-                return Cause("another function", text, text)
+    for what, value in (
+        ("the square of what is expected", e * e),
+        ("the square root of what is expected", np.sqrt(e)),
+        ("the inverse of what is expected, entry by entry", 1.0 / e),
+        ("the exponential of what is expected", np.exp(e)),
+        ("the logarithm of what is expected", np.log(e)),
+    ):
+        if w.same(g, value):
+            text = f"{w.name} is {what}."
+            return Cause("another function", text, text)
     return None
 
 
@@ -574,8 +587,8 @@ def causes(w: Wrong) -> list[Cause]:
         whole = found and found[0].kind in WHOLE  # says all there is; what it equals besides may still be told
         return found[:1] if whole and found[1:] and found[1].kind not in EQUALS else found
     simple = [c for f in (nothing, complement) if (c := f(w)) is not None]
-    w = replace(w, expected=w.expected.astype(np.int64), got=w.got.astype(np.int64))
-    return simple or list(filter(None, (f(w) for f in (reordered, region))))
+    real = replace(w, expected=w.expected.astype(np.float64), got=w.got.astype(np.float64))  # integers wrap around
+    return simple or list(filter(None, (reordered(real), region(w))))
 
 
 def not_finite(w: Wrong) -> list[Cause]:
@@ -596,6 +609,8 @@ def wrong_shape(w: Wrong) -> list[Cause]:
     """Why the shape is another: a transpose, a missing or unwanted sum, an axis too many."""
     e, g = w.expected, w.got
     surely = g.dtype.kind in "fiu" and np.isfinite(g).all()
+    if surely:
+        e, g = e.astype(np.float64), g.astype(np.float64)  # integers wrap around
 
     def told(kind: str, text: str, public: str = "", guess: bool = False) -> list[Cause]:
         mark = "?" if guess else "."
@@ -610,10 +625,10 @@ def wrong_shape(w: Wrong) -> list[Cause]:
     if extra >= 0 and surely and g.size and e.size:
         for k in range(1, g.ndim + 1):
             for axes in combinations(range(g.ndim), k):
-                kept = g.sum(axis=axes, keepdims=True)
-                if kept.size != e.size or [n for n in kept.shape if n > 1] != [n for n in e.shape if n > 1]:
+                left = [n for axis, n in enumerate(g.shape) if axis not in axes]
+                if [n for n in left if n > 1] != [n for n in e.shape if n > 1]:
                     continue
-                if w.same(kept.reshape(e.shape), e):
+                if w.same(g.sum(axis=axes).reshape(e.shape), e):
                     which = ", ".join(map(str, axes))
                     text = f"is not summed over the axes along which the input was broadcast or {BATCH}"
                     return told("missing sum", text, f": axis {which} of what came")

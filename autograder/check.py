@@ -90,9 +90,23 @@ def compare(case: Case, output: str, expected: Any, got: Any) -> tuple[str, str]
             if wrong is not None:
                 return wrong[0], f"entry {i}: {wrong[1]}"
         return None
-    return None if type(got) is type(expected) and got == expected else ("value", f"expected {expected!r}, got {got!r}")
+    return None if identical(expected, got) else ("value", f"expected {expected!r}, got {got!r}")
 
 
+def identical(a: Any, b: Any) -> bool:
+    """Whether two values of a frame are equal, of one type and, if they hold arrays, to the bit."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(identical, a, b))
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(identical(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+@np.errstate(all="ignore")
 def compare_arrays(expected: np.ndarray, got: Any, tol: float, exact: bool) -> tuple[str, str] | None:
     """None where the arrays agree, else (kind, reason)."""
     if isinstance(got, (int, float)) and not isinstance(got, bool) and expected.shape == ():

@@ -3,23 +3,27 @@
 A public case is told everything: the cause with sizes and parameters, the worst entry, both values. A hidden case is
 told the category alone: nothing of it depends on what was drawn. The hint of a known mistake is a fixed sentence, so
 it is told of both; an exception of a hidden case by its type and the line, for its message may hold inputs.
+
+No explanation changes a score. If making one raises, `attempt` logs the traceback for the staff, and the student reads
+that there is none.
 """
 
 from __future__ import annotations
 
 import builtins
+import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from autograder.cases import Case
 from autograder.causes import Cause, Wrong, causes, not_finite, wrong_entries, wrong_shape
-from autograder.check import Failure, Outputs, Raised, Result, Verdict
+from autograder.check import Failure, Outputs, Raised, Result, Verdict, identical
 from autograder.homework import Homework
 from autograder.inside import library_with, run_case
 from autograder.library import Library, Patched
@@ -29,6 +33,22 @@ CASES = 8  # so many are tried with the known mistakes: the failing ones first, 
 NOT_WRITTEN = "NotImplementedError"
 KNOWN_ERRORS = {name for name in dir(builtins) if name.endswith(("Error", "Exit", "Interrupt", "Exception", "Warning"))}
 KNOWN_ERRORS |= {"LinAlgError", "AxisError", "TooLarge"}
+NO_EXPLANATION = "There is no explanation: making one failed. The points do not depend on it."
+LOG = logging.getLogger("autograder")
+T = TypeVar("T")
+
+
+def attempt(what: str, work: Callable[[], T], otherwise: T) -> tuple[T, str]:
+    """Return what `work` returns and "", or `otherwise` and what was raised, which is logged with its traceback.
+
+    For explanations only: a submission may return anything, and its points must not depend on the words.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            return work(), ""
+    except Exception as error:
+        LOG.exception("%s: no explanation", what)
+        return otherwise, f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
@@ -53,8 +73,8 @@ class Diagnosis:
     def entries(self) -> str:
         """The details in words, for a public case; "" where there are none."""
         d, e, g = self.details, self.failure.expected, self.failure.got
-        if self.failure.kind == "shape":
-            return f"got shape {np.shape(g)}, expected {np.shape(e)}"
+        if self.failure.kind == "shape" and isinstance(e, np.ndarray) and isinstance(g, np.ndarray):
+            return f"got shape {g.shape}, expected {e.shape}"
         if not d or not d["wrong"]:
             return ""
         if d["of"] == 1:
@@ -98,24 +118,35 @@ def number(x: Any) -> str:
 
 def diagnose(homework: Homework, verdict: Verdict, known: bool = True) -> list[Diagnosis]:
     """A diagnosis for each failure of a verdict. known False: without comparing with the mutants' outputs."""
-    hints = known_mistakes(homework, verdict) if known else {}
+    what = f"{homework.name} {verdict.problem}"
+    hints: dict[tuple[str, str], str] = {}
+    no_hints = ""
+    if known:
+        hints, no_hints = attempt(what, partial(known_mistakes, homework, verdict), hints)
     results = {case.name: (case, right, got) for case, right, got in verdict.results}
     found = []
     for f in verdict.failures:
         case, right, got = results[f.case]
-        trouble = ""
-        try:
-            seen = explained(f, case, right, got)
-        except Exception as error:  # what came may be anything; the points do not depend on the words
-            seen, trouble = [], f"{type(error).__name__}: {error}"
+        nothing: Seen = [], {}, None
+        work = partial(seen_in, f, case, right, got)
+        (seen, entries, bad), trouble = attempt(f"{what}, {f.case}: {f.output}", work, nothing)
         hint = hints.get((f.case, f.key), "")
         if hint:
             seen = [*seen[:1], Cause(seen[0].kind if seen else "known mistake", *(2 * [sentence(hint)]))]
         text = " ".join(dict.fromkeys(c.text for c in seen)) or sentence(f"{f.output}: {f.reason}")
         hidden = " ".join(dict.fromkeys(c.hidden for c in seen)) or f"{f.output} {PLAINLY[f.kind]}."
-        entries, bad = details(f, case)
-        found.append(Diagnosis(f, seen[0].kind if seen else "", text, hidden, entries, trouble, bad))
+        if trouble and not hint:
+            text, hidden = f"{text} {NO_EXPLANATION}", f"{hidden} {NO_EXPLANATION}"
+        found.append(Diagnosis(f, seen[0].kind if seen else "", text, hidden, entries, trouble or no_hints, bad))
     return found
+
+
+Seen = tuple[list[Cause], dict[str, Any], np.ndarray | None]
+
+
+def seen_in(f: Failure, case: Case, right: Outputs, got: Outputs | Raised) -> Seen:
+    """Return the causes of a failure, its details, and where it is wrong."""
+    return explained(f, case, right, got), *details(f, case)
 
 
 PLAINLY = {
@@ -136,6 +167,7 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
+@np.errstate(all="ignore")
 def explained(f: Failure, case: Case, right: Outputs, got: Outputs | Raised) -> list[Cause]:
     """What can be said of a failure without the known mistakes: at most two causes."""
     if isinstance(got, Raised):
@@ -224,6 +256,7 @@ def lists(f: Failure, case: Case, right: Outputs) -> list[Cause]:
     return []
 
 
+@np.errstate(all="ignore")
 def details(f: Failure, case: Case) -> tuple[dict[str, Any], np.ndarray | None]:
     """The worst entry and how many are wrong, and which, for arrays of numbers of one shape."""
     e, g = f.expected, f.got
@@ -232,8 +265,7 @@ def details(f: Failure, case: Case) -> tuple[dict[str, Any], np.ndarray | None]:
     if e.dtype.kind not in "fiub" or g.dtype.kind not in "fiub":
         return {}, None
     bad = wrong_entries(e, g, case.tol if f.key not in case.exact else 0.0)
-    with np.errstate(invalid="ignore"):
-        error = np.abs(g.astype(np.float64) - e.astype(np.float64))
+    error = np.abs(g.astype(np.float64) - e.astype(np.float64))
     error = np.where(np.isfinite(error), error, np.where(bad, np.inf, 0.0))
     worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), e.shape))
     numbers = {"expected": e[worst].item(), "got": g[worst].item(), "wrong": int(bad.sum()), "of": int(e.size)}
@@ -321,7 +353,7 @@ def alike(a: Any, b: Any, tol: float) -> bool:
     if isinstance(a, float) and isinstance(b, float):
         a, b = np.asarray(a), np.asarray(b)
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
-        return type(a) is type(b) and bool(a == b)
+        return identical(a, b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.dtype.kind != "f":

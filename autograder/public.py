@@ -16,7 +16,8 @@ from pathlib import Path
 from autograder.cases import cases
 from autograder.check import Verdict
 from autograder.client import Session
-from autograder.differences import comparisons, sentences
+from autograder.diagnose import attempt
+from autograder.differences import Comparison, comparisons, sentences
 from autograder.grade import PUBLIC_SEED, Graded, grade
 from autograder.handout import is_handout, stored
 from autograder.homework import Homework, load_homework
@@ -37,7 +38,9 @@ def check(
     if wrong:
         with Session(homework) as session:
             for verdict in wrong:
-                found = comparisons(homework, verdict, submission.sources, session.run)
+                work = partial(comparisons, homework, verdict, submission.sources, session.run)
+                nothing: list[Comparison] = []
+                found, _ = attempt(f"{homework.name} {verdict.problem}: differences", work, nothing)
                 done.more[verdict.problem] = sentences(found)
     return done
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import html as html_module
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from autograder.diagnose import Diagnosis, Reason, reasons
+from autograder.diagnose import Diagnosis, Reason, attempt, reasons
 from autograder.grade import Graded
 from autograder.homework import Problem
 from autograder.results import NOT_RUN, PLACES, clean, earned, mark, points
@@ -236,7 +237,7 @@ def section(part: Part) -> str:
             shown = [*reason.places[:PLACES], *([f"and {more} more"] if more > 0 else [])]
             lines.append(f'<ul class="places">{"".join(f"<li>{esc(place)}</li>" for place in shown)}</ul>')
         if reason.shown is not None:
-            lines.append(error_map(reason.shown))
+            lines.append(attempt(f"the map of problem {p.id}", partial(error_map, reason.shown), "")[0])
         lines.append("</div>")
     lines += [f'<div class="reason"><p>{esc(sentence)}</p></div>' for sentence in part.more]
     lines.append("</section>")
@@ -248,7 +249,7 @@ def error_map(d: Diagnosis) -> str:
     f = d.failure
     if d.wrong is None or d.wrong.ndim < 1 or d.wrong.size < 4 or not d.wrong.any():
         return ""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         error = np.abs(f.got.astype(np.float64) - f.expected.astype(np.float64))
     error = np.where(d.wrong, np.where(np.isfinite(error), error, np.inf), 0.0)
     at, cut = d.details["worst"], ""

@@ -10,10 +10,18 @@ import signal
 import numpy as np
 import pytest
 from devices import GPU, available, comparison
+from hypothesis import settings
 
 from minipeft.array import to_device
 from minipeft.cli import default_jobs
 from minipeft.data.fetch import FetchError, cached, fetch
+
+# The plain run draws the same examples every time; `EXAMPLES=20000 pytest --hypothesis-profile=random` draws others.
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile(
+    "random", deadline=None, max_examples=int(os.environ.get("EXAMPLES", "1000")), print_blob=True
+)
+settings.load_profile("fixed")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's background: tests could press no Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)

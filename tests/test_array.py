@@ -10,7 +10,7 @@ from contextvars import copy_context
 import numpy as np
 import pytest
 import strict
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
@@ -19,7 +19,6 @@ from minipeft.cuda import NoGpuError
 from minipeft.ops.activation import normal_cdf
 
 
-@settings(max_examples=80, deadline=None)
 @given(n=st.integers(1, 6), ids=st.lists(st.integers(0, 5), max_size=20), width=st.integers(1, 3))
 def test_scatter_add_equals_a_loop(n, ids, width):
     index = np.array([i % n for i in ids], dtype=np.int64)
@@ -77,7 +76,6 @@ def test_aliases_are_seen_on_every_device(device, rng):
     assert not arr.aliases(x[:2], x[2:])
 
 
-@settings(max_examples=50, deadline=None)
 @given(rows=st.integers(0, 50), columns=st.integers(1, 9), size=st.integers(1, 400))
 def test_row_blocks_cover_every_row_once(rows, columns, size):
     x = np.zeros((rows, columns))

@@ -9,7 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minipeft import array, buffers
@@ -88,7 +88,6 @@ def test_a_block_that_is_a_little_larger_serves_and_goes_back_to_its_own_size():
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=60))
-@settings(max_examples=150, deadline=None)
 def test_no_two_live_arrays_overlap_and_no_more_is_held_than_was_once_in_use(events):
     held, live, most = Buffers(), [], 0
     for give_back, n in events:

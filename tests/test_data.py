@@ -5,7 +5,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minipeft.data import (
@@ -130,7 +130,6 @@ def test_the_parts_of_a_text_share_nothing():
     assert (parts["val"][0, 0], parts["test"][0, 0]) == (8 * 4096, 9 * 4096)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.text(alphabet="abcdefgh \n", max_size=40))
 def test_known_characters_round_trip(text):
     tokenizer = CharTokenizer("abcdefgh \n")

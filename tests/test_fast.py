@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from functions import naive_attention
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
@@ -86,7 +86,6 @@ CURVES = {
 }
 
 
-@settings(max_examples=40, deadline=None)
 @given(R=rows, C=columns, dtype=dtypes, layout=layouts, seed=seeds, want=st.booleans())
 @pytest.mark.parametrize("name", CURVES)
 def test_activations(name, R, C, dtype, layout, seed, want):
@@ -98,7 +97,6 @@ def test_activations(name, R, C, dtype, layout, seed, want):
         close(Activation.backward(ctx, laid_out(dz, layout))[0], exact_dz * slope, dtype)
 
 
-@settings(max_examples=40, deadline=None)
 @given(R=rows, C=columns, dtype=dtypes, layout=layouts, seed=seeds, needs=st.tuples(st.booleans(), st.booleans()))
 def test_gate(R, C, dtype, layout, seed, needs):
     (g, G), (u, U), (dz, dZ) = (draw(seed + i, dtype, R, C) for i in range(3))
@@ -119,7 +117,6 @@ def plain_norm(x, gamma, eps, centre):
     return (x - mean) * rstd, rstd
 
 
-@settings(max_examples=60, deadline=None)
 @given(R=rows, C=columns, dtype=dtypes, layout=layouts, seed=seeds, n=threads, centre=st.booleans(), want=st.booleans())
 def test_normalizations(R, C, dtype, layout, seed, n, centre, want):
     (x, X), (dz, dZ), (gamma, G), (beta, shift) = (
@@ -142,7 +139,6 @@ def test_normalizations(R, C, dtype, layout, seed, n, centre, want):
             close(dgamma, (dZ * hat).sum(0), dtype)
 
 
-@settings(max_examples=60, deadline=None)
 @given(R=rows, C=columns, dtype=dtypes, seed=seeds, n=threads)
 def test_softmax_of_rows_and_its_gradient(R, C, dtype, seed, n):
     (s, S), (d, D) = draw(seed, dtype, R, C), draw(seed + 1, dtype, R, C)
@@ -166,7 +162,6 @@ def plain_cross_entropy(S, labels):
     return loss, p / len(labels)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     R=rows,
     d=st.integers(1, 9),
@@ -201,7 +196,6 @@ def test_cross_entropy_alone_and_with_the_head(R, d, V, block, dtype, layout, se
         close(CrossEntropy.backward(ctx, one)[0][kept], dS, dtype)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     B=st.integers(1, 2), Hk=st.integers(1, 3), G=st.integers(1, 3), N=st.integers(1, 9), before=st.integers(0, 4),
     D=st.integers(1, 5), tile=st.integers(1, 10), dtype=dtypes, layout=layouts, seed=seeds, n=threads,
@@ -246,7 +240,6 @@ def test_long_causal_attention_goes_by_tiles_and_counts_what_it_computes(rng):
     np.testing.assert_allclose(z.data, full, rtol=1e-12, atol=1e-14)
 
 
-@settings(max_examples=40, deadline=None)
 @given(R=rows, k=columns, d=columns, r=st.integers(1, 4), dtype=dtypes, layout=layouts, seed=seeds, n=threads)
 def test_lora_linear(R, k, d, r, dtype, layout, seed, n):
     shapes = [(R, k), (d, k), (d,), (r, k), (d, r), (R, d)]
@@ -275,7 +268,6 @@ def test_a_product_for_each_row(rng):
     )
 
 
-@settings(max_examples=30, deadline=None)
 @given(n=st.integers(0, 20), threads=st.integers(1, 5))
 def test_work_in_threads_takes_every_item_once_and_keeps_neighbours_together(n, threads):
     seen = []

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from families import masked_lm, vit
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import minipeft as mp
@@ -151,7 +151,6 @@ def configurations(draw):
 @given(configurations(), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**32 - 1))
 @example(DecoderConfig.llama(5, 8, 1, 4, 2, d_ff=3, context=4, bias=True, tied=False), 2, 3, 0)
 @example(DecoderConfig(5, 8, 2, 4, 3, 4, n_kv_heads=2, norm_first=False), 2, 3, 0)
-@settings(max_examples=40, deadline=None)
 def test_the_formulas_of_a_decoder_equal_what_is_counted(config, B, T, seed):
     model = DecoderLM(config)
     assert decoder_parameters(config) == count_parameters(model).total
@@ -170,7 +169,6 @@ def test_the_formulas_of_a_decoder_equal_what_is_counted(config, B, T, seed):
 @given(
     configurations(), st.sampled_from(list(METHODS)), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**32 - 1)
 )
-@settings(max_examples=100, deadline=None)
 def test_a_step_of_any_decoder_costs_what_the_formula_says(config, method, B, T, seed):
     rng = np.random.default_rng(seed)
     try:

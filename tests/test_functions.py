@@ -5,7 +5,7 @@ import pytest
 import strict
 from devices import comparison
 from functions import CASES, naive_attention, naive_cross_entropy, naive_linear, naive_matmul
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
@@ -160,7 +160,6 @@ def test_a_device_gives_the_same_without_a_synchronization(case, dtype, other_de
 shapes = st.lists(st.integers(0, 3), min_size=0, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
 @given(shape=shapes, drop=st.integers(0, 3), ones=st.lists(st.booleans(), min_size=3, max_size=3), flip=st.booleans())
 @pytest.mark.parametrize("operation", ["add", "subtract", "multiply", "divide"])
 def test_broadcasting_pairs(operation, shape, drop, ones, flip):
@@ -202,7 +201,6 @@ def test_saving_nothing_for_frozen_inputs_holds_for_every_function(rng):
 sizes = st.integers(1, 3)
 
 
-@settings(max_examples=60, deadline=None)
 @given(B=sizes, Hk=sizes, G=sizes, N=st.integers(1, 4), before=st.integers(-1, 3), D=sizes, Dv=sizes, draw=st.data())
 def test_attention_of_any_shape(B, Hk, G, N, before, D, Dv, draw):
     S = max(0, N + before)
@@ -219,7 +217,6 @@ def test_attention_of_any_shape(B, Hk, G, N, before, D, Dv, draw):
     mp.gradcheck(lambda *qkv: mp.ops.attention(*qkv, mask, causal, 0.7), q, k, v, directions=2)
 
 
-@settings(max_examples=80, deadline=None)
 @given(draw=st.data(), shape=st.lists(st.integers(1, 4), min_size=1, max_size=3))
 def test_gradient_of_any_index(draw, shape):
     def entry(n):
@@ -246,7 +243,6 @@ def test_gradient_of_any_index(draw, shape):
     np.testing.assert_allclose(x.grad, expected, rtol=1e-12, atol=1e-14)
 
 
-@settings(max_examples=60, deadline=None)
 @given(shape=st.lists(st.integers(1, 4), max_size=3), keep=st.booleans(), draw=st.data())
 @pytest.mark.parametrize("name", ["sum", "mean", "max"])
 def test_reduction_over_any_axes(name, shape, keep, draw):
@@ -260,7 +256,6 @@ def test_reduction_over_any_axes(name, shape, keep, draw):
     mp.gradcheck(lambda y: getattr(mp.ops, name)(y, axis, keep), x)
 
 
-@settings(max_examples=40, deadline=None)
 @given(x=st.lists(st.integers(0, 3), max_size=2), y=st.lists(st.integers(0, 3), max_size=2), m=sizes, k=sizes, n=sizes)
 def test_matrix_products_with_any_batch_axes(x, y, m, k, n):
     for i in range(1, min(len(x), len(y)) + 1):  # equal, or one of them 1
@@ -277,7 +272,6 @@ def test_matrix_products_with_any_batch_axes(x, y, m, k, n):
         mp.gradcheck(mp.ops.matmul, a, b)
 
 
-@settings(max_examples=40, deadline=None)
 @given(lead=st.lists(st.integers(0, 3), max_size=3), k=st.integers(0, 3), d=sizes)
 def test_linear_with_any_leading_axes(lead, k, d):
     rng = np.random.default_rng(0)
@@ -288,7 +282,6 @@ def test_linear_with_any_leading_axes(lead, k, d):
         mp.gradcheck(mp.ops.linear, x, weight, bias)
 
 
-@settings(max_examples=60, deadline=None)
 @given(lead=st.lists(st.integers(0, 3), max_size=2), V=sizes, block=st.integers(1, 4), draw=st.data())
 def test_fused_head_of_any_shape_equals_the_loops(lead, V, block, draw):
     labels = np.array(

@@ -20,7 +20,7 @@ from minipeft.ops.attention import mask_bias
 
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 widths = pytest.mark.parametrize("width", [1, 5, 32, 33, 257, 700])
-many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def close(result, expected, dtype, scale=1.0):

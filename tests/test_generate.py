@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -175,7 +175,6 @@ logit_rows = arrays(
 )
 
 
-@settings(deadline=None)
 @given(logit_rows, st.floats(0.05, 5.0), st.none() | st.integers(1, 15), st.none() | st.floats(0.01, 1.0))
 def test_probabilities_keep_the_likeliest_and_their_proportions(logits, temperature, top_k, top_p):
     p = probabilities(logits, temperature, top_k, top_p)
@@ -192,7 +191,6 @@ def test_probabilities_keep_the_likeliest_and_their_proportions(logits, temperat
         assert np.allclose(kept[chosen], all_of_them[chosen] / all_of_them[chosen].sum())
 
 
-@settings(deadline=None)
 @given(logit_rows, st.floats(0.01, 1.0))
 def test_top_p_keeps_the_fewest_tokens_that_reach_it(logits, top_p):
     full = probabilities(logits, 1.0)
@@ -201,7 +199,6 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it(logits, top_p):
         assert row[kept].sum() - row[kept].min() < top_p + 1e-12
 
 
-@settings(deadline=None)
 @given(logit_rows, st.integers(0, 1000))
 def test_a_drawn_token_has_positive_probability(logits, seed):
     p = probabilities(logits, 0.7, 3, 0.8)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -12,7 +12,6 @@ from minipeft.lab.welch import holm, two_sided, welch, welch_statistic
 
 
 @given(st.integers(0, 10**6), st.integers(2, 40), st.integers(2, 40), st.floats(0.01, 100), st.floats(-3, 3))
-@settings(max_examples=200, deadline=None)
 def test_it_equals_scipys(seed, n, m, ratio, shift):
     rng = np.random.default_rng(seed)
     a, b = rng.normal(0, 1, n), rng.normal(shift, ratio, m)
