@@ -7,8 +7,8 @@ may be missing. A policy is a small JSON file:
 
 late: up to so many hours after the due date a submission keeps that share of its points; later, nothing. Without it,
 lateness changes nothing (Gradescope closes the assignment itself). A student with an extension has the due date of the
-extension. A group hands in once and gets one score, so the latest due date of its members holds for all of them. attempts:
-so many count; those that were refused at intake, or on which the grader itself failed, do not.
+extension. A group hands in once and gets one score, so the latest due date of its members holds for all of them.
+attempts: so many count; those that were refused at intake, or on which the grader itself failed, do not.
 """
 
 from __future__ import annotations
