@@ -57,7 +57,8 @@ Result = tuple[Case, Outputs, Outputs | Raised]  # a case, the reference, what c
 class Verdict:
     """A problem graded: which aspects passed, what failed, the share of its points, and what that was judged from.
 
-    credit: of each aspect, 1 where it passed, 1/2 where few of its cases are wrong, else 0.
+    credit: of each aspect, 1 where it passed, 1/2 where few of its cases are wrong, else 0. not_run: why no case was
+    run, "" if they were.
     """
 
     problem: str
@@ -66,6 +67,7 @@ class Verdict:
     failures: list[Failure] = field(default_factory=list)
     share: float = 0.0
     results: list[Result] = field(default_factory=list)
+    not_run: str = ""
 
 
 def compare(case: Case, output: str, expected: Any, got: Any) -> tuple[str, str] | None:

@@ -210,12 +210,15 @@ def run_submit(args: argparse.Namespace) -> int:
     homework = load_homework(args.homework)
     packed = pack(homework, homework.folder, args.out or Path(f"{homework.name}.zip"))
     if args.json:
-        print(json.dumps({"path": str(packed.path), "unwritten": dict(packed.unwritten)}))
+        made = {"path": str(packed.path), "unwritten": dict(packed.unwritten), "warnings": packed.warnings}
+        print(json.dumps(made))
         return 0
     print(f"{packed.path} holds {', '.join(sorted(f.stub for f in homework.files))}")
     for problem in homework.problems:
         missing = packed.unwritten.get(problem.id)
         print(f"  {problem.id}  {'not written: ' + ', '.join(missing) if missing else 'written'}")
+    for warning in packed.warnings:
+        print(printable(warning))
     return 0
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from autograder.homework import ROOT
-from autograder.intake import PLAIN_MODULES
+from autograder.lint import PLAIN_MODULES
 
 GRADESCOPE = (("uid", "seccomp"),)
 LOCAL = (("uid", "seccomp"), ("landlock", "seccomp"))

@@ -16,9 +16,10 @@ from autograder.check import Outputs, Raised, Verdict, judge
 from autograder.client import Session
 from autograder.confinement import Confinement
 from autograder.homework import Homework
+from autograder.imports import Unloaded, load
 from autograder.inside import drawn, graded
-from autograder.intake import Remark, Submission, lint
-from autograder.strip import stubs
+from autograder.intake import Submission
+from autograder.lint import Remark, lint, warnings
 
 PUBLIC_SEED = "public"  # of the cases that students have
 
@@ -27,7 +28,8 @@ PUBLIC_SEED = "public"  # of the cases that students have
 class Graded:
     """A submission graded, as far as it has come.
 
-    verdicts: of the problems that are done. notes: sentences for the student. layers: what kept the workers apart.
+    verdicts: of the problems that are done. notes: sentences for the student. unloaded: files that cannot be imported.
+    layers: what kept the workers apart.
     explained: by (problem, for hidden cases), what is said of it. more: sentences about a problem, for its author.
     log: what the submission printed, cut. seconds: since the beginning.
     """
@@ -35,6 +37,7 @@ class Graded:
     homework: Homework
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unloaded: list[Unloaded] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     layers: dict[str, Any] = field(default_factory=dict)
     explained: dict[tuple[str, bool], str] = field(default_factory=dict)
@@ -69,20 +72,27 @@ def grade(
     ConfinementError where a worker cannot be confined as it must be.
     """
     begun = time.monotonic()
-    done = Graded(homework, notes=list(submission.notes), remarks=lint(homework, submission.sources))
-    sources = dict(submission.sources)
+    remarks = lint(homework, submission.sources)
+    done = Graded(homework, notes=[*submission.notes, *warnings(remarks)])
     broken = {
         module: Raised("raised", text.partition(":")[0], text.partition(": ")[2], _stub(homework, module), line)
         for module, (text, line) in submission.errors.items()
     }
     chosen = [homework.problem(p) for p in problems] if problems is not None else list(homework.problems)
     with Session(homework, confinement, deadline, shared) as session:
-        broken.update(_import(session, homework, sources))
+        sources, failed = load(session, homework, submission.sources)
+        broken.update({module: one.failure for module, one in failed.items()})
+        done.unloaded = list(dict.fromkeys(failed.values()))
+        told = {(one.stub, one.failure.line) for one in done.unloaded}
+        done.remarks = [r for r in remarks if not r.costs and (r.file, r.line) not in told]
         for number, problem in enumerate(chosen):
             given = drawn(homework.name, problem.id, seed) if answers is None else answers(problem.id)
             failure = next((broken[t.module] for t in problem.targets if t.module in broken), broken.get(""))
             if failure is not None:
-                done.verdicts[problem.id] = judge(problem, [(case, right, failure) for case, right in given])
+                verdict = judge(problem, [(case, right, failure) for case, right in given])
+                named = [_stub(homework, t.module) for t in problem.targets if t.module in broken]
+                verdict.not_run = f"Not run: {named[0] if named else 'the submission'} cannot be imported, see above."
+                done.verdicts[problem.id] = verdict
             else:
                 done.verdicts[problem.id] = graded(homework, problem, sources, given, session.run, answers is None)
             if number + 1 < len(chosen) and "" not in broken:
@@ -93,25 +103,6 @@ def grade(
                 progress(done)
     done.seconds = time.monotonic() - begun
     return done
-
-
-def _import(session: Session, homework: Homework, sources: dict[str, str]) -> dict[str, Raised]:
-    """Import the submission; where one of its files cannot be, put the stub in its place and say so.
-
-    By module, what went wrong; under "" what no file could be blamed for.
-    """
-    blank = stubs(homework)
-    by_module = {f.module: blank[f.stub] for f in homework.files}
-    broken: dict[str, Raised] = {}
-    while (failure := session.probe(sources)) is not None:
-        left = [m for m in sources if m not in broken and sources[m] != by_module[m]]
-        named = [m for m in left if _stub(homework, m) == failure.file]
-        guilty = named or [m for m in left if session.probe({**by_module, m: sources[m]}) is not None]
-        if not guilty:
-            return {**broken, "": failure}
-        broken.update(dict.fromkeys(guilty, failure))
-        sources.update({m: by_module[m] for m in guilty})
-    return broken
 
 
 def _stub(homework: Homework, module: str) -> str:

@@ -34,7 +34,7 @@ def check(
     """
     answers = partial(stored, homework) if is_handout(homework) else None
     done = grade(homework, submission, PUBLIC_SEED, problems=problems, answers=answers)
-    wrong = [v for v in done.verdicts.values() if v.share < 1.0] if differences else []
+    wrong = [v for v in done.verdicts.values() if v.share < 1.0 and not v.not_run] if differences else []
     if wrong:
         with Session(homework) as session:
             for verdict in wrong:

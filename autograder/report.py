@@ -18,7 +18,7 @@ import numpy as np
 from autograder.diagnose import Diagnosis, Reason, attempt, reasons
 from autograder.grade import Graded
 from autograder.homework import Problem
-from autograder.results import NOT_RUN, PLACES, clean, earned, mark, points
+from autograder.results import NOT_RUN, PLACES, clean, earned, mark, notes, points
 
 MAP_CELLS = 24  # an error map has at most so many squares a side
 FULL, PART, NONE = "full", "part", "none"
@@ -54,6 +54,8 @@ def parts(done: Graded, hidden: bool) -> list[Part]:
         verdict = done.verdicts.get(problem.id)
         if verdict is None:
             found.append(Part(problem, 0.0, {}, [], [], run=False))
+        elif verdict.not_run:
+            found.append(Part(problem, 0.0, {}, [], [verdict.not_run]))
         else:
             why, more = reasons(done.homework, verdict, hidden), [] if hidden else done.more.get(problem.id, [])
             found.append(Part(problem, earned(problem, verdict), dict(verdict.credit), why, list(more)))
@@ -71,7 +73,7 @@ def text(done: Graded, hidden: bool, colour: bool = False) -> str:
     def paint(words: str, state: str) -> str:
         return f"{COLOURS[state]}{words}\x1b[0m" if colour else words
 
-    lines = [clean(note) for note in done.notes]
+    lines = [clean(note) for note in notes(done, hidden)]
     for part in parts(done, hidden):
         p = part.problem
         score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
@@ -107,7 +109,7 @@ def escaped(words: str) -> str:
 def markdown(done: Graded, hidden: bool) -> str:
     """For a page that renders Markdown."""
     lines = [f"# {escaped(done.homework.title)}", "", f"**{total(done):g} of {done.homework.points:g} points**", ""]
-    lines += [f"- {escaped(clean(note))}" for note in done.notes]
+    lines += [f"- {escaped(clean(note))}" for note in notes(done, hidden)]
     lines += ["", "| problem | | points |", "|---|---|---:|"]
     found = parts(done, hidden)
     for part in found:
@@ -195,7 +197,7 @@ def html(done: Graded, hidden: bool, title: str = "") -> str:
     title = title or done.homework.title
     found = parts(done, hidden)
     body = [f"<h1>{esc(title)}</h1>", f'<p class="score">{total(done):g} of {done.homework.points:g} points</p>']
-    body += [f"<p>{esc(note)}</p>" for note in done.notes]
+    body += [f"<p>{esc(note)}</p>" for note in notes(done, hidden)]
     body.append("<table><thead><tr><th>problem</th><th></th><th class=n>points</th></tr></thead><tbody>")
     for part in found:
         p = part.problem

@@ -73,7 +73,7 @@ def refused(homework: Homework, why: str) -> dict[str, Any]:
 def results(graded: Graded, *, hidden: bool = True, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The results of what is graded so far. hidden: the cases are secret, so only the category of a mistake is told."""
     homework = graded.homework
-    lines = [*graded.notes]
+    lines = notes(graded, hidden)
     if graded.remarks:
         lines.append("Worth a look (no points depend on it):")
         lines += [f"  {r.file}, line {r.line}: {r.text}" for r in graded.remarks]
@@ -85,6 +85,11 @@ def results(graded: Graded, *, hidden: bool = True, extra: Mapping[str, Any] | N
     made = document(homework, "\n".join(lines), information, graded.verdicts, told)
     made["execution_time"] = round(graded.seconds, 3)
     return made
+
+
+def notes(graded: Graded, hidden: bool) -> list[str]:
+    """What is said of a submission as a whole: of files that are missing or cannot be run, and what that costs."""
+    return [*graded.notes, *(one.text(hidden) for one in graded.unloaded)]
 
 
 def document(
@@ -124,6 +129,8 @@ def explanation(homework: Homework, problem: Problem, verdict: Verdict, hidden: 
     """What is said of a problem: its aspects, and why some failed."""
     if verdict.share == 1.0:
         return "All right."
+    if verdict.not_run:
+        return verdict.not_run
     lines = [f"{mark(credit)}  {aspect}" for aspect, credit in verdict.credit.items()]
     return "\n".join([*lines, "", *said(homework, verdict, hidden)])
 

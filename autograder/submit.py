@@ -1,15 +1,21 @@
-"""``submit``: the zip to hand in, with exactly the homework's files, and what is still missing in them."""
+"""``submit``: the zip to hand in, with exactly the homework's files, and what is still missing in them.
+
+The files are imported first as the grader will import them: a file that cannot be imported would get no points.
+"""
 
 from __future__ import annotations
 
 import ast
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from autograder.client import Session
 from autograder.homework import Homework
+from autograder.imports import load
 from autograder.intake import IntakeError, Submission, take
+from autograder.lint import lint, warnings
 from autograder.strip import functions
 
 STAMP = (1980, 1, 1, 0, 0, 0)  # one date for all, so that the same files give the same zip
@@ -17,10 +23,11 @@ STAMP = (1980, 1, 1, 0, 0, 0)  # one date for all, so that the same files give t
 
 @dataclass(frozen=True)
 class Packed:
-    """What `submit` made: the zip, and by problem the functions that still raise NotImplementedError."""
+    """What `submit` made: the zip, by problem the functions that still raise NotImplementedError, and warnings."""
 
     path: Path
     unwritten: Mapping[str, list[str]]
+    warnings: list[str] = field(default_factory=list)
 
 
 def unwritten(homework: Homework, sources: Mapping[str, str]) -> dict[str, list[str]]:
@@ -47,7 +54,7 @@ def _raises(node: ast.FunctionDef) -> bool:
 def pack(homework: Homework, folder: Path, out: Path) -> Packed:
     """Write the zip of the homework's files in ``folder``; the same files give the same bytes.
 
-    IntakeError where a file is missing or is no Python.
+    Raises IntakeError, and writes nothing, if a file is missing, is no Python or cannot be imported.
     """
     taken: Submission = take(folder, homework)
     if taken.missing:
@@ -55,10 +62,15 @@ def pack(homework: Homework, folder: Path, out: Path) -> Packed:
     for module, (text, line) in taken.errors.items():
         stub = next(f.stub for f in homework.files if f.module == module)
         raise IntakeError(f"{stub}, line {line}: {text}")
+    with Session(homework) as session:
+        _, unloaded = load(session, homework, taken.sources)
+    if unloaded:
+        reasons = dict.fromkeys(one.text(hidden=False) for one in unloaded.values())
+        raise IntakeError(f"no zip was made. {' '.join(reasons)}")
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for f in sorted(homework.files, key=lambda f: f.stub):
             entry = zipfile.ZipInfo(f.stub, STAMP)
             entry.external_attr = 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, taken.sources[f.module].encode("utf-8"))
-    return Packed(out, unwritten(homework, taken.sources))
+    return Packed(out, unwritten(homework, taken.sources), warnings(lint(homework, taken.sources)))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from autograder import intake
 from autograder.homework import load_homework
-from autograder.intake import IntakeError, decoded, lint, take
+from autograder.intake import IntakeError, decoded, take
+from autograder.lint import lint
 from autograder.strip import source_path, stubs
 from autograder.submit import pack, unwritten
 

@@ -14,7 +14,7 @@ from autograder import results
 from autograder.check import Verdict
 from autograder.grade import Graded
 from autograder.homework import Homework, Problem
-from autograder.intake import Remark
+from autograder.lint import Remark
 
 PROBLEMS = (Problem("9.1", "First", (), 4), Problem("9.2", "Second", (), 3), Problem("9.3", "Third", (), 3))
 HOMEWORK = Homework("hw9_none", "None", Path(), (), PROBLEMS)
