@@ -82,6 +82,7 @@ def test_fetch_lists_what_there_is(capsys):
     assert {r["name"] for r in json.loads(capsys.readouterr().out)} >= {"minilm", "sentiment"}
 
 
+@pytest.mark.slow
 def test_compare_ends_with_a_table_a_figure_and_rows_and_goes_on_where_it_was(tmp_path):
     out = tmp_path / "out"
     first = called(*QUICK, "--out", out)

@@ -50,22 +50,27 @@ def test_a_method_that_diverges_everywhere_is_said(task):
         lab.best_rates(task, rows)
 
 
-def test_a_diverged_run_is_a_row_without_a_value(tmp_path):
-    task = TASKS["digits"]
-    task.prepare(tmp_path / "base")
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The pretrained base model of the digits."""
+    folder = tmp_path_factory.mktemp("digits") / "base"
+    TASKS["digits"].prepare(folder)
+    return folder
+
+
+def test_a_diverged_run_is_a_row_without_a_value(base):
     with np.errstate(all="ignore"):
-        result = lab.run(lab.Run("digits", "full", 1e30, 0, "val", 5), tmp_path / "base")
+        result = lab.run(lab.Run("digits", "full", 1e30, 0, "val", 5), base)
     assert result["value"] is None
-    good = lab.run(lab.Run("digits", "full", 1e-3, 0, "val", 5), tmp_path / "base")
+    good = lab.run(lab.Run("digits", "full", 1e-3, 0, "val", 5), base)
     assert 0 <= good["value"] <= 1
-    again = lab.run(lab.Run("digits", "full", 1e-3, 0, "val", 5), tmp_path / "base")
+    again = lab.run(lab.Run("digits", "full", 1e-3, 0, "val", 5), base)
     assert again["value"] == good["value"]
 
 
-def test_the_splits_share_no_example(tmp_path):
+def test_the_splits_share_no_example(base):
     task = TASKS["digits"]
-    task.prepare(tmp_path / "base")
-    a, b = task.draw(tmp_path / "base", 0), task.draw(tmp_path / "base", 1)
+    a, b = task.draw(base, 0), task.draw(base, 1)
     images = [r.batches.arrays["images"].reshape(50, -1) for r in (a, b)]
     assert not np.array_equal(*images)
     assert np.bincount(a.batches.arrays["labels"]).tolist() == [10] * 5
@@ -77,10 +82,9 @@ def test_the_splits_share_no_example(tmp_path):
     assert twins == 0
 
 
-def test_costs_tell_what_the_lecture_says(tmp_path):
+def test_costs_tell_what_the_lecture_says(base):
     task = TASKS["digits"]
-    task.prepare(tmp_path / "base")
-    costs = {m: lab.cost(task, m, tmp_path / "base") for m in task.methods}
+    costs = {m: lab.cost(task, m, base) for m in task.methods}
     full = costs["full"]
     for method, c in costs.items():
         assert c["optimizer_bytes"] == 2 * c["gradient_bytes"]

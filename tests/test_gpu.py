@@ -202,6 +202,7 @@ def test_generating_and_training_from_the_command_line_on_a_device(gpu, llama, t
     assert [set(s) for s in saved[1:]] == [set(saved[0])]
 
 
+@pytest.mark.slow
 def test_comparing_on_a_device(gpu, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     from dataclasses import replace

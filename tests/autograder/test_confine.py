@@ -488,6 +488,7 @@ def test_prctl_numbers_are_those_of_this_kernel():
 DOCKER = {0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}  # the capabilities that a container has by default
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ROOT, reason="needs root")
 def test_it_works_with_what_a_container_has_by_default(tmp_path):
     (tmp_path / "lora.py").write_text(SOURCE, "utf-8")

@@ -34,7 +34,9 @@ def shares(verdicts):
     return {p: v.share for p, v in verdicts.items()}
 
 
-@pytest.mark.parametrize("name", homeworks())
+@pytest.mark.parametrize(  # the others too: `selftest --quick` of CI grades every reference and every stub
+    "name", [n if n == LORA.name else pytest.param(n, marks=pytest.mark.slow) for n in homeworks()]
+)
 def test_the_reference_gets_all_points_and_the_stubs_none(name):
     homework = load_homework(name)
     done = grade(homework, whole(homework), 1, confinement=Confinement() if sys.platform == "linux" else None)
@@ -45,10 +47,11 @@ def test_the_reference_gets_all_points_and_the_stubs_none(name):
     assert shares(done.verdicts) == {p.id: 0.0 for p in homework.problems}
 
 
-def test_a_worker_and_this_process_agree_on_mutants():
-    for m in mutants("hw6_lora")[:3]:
-        done = grade(LORA, whole(LORA, mutated(m)), 5)
-        assert shares(done.verdicts) == shares(grade_sources(LORA, mutated(m), 5))
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+def test_a_worker_and_this_process_agree_on_mutants(number):
+    m = mutants("hw6_lora")[number]
+    done = grade(LORA, whole(LORA, mutated(m)), 5)
+    assert shares(done.verdicts) == shares(grade_sources(LORA, mutated(m), 5))
 
 
 def test_one_mistake_is_not_punished_twice():
@@ -205,6 +208,7 @@ def test_reports_are_written_where_they_are_asked_for(tmp_path, capsys):
     assert plain.read_text("utf-8").startswith("# ")
 
 
+@pytest.mark.slow
 def test_pytest_in_a_homeworks_folder_runs_at_once():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "homework/hw6_lora"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
