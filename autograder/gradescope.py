@@ -2,8 +2,9 @@
 
     python -m autograder gradescope hw6_lora --out autograder.zip
 
-The zip has ``setup.sh`` (run once, when the image is built: an interpreter and the packages, the only time that
-anything is fetched) and ``run_autograder`` (three lines that end in exec, for a shell reads its script while it runs).
+The zip has ``setup.sh`` (run once, when the image is built, and the only time that anything is fetched: an interpreter
+and the packages, see `autograder.image`) and ``run_autograder`` (three lines that end in exec, since a shell reads its
+script while it runs).
 The same inputs give the same bytes. `main` runs there, as root: it writes valid results first, and grades only where a
 worker can become another user behind a seccomp filter; otherwise nobody gets points, and students are told to ask.
 """
@@ -17,33 +18,17 @@ import os
 import sys
 import zipfile
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 from autograder.homework import ROOT, Homework, load_homework
+from autograder.image import HOME, misfits, setup_script
 from autograder.policy import Policy, applied, attempts_used, read_metadata
 
 EPOCH = (2020, 1, 1, 0, 0, 0)
-PACKAGES = ("numpy", "safetensors", "tqdm", "threadpoolctl", "platformdirs")
-PYTHON = "python3.11"
-HOME = "/opt/minipeft"
 SETTINGS = "settings.json"
 TIME_LIMIT = 600.0  # seconds, Gradescope's default
 SPARE = 0.8  # of the time limit; Gradescope overwrites the results of whoever passes it
 
-SETUP = """#!/bin/sh
-# Run once, as root, while the image is built. Nothing is fetched afterwards.
-set -eu
-export DEBIAN_FRONTEND=noninteractive
-if ! command -v {python} > /dev/null; then
-    apt-get update
-    apt-get install -y --no-install-recommends {python} {python}-venv
-    rm -rf /var/lib/apt/lists/*
-fi
-{python} -m venv {home}
-{home}/bin/pip install --no-cache-dir {packages}
-chmod 700 /autograder/source
-"""
 RUN = """#!/bin/sh
 chmod 700 /autograder/source /autograder/results; chmod -f 600 /autograder/submission_metadata.json
 exec {home}/bin/python -I -B /autograder/source/start.py
@@ -58,12 +43,6 @@ from autograder.gradescope import main
 
 sys.exit(main())
 '''
-
-
-def setup_script() -> str:
-    """setup.sh, with the versions that are installed here."""
-    packages = " ".join(f"{name}=={version(name)}" for name in PACKAGES)
-    return SETUP.format(python=PYTHON, home=HOME, packages=packages)
 
 
 def source_files(homework: Homework) -> Iterator[tuple[str, bytes]]:
@@ -132,6 +111,8 @@ def complaints(path: Path) -> list[str]:
                 wrong.append(f"{name} does not begin with #!")
             if b"\r" in data:
                 wrong.append(f"{name} has line ends of Windows")
+            if name == "setup.sh":
+                wrong += misfits(data.decode("utf-8", "replace"))
         for entry in entries:
             kind = (entry.external_attr >> 16) & 0o170000
             parts = entry.filename.split("/")
