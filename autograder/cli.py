@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autograder.homework import HomeworkError, load_homework
-from minipeft.cli import INTERRUPTED, USER_MISTAKE, Parser, UserError, default_jobs, positive
+from minipeft.cli.arguments import Parser, default_jobs, positive
+from minipeft.cli.process import UserError, run_command
 
 if TYPE_CHECKING:
     from autograder.grade import Graded
@@ -24,7 +25,7 @@ HOMEWORK = "a homework: its name, or its folder"
 def build_parser() -> Parser:
     """The parser of all commands."""
     parser = Parser(prog="python -m autograder", description="Homework: checked, handed in, graded.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    commands = parser.add_commands()
 
     check = commands.add_parser(
         "check",
@@ -172,19 +173,17 @@ def add_reports(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when all is right, 1 when something is not, 2 for a mistake of the user's."""
+    return run_command("autograder", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     from autograder.confinement import ConfinementError
     from autograder.intake import IntakeError
 
-    try:
-        code: int = args.run(args)
-        return code
-    except (UserError, HomeworkError, IntakeError, ConfinementError, OSError) as error:
-        print(f"autograder {args.command}: {error}", file=sys.stderr)
-        return USER_MISTAKE
-    except KeyboardInterrupt:
-        print(f"autograder {args.command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(
+        f"autograder {args.command}", lambda: args.run(args), (HomeworkError, IntakeError, ConfinementError)
+    )
 
 
 def run_check(args: argparse.Namespace) -> int:

@@ -1,11 +1,21 @@
 """minipeft: parameter-efficient fine-tuning from scratch, in NumPy and CuPy."""
 
-from minipeft import accounting, models, nn, ops, optim, peft, train
-from minipeft.array import array_module, to_device, to_numpy
-from minipeft.autograd import Context, Function, Tensor, no_grad
-from minipeft.cuda import NoGpuError, allow_tf32
-from minipeft.generate import generate
-from minipeft.gradcheck import GradcheckError, check_contract, gradcheck, gradcheck_parameters
+import os
+import sys
+
+try:
+    from minipeft import accounting, models, nn, ops, optim, peft, train
+    from minipeft.array import array_module, to_device, to_numpy
+    from minipeft.autograd import Context, Function, Tensor, no_grad
+    from minipeft.cuda import NoGpuError, allow_tf32
+    from minipeft.generate import generate
+    from minipeft.gradcheck import GradcheckError, check_contract, gradcheck, gradcheck_parameters
+except KeyboardInterrupt:
+    # The command `minipeft` and `python -m minipeft` begin with this import: there Ctrl-C is one line in it, too.
+    if sys.argv[0] != "-m" and os.path.splitext(os.path.basename(sys.argv[0]))[0] != "minipeft":
+        raise
+    print("minipeft: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 __version__ = "0.1.0"
 

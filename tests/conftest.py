@@ -13,7 +13,7 @@ from devices import GPU, available, comparison
 from hypothesis import settings
 
 from minipeft.array import to_device
-from minipeft.cli import default_jobs
+from minipeft.cli.arguments import default_jobs
 from minipeft.data.fetch import FetchError, cached, fetch
 
 # The plain run draws the same examples every time; `EXAMPLES=20000 pytest --hypothesis-profile=random` draws others.

@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, mistakes, a second run, Ctrl-C."""
 
+import io
 import json
 import os
 import signal
@@ -7,11 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from minipeft.cli import main
+from autograder import cli as autograder_cli
+from minipeft.cli import info, main
 
+ROOT = Path(__file__).parent.parent
 QUICK = ["compare", "--quick", "--jobs", "1"]
 
 
@@ -31,9 +35,18 @@ def test_every_command_has_help(command, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["comparee"], "invalid choice: 'comparee'"),
-        (["compare", "--taks", "digits"], "unrecognized arguments: --taks digits (see `minipeft compare --help`)"),
+        (["comparee"], "minipeft: unknown command 'comparee'; did you mean 'compare'? There are: compare, lab, fetch"),
+        (["--versoin"], "minipeft: unknown option --versoin; did you mean '--version'? (see `minipeft --help`)"),
+        (
+            ["compare", "--taks", "digits"],
+            "unknown option --taks; did you mean '--task'? (see `minipeft compare --help`)",
+        ),
+        (["compare", "digits"], "minipeft compare: unexpected argument 'digits' (see"),
         (["compare", "--jobs", "0"], "at least 1, got '0'"),
+        (["generate", "--hello"], 'with a dash comes after --: minipeft generate -- "--hello" (see'),
+        (["generate", "--", "-hello", "--seed", "1"], "unexpected argument '--seed'; options come before --"),
+        (["fetch", "--from", "x.whl"], "minipeft fetch: --from needs a NAME; `minipeft fetch` lists them"),
+        (["lab", "--full"], "minipeft lab: --full needs a NAME"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )
@@ -49,9 +62,17 @@ def test_a_mistyped_command_line_is_one_line_and_exit_code_2(args, message, caps
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["compare", "--task", "digit"], "unknown task 'digit'; expected one of digits, text, sentiment"),
-        (["bench", "stepp"], "unknown name 'stepp'; expected one of"),
-        (["fetch", "minilmm"], "unknown name 'minilmm'; near: ['minilm']"),
+        (["compare", "--task", "digit"], "unknown task 'digit'; did you mean 'digits'? There are: digits, text, senti"),
+        (["bench", "stepp"], "unknown bench 'stepp'; did you mean 'step'? There are: step, hips"),
+        (["lab", "size"], "unknown experiment 'size'; did you mean 'sizes'? There are: few_shot, adapters"),
+        (["fetch", "minilmm"], "unknown name 'minilmm'; did you mean 'minilm'? There are: austen, fashion, minilm"),
+        (["fetch", "xyz"], "unknown name 'xyz'; there are: austen, fashion"),
+        (["generate", "--model", "smolm2", "hi"], "no downloadable model of that name; did you mean 'smollm2'?"),
+        (["train", "--model", "smolm2", "--data", __file__], "no downloadable model of that name; did you mean"),
+        (
+            ["generate", "--model", "minilm", "hi"],
+            "it cannot generate text. Expected a GGUF file, a model's folder, or ",
+        ),
         (["fetch", "minilm", "--from", "no-such-file.whl"], "no-such-file.whl: there is no such file"),
     ],
 )
@@ -131,11 +152,90 @@ def test_ctrl_c_leaves_the_finished_runs_and_nothing_half_written(tmp_path):
     assert not [f for f in out.iterdir() if f.name.endswith((".part", ".old"))]
 
 
-def test_a_missing_extra_says_what_to_install(tmp_path):
-    hidden = "import sys; sys.modules['matplotlib'] = None; from minipeft.cli import main; sys.exit(main(['compare']))"
-    done = subprocess.run(
-        [sys.executable, "-c", hidden], capture_output=True, text=True, check=False, cwd=Path(tmp_path)
-    )
+def without(package, *args, folder):
+    code = f"import sys; sys.modules[{package!r}] = None; from minipeft.cli import main; sys.exit(main({list(args)}))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("package", "args"),
+    [("matplotlib", ["compare"]), ("joblib", ["compare", "--task", "text"]), ("matplotlib", ["lab", "rank"])],
+)
+def test_a_missing_extra_says_what_to_install(package, args, tmp_path):
+    done = without(package, *args, folder=tmp_path)
     assert done.returncode == 2
-    assert 'pip install "minipeft[lab]"' in done.stderr
+    assert (
+        f'minipeft {args[0]}: {args[0]} needs {package}; install it with `pip install "minipeft[lab]"`' in done.stderr
+    )
     assert done.stderr.count("\n") == 1
+
+
+def test_lab_sizes_needs_no_extra(tmp_path):
+    done = without("joblib", "lab", "sizes", "--jobs", "2", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "reproduced: The table's parameter counts" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437"])
+def test_what_an_encoding_lacks_is_printed_as_a_question_mark(encoding, monkeypatch, tmp_path):
+    printed = "d × d, φ, ±, Müller\n"
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, newline="\n"))
+
+    def show(*args, **kwargs):
+        print(printed, end="")
+
+    monkeypatch.setattr(info, "run_info", show)
+    monkeypatch.setattr(autograder_cli, "part", lambda name: SimpleNamespace(main=show))
+    main(["info"])
+    autograder_cli.main(["strip"])
+    assert raw.getvalue() == 2 * printed.encode(encoding, "replace")
+
+
+def test_a_command_whose_output_is_redirected_in_ascii_ends_well(tmp_path):
+    done = called("lab", "sizes", cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "d ? d" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes a pipe as a shell's head does")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", [["minipeft", "lab", "sizes"], ["minipeft", "--help"], ["autograder", "--help"]])
+def test_a_reader_that_goes_away_ends_the_command_in_silence(args, unbuffered, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", *args], stdout=writer, stderr=subprocess.PIPE, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.close(writer)
+    assert done.returncode in (141, 0)  # 0: argparse ignores what becomes of its --help
+    assert done.stderr == b""
+
+
+def test_a_broken_pipe_of_something_else_is_told(monkeypatch, capsys):
+    def fail(args):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(info, "run_info", fail)
+    assert main(["info"]) == 2
+    assert "minipeft info: [Errno 32] Broken pipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["minipeft", "autograder"])
+@pytest.mark.parametrize("module", ["numpy", "argparse"])  # what minipeft imports, and what its command line does
+def test_ctrl_c_during_the_imports_is_one_line(package, module, tmp_path):
+    body = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(10)\n"
+    (tmp_path / f"{module}.py").write_text(body)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", package, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{package}: interrupted\n")
+
+
+def test_ctrl_c_during_an_import_by_a_program_is_an_exception(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt")
+    code = "try:\n    import minipeft\nexcept KeyboardInterrupt:\n    print('seen')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "seen\n", "")

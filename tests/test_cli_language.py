@@ -1,5 +1,6 @@
 """`minipeft generate` and `minipeft train` on a small Llama in a GGUF file."""
 
+import io
 import json
 import os
 import re
@@ -13,8 +14,10 @@ import pytest
 from tiny_gguf import small_llama, write_llama
 
 from minipeft.accounting import Forecast
-from minipeft.cli import default_jobs, main
+from minipeft.cli import main
+from minipeft.cli.arguments import default_jobs
 from minipeft.data import BytePairs
+from minipeft.data.bpe import LETTERS
 from minipeft.files import FileError, read_safetensors, write_json
 from minipeft.generate import generate
 from minipeft.lab.language import Plan, Prose, finetune, perplexity, read_prose, windows
@@ -49,17 +52,56 @@ def test_generate_prints_the_text_and_its_continuation(llama, capsys):
     ids = generate(
         DecoderLM.from_pretrained(llama), np.array([tokenizer.encode("hello")]), max_new_tokens=5, eos=tokenizer.eos
     )
-    assert out.out.rstrip("\n") == tokenizer.decode(ids[0]).rstrip("\ufffd\n")
+    assert out.out == tokenizer.decode(ids[0]) + "\n"
     assert "tokens" in out.err
     assert main(["generate", "--model", str(llama), "--max-new-tokens", "5", "--json", "hello"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["ids"] == ids[0, -len(facts["ids"]) :].tolist()
+    assert facts["text"] == tokenizer.decode(facts["ids"])
+
+
+def test_a_text_may_begin_with_a_dash(llama, capsys):
+    for args in (["-hello"], ["-hello", "--seed", "1"], ["--", "-hello"], ["-h e"], ["-5"]):
+        assert main(["generate", "--model", str(llama), "--max-new-tokens", "1", *args]) == 0
+        assert capsys.readouterr().out.startswith(args[-1] if args[0] == "--" else args[0])
+
+
+HALF, EURO, REPLACEMENT = [0xE2, 0x82], [0xE2, 0x82, 0xAC], [0xEF, 0xBF, 0xBD]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+@pytest.mark.parametrize(
+    "raw", [HALF, EURO, [*EURO, *HALF], [*HALF, *EURO], [*REPLACEMENT], [0x41, 0xFF], [*HALF, 0x41, *HALF], [0xF0]]
+)
+def test_the_streamed_text_is_the_decoded_text_to_the_last_byte(raw, encoding, llama, monkeypatch):
+    tokenizer = BytePairs.from_gguf(llama)
+    ids = [tokenizer.ids[LETTERS[b]] for b in raw]
+    monkeypatch.setattr(sys.modules["minipeft.generate"], "stream", lambda *a, **k: iter([np.array([i]) for i in ids]))
+    text = tokenizer.decode(ids)
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding, newline="\n"))
+    assert main(["generate", "--model", str(llama), "hello"]) == 0
+    assert out.getvalue() == f"hello{text}\n".encode(encoding, "replace")
+    out.seek(0)
+    out.truncate()
+    assert main(["generate", "--model", str(llama), "hello", "--json"]) == 0
+    assert json.loads(out.getvalue().decode(encoding))["text"] == text
+
+
+def test_ctrl_c_ends_the_line_of_a_streamed_text(llama, monkeypatch, capsys):
+    def stream(*args, **kwargs):
+        yield np.array([BytePairs.from_gguf(llama).ids["he"]])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["minipeft.generate"], "stream", stream)
+    assert main(["generate", "--model", str(llama), "hello"]) == 130
+    assert capsys.readouterr().out == "hellohe\n"
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--model", "nothing.gguf", "hello"], "--model nothing.gguf: there is no such file, nor anything to fetch"),
+        (["--model", "nothing.gguf", "hello"], "--model nothing.gguf: no such file, and no downloadable model of that"),
         (["--model", "LLAMA", ""], "the text is empty"),
         (["--model", "LLAMA", "--max-new-tokens", "5", "--temperature", "-1", "hello"], "temperature"),
         (["--model", "LLAMA", "--max-new-tokens", "5", "--temperature", "1", "--top-p", "2", "hello"], "top_p"),

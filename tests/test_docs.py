@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autograder import cli as autograder
-from minipeft import cli
+from minipeft.cli.run import build_parser
 from minipeft.lab import runner
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,7 @@ def commands(text: str) -> list[list[str]]:
 
 def understood(words: list[str]) -> None:
     if words[0] == "minipeft":
-        cli.build_parser().parse_args(words[1:])
+        build_parser().parse_args(words[1:])
     else:
         autograder.build_parser().parse_args(words[3:])
 

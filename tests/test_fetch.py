@@ -345,7 +345,7 @@ def test_odd_members_are_never_unpacked(cache, tmp_path):
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
-        ("thingg", None, "unknown name 'thingg'; near: .'thing'"),
+        ("thingg", None, "unknown name 'thingg'; did you mean 'thing'"),
         ("nothing like it at all", None, "there are: "),
         ("thing", "none.tgz", "no such file"),
         ("thing", "text.tgz", "has no package/data/a.json nor a.json; expected the package file of thing@1.0"),

@@ -221,7 +221,7 @@ def test_a_dataclass_from_json():
     made = dataclass_from_json(Settings, again, "f.json")
     assert made == Settings(1, pair=(3, 4.5), by_layer={"q": (1, 2)}, betas=(0.9, 0.99))
     for mapping, message in (
-        ({"size": 3, "raet": 1}, "f.json: Settings has no field 'raet'; near: .'rate'"),
+        ({"size": 3, "raet": 1}, "f.json: Settings has no field 'raet'; did you mean 'rate'"),
         ({}, "the field 'size' of Settings is missing"),
         ({"size": True}, "size must be int, got True"),
         ({"size": 3.5}, "size must be int"),

@@ -142,7 +142,7 @@ def test_the_command_line(tmp_path, capsys):
     assert main(["lab", "sizes", "--out", str(tmp_path), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]["sizes"]) == 8
     assert main(["lab", "size"]) == 2
-    assert "unknown experiment 'size'; expected one of" in capsys.readouterr().err
+    assert "unknown experiment 'size'; did you mean 'sizes'? There are: " in capsys.readouterr().err
     assert main(["lab", "sizes", "--out", str(tmp_path / "findings.md")]) == 2
     assert "is a file; name a folder" in capsys.readouterr().err
     assert main(["lab", "sizes", "--out", str(tmp_path), "--cluster", "tcp://127.0.0.1:9"]) == 0  # all done before

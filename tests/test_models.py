@@ -179,7 +179,7 @@ def test_a_folder_that_does_not_fit_is_a_clear_error(rng, tmp_path):
         M.ViT.from_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     for change, message in (
-        ({"d_modle": 3}, "near: .'d_model"),
+        ({"d_modle": 3}, "did you mean 'd_model"),
         ({"d_model": "wide"}, "must be int"),
         ({"d_model": 24}, "shape"),
         ({"model_type": "mamba"}, "'mamba' is no DecoderLM"),

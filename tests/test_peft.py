@@ -446,7 +446,7 @@ def test_tied_weights_are_copied_together(rng):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (LoraConfig(target_modules=["q_prj"]), r"'q_prj' matches no Linear or Embedding; near: \['q_proj'"),
+        (LoraConfig(target_modules=["q_prj"]), r"'q_prj' matches no Linear or Embedding; did you mean 'q_proj'"),
         (LoraConfig(target_modules=["q_proj", "query"]), "'query' matches no Linear or Embedding"),
         (LoraConfig(target_modules=r".*\.wat"), "matches no Linear or Embedding; there are: down_proj"),
         (LoraConfig(target_modules="("), "no regular expression"),

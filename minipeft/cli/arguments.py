@@ -4,34 +4,77 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-USER_MISTAKE = 2
-INTERRUPTED = 130
+from minipeft.cli.process import USER_MISTAKE, UserError
+from minipeft.files.names import close_to, unknown_name
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that answers a mistake in one line and points to --help."""
+    """An argument parser that reports a mistake in one line, with close matches, and points to --help."""
+
+    takes_text = False  # the positional argument is a text, which may begin with a dash
+
+    def add_commands(self) -> Subparsers:
+        """Add the commands; one of them has to be given."""
+        return self.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see `{self.prog} --help`)", file=sys.stderr)
         sys.exit(USER_MISTAKE)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """As argparse's, but the command that does not know an option says so itself, and points to its own --help."""
+        """As argparse's, but an argument that is unknown is an error of the command that it was given to."""
+        args = list(sys.argv[1:] if args is None else args)
+        if self.takes_text:
+            args = self._text_last(args)
+        self._check_options(args)
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            order = "; options come before --" if unknown[0].startswith("-") else ""
+            self.error(f"unexpected argument {unknown[0]!r}{order}")
         return known, unknown
+
+    def require_name(self, args: argparse.Namespace) -> None:
+        """Report an option that says nothing without a NAME; --json does."""
+        options = [a for a in self._actions if a.option_strings and a.dest not in ("help", "json")]
+        given = [a.option_strings[-1] for a in options if getattr(args, a.dest) != a.default]
+        if args.name is None and given:
+            self.error(f"{given[0]} needs a NAME; `{self.prog}` lists them")
+
+    def _check_options(self, args: list[str]) -> None:
+        """Report an unknown option. argparse would complain about a missing argument first."""
+        known = self._option_string_actions
+        for arg in args:
+            if arg == "--" or (self._subparsers is not None and not arg.startswith("-")):  # a command's own arguments
+                return
+            name = arg.partition("=")[0]
+            if re.fullmatch(r"--?[A-Za-z]\S*", name) and not any(k.startswith(name) for k in known):
+                message = f"unknown option {name}{close_to(name, known)}"
+                if self.takes_text:
+                    message += " A" if message.endswith("?") else "; a"
+                    message += f' text that begins with a dash comes after --: {self.prog} -- "{arg}"'
+                self.error(message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            self.error(unknown_name(str(action.metavar or action.dest).lower(), str(value), map(str, action.choices)))
+
+    def _text_last(self, args: list[str]) -> list[str]:
+        """Move a text such as "-hello" to the end, after "--", since argparse would read it as options.
+
+        A negative number is left alone: it is the value of an option, or a text that argparse accepts.
+        """
+        texts = [a for a in args if re.match(r"-(?!-|\d*\.?\d+$).", a) and a not in self._option_string_actions]
+        if "--" in args or len(texts) != 1:
+            return args
+        return [*(a for a in args if a != texts[0]), "--", *texts]
 
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
-
-
-class UserError(Exception):
-    """A mistake of the user's: one line, exit code 2."""
 
 
 def positive(text: str, least: int = 1) -> int:
@@ -107,15 +150,24 @@ def use_device(args: argparse.Namespace) -> None:
 
 
 def load_model(name: str) -> tuple[Any, Any]:
-    """A decoder and its tokenizer; fetched first where its name is one that can be."""
+    """Return a decoder and its tokenizer, from a file or folder, or by a name that can be fetched."""
     from minipeft.data import BytePairs
     from minipeft.data.fetch import fetch
     from minipeft.data.resources import RESOURCES
     from minipeft.models import DecoderLM
 
-    source = fetch(name) if name in RESOURCES and not Path(name).exists() else Path(name)
+    source = Path(name)
     if not source.exists():
-        raise UserError(f"--model {name}: there is no such file, nor anything to fetch of that name")
+        models = [r.name for r in RESOURCES.values() if r.generates]
+        if name in RESOURCES and name not in models:
+            raise UserError(
+                f"--model {name}: {RESOURCES[name].summary}; it cannot generate text. Expected a GGUF file, a model's "
+                f"folder, or one of: {', '.join(models)}"
+            )
+        if name not in models:
+            guess = close_to(name, models) or f"; there are: {', '.join(models)}"
+            raise UserError(f"--model {name}: no such file, and no downloadable model of that name{guess}")
+        source = fetch(name)
     return DecoderLM.from_pretrained(source), BytePairs.from_gguf(source)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from minipeft.cli.arguments import Subparsers, UserError
+from minipeft.cli.arguments import Subparsers
+from minipeft.cli.process import UserError
+from minipeft.files.names import unknown_name
 
 
 def add_bench(commands: Subparsers) -> None:
@@ -30,7 +32,7 @@ def run_bench(args: argparse.Namespace) -> int:
         print(json.dumps(BENCHES, indent=2) if args.json else "\n".join(f"{n:<10} {s}" for n, s in BENCHES.items()))
         return 0
     if args.name not in BENCHES:
-        raise UserError(f"unknown name {args.name!r}; expected one of {', '.join(BENCHES)}")
+        raise UserError(unknown_name("bench", args.name, BENCHES))
     try:
         rows = import_module(f"minipeft.bench.{args.name}").run()
     except NoGpuError as error:

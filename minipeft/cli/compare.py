@@ -6,7 +6,16 @@ import argparse
 import json
 from pathlib import Path
 
-from minipeft.cli.arguments import Subparsers, UserError, add_device, default_jobs, positive, use_device, write_text
+from minipeft.cli.arguments import (
+    Subparsers,
+    add_device,
+    default_jobs,
+    positive,
+    use_device,
+    write_text,
+)
+from minipeft.cli.process import UserError, needs_extra
+from minipeft.files.names import unknown_name
 
 
 def add_compare(commands: Subparsers) -> None:
@@ -28,13 +37,18 @@ def add_compare(commands: Subparsers) -> None:
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    try:
-        from minipeft.lab import compare as lab
-        from minipeft.lab import plots
-    except ModuleNotFoundError as error:
-        raise UserError(f'compare needs {error.name}; install it with `pip install "minipeft[lab]"`') from error
+    with needs_extra("compare", "lab"):
+        return _compare(args)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    import joblib  # noqa: F401  # missed now, not after the pretraining
+
+    from minipeft.lab import compare as lab
+    from minipeft.lab import plots
+
     if args.task not in lab.TASKS:
-        raise UserError(f"unknown task {args.task!r}; expected one of {', '.join(lab.TASKS)}")
+        raise UserError(unknown_name("task", args.task, lab.TASKS))
     task = lab.TASKS[args.task]
     out = args.out or Path("minipeft-compare") / (args.task + ("-quick" if args.quick else ""))
     if out.exists() and not out.is_dir():

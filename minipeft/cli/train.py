@@ -11,7 +11,6 @@ from pathlib import Path
 
 from minipeft.cli.arguments import (
     Subparsers,
-    UserError,
     add_device,
     add_model,
     default_jobs,
@@ -23,6 +22,7 @@ from minipeft.cli.arguments import (
     use_device,
     write_text,
 )
+from minipeft.cli.process import UserError
 
 
 def add_train(commands: Subparsers) -> None:

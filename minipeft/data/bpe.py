@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -142,6 +143,16 @@ class BytePairs:
     def decode(self, ids: Sequence[int] | np.ndarray, special: bool = False) -> str:
         """The text of ids (n,), without the special tokens unless ``special``; half a character becomes U+FFFD."""
         return self.bytes(ids, special).decode("utf-8", "replace")
+
+    def decode_stream(self, ids: Iterable[int], special: bool = False) -> Iterator[str]:
+        """Yield the text of ids one by one; joined, the pieces equal `decode` of all ids.
+
+        A character whose bytes are spread over several ids comes with the last of them.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for i in ids:
+            yield decoder.decode(self.bytes([i], special))
+        yield decoder.decode(b"", final=True)
 
     def bytes(self, ids: Sequence[int] | np.ndarray, special: bool = False) -> bytes:
         """The bytes of ids (n,); ValueError for an id outside of the vocabulary."""

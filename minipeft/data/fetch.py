@@ -5,7 +5,6 @@ The sha256 of every file decides what is accepted, not the way it came: a file g
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
@@ -22,6 +21,7 @@ from minipeft.data.resources import RESOURCES, FetchError, Package, Resource
 from minipeft.data.unpack import unpack
 from minipeft.files.atomic import atomic_folder
 from minipeft.files.cache import cache_folder, cached
+from minipeft.files.names import unknown_name
 
 PATIENCE = 10.0  # seconds that a client may take to end when it is told to
 
@@ -46,10 +46,7 @@ def fetch(
     """
     resource = RESOURCES.get(name)
     if resource is None:
-        near = difflib.get_close_matches(name, RESOURCES, n=2)
-        raise FetchError(
-            f"unknown name {name!r}; {f'near: {near}, ' if near else ''}there are: {', '.join(sorted(RESOURCES))}"
-        )
+        raise FetchError(unknown_name("name", name, sorted(RESOURCES)))
     folder = cache_folder() / name
     there = cached(name)
     if there is not None and from_file is None and _is_whole(resource, there):

@@ -33,6 +33,7 @@ class Resource:
     files: Mapping[str, tuple[str, int]]
     packages: tuple[Package, ...]
     notices: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    generates: bool = False  # a language model that generates text, with its tokenizer
 
     @property
     def size(self) -> int:
@@ -149,6 +150,7 @@ RESOURCES = {
                 ),
             ),
             {"LICENSE": ("c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4", 11357)},
+            generates=True,
         ),
         Resource(
             "austen",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import types
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from minipeft.files.atomic import atomic_path
 from minipeft.files.errors import FileError
+from minipeft.files.names import close_to
 
 T = TypeVar("T")
 
@@ -66,8 +66,8 @@ def dataclass_from_json(cls: type[T], mapping: Mapping[str, Any], path: str | Pa
     values = {}
     for name, value in mapping.items():
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=2)
-            raise FileError(f"{path}: {cls.__name__} has no field {name!r}; near: {near or sorted(fields)}")
+            guess = close_to(name, fields) or f"; there are: {', '.join(sorted(fields))}"
+            raise FileError(f"{path}: {cls.__name__} has no field {name!r}{guess}")
         try:
             values[name] = _typed(value, hints[name])
         except TypeError:

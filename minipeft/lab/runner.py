@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minipeft.files.atomic import atomic_folder
+from minipeft.files.names import unknown_name
 from minipeft.lab.experiment import Config, Experiment, Row
 
 NAMES = (  # in the order of the lecture
@@ -31,7 +32,7 @@ class LabError(ValueError):
 def load(name: str) -> Experiment:
     """The experiment of that name; LabError naming those that there are."""
     if name not in NAMES:
-        raise LabError(f"unknown experiment {name!r}; expected one of {', '.join(NAMES)}")
+        raise LabError(unknown_name("experiment", name, NAMES))
     experiment: Experiment = import_module(f"minipeft.lab.{name}").EXPERIMENT
     return experiment
 
@@ -99,12 +100,14 @@ Results = Iterator[dict[str, Any]]
 
 
 def local(name: str, configs: Sequence[Config], folder: str, workers: int) -> Results:
-    """Entries as they finish, ``workers`` processes at a time."""
+    """Yield entries as they finish, ``workers`` processes at a time; one run after the other without joblib."""
+    try:
+        from joblib import Parallel, delayed
+    except ModuleNotFoundError:
+        workers = 1
     if workers == 1:
         yield from (perform(name, c, folder) for c in configs)
         return
-    from joblib import Parallel, delayed
-
     parallel = Parallel(n_jobs=min(workers, len(configs)), return_as="generator_unordered", batch_size=1)
     yield from parallel(delayed(perform)(name, c, folder) for c in configs)
 

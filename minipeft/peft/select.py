@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 
+from minipeft.files.names import close_to
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module
 from minipeft.peft.config import PeftError
@@ -54,8 +54,8 @@ def match_modules(
             found = {p for p in paths if p == t or p.endswith("." + t)}
             if not found:
                 ends = sorted({p.rpartition(".")[2] for p in paths})
-                near = difflib.get_close_matches(t, [*ends, *paths], n=3, cutoff=0.5)
-                raise PeftError(f"{option}: {t!r} matches no {called}; near: {near or _listed(paths)}")
+                guess = close_to(t, [*ends, *paths]) or f"; there are: {_listed(paths)}"
+                raise PeftError(f"{option}: {t!r} matches no {called}{guess}")
             wanted |= found
         chosen = [p for p in paths if p in wanted]
     if exclude is not None:
