@@ -26,6 +26,9 @@ CONFIGS = {
     "LoRA everywhere": lambda: LoraConfig(r=2, target_modules="all-linear", rank_pattern={"up_proj": 3}),
     "LoRA and biases": lambda: LoraConfig(r=2, bias="all"),
     "LoRA of the head": lambda: LoraConfig(r=2, target_modules="lm_head|.*q_proj"),
+    "LoRA and the whole embedding": lambda: LoraConfig(r=2, modules_to_save=["tokens"]),
+    "LoRA and the whole head": lambda: LoraConfig(r=2, modules_to_save=["lm_head"], bias="lora_only"),
+    "LoRA and the whole embedding and head": lambda: LoraConfig(r=2, modules_to_save=["tokens", "lm_head"]),
     "LoRA and whole layers": lambda: LoraConfig(r=2, target_modules=["v_proj"], modules_to_save=["up_proj", "norm"]),
     "IA3": lambda: IA3Config(),
     "IA3 outside": lambda: IA3Config(feedforward_modules=[]),
@@ -35,10 +38,20 @@ CONFIGS = {
     "prompt before the source": lambda: PromptTuningConfig(4, sides=["encoder"]),
     "prefix before the target": lambda: PrefixTuningConfig(4, sides=["decoder"]),
 }
-NO_FORM = {("encoder", "prompt"), ("vit", "prompt"), ("vit", "prefix")}
-FAMILIES = {"gpt2": gpt2, "llama": llama, "encoder": encoder, "vit": vit, "encoder_decoder": encoder_decoder}
+NO_FORM = {
+    *((f, m) for f in ("encoder", "vit", "masked_lm") for m in ("prompt", "prefix") if (f, m) != ("encoder", "prefix")),
+    *((f, m) for f in ("encoder", "vit") for m in CONFIGS if "whole" in m and m.endswith("head")),
+    ("vit", "LoRA and the whole embedding"),
+}
+FAMILIES = {
+    **{"gpt2": gpt2, "llama": llama, "encoder": encoder, "masked_lm": masked_lm, "vit": vit},
+    "encoder_decoder": encoder_decoder,
+}
 ONE_SIDE = [(f, m) for f in FAMILIES for m in list(CONFIGS)[:-2] if f != "encoder_decoder" and (f, m) not in NO_FORM]
-NOT_ON_BOTH = ("prompt", "prefix", "LoRA and biases", "prefix before the target")
+NOT_ON_BOTH = (
+    *("prompt", "prefix", "LoRA and biases", "prefix before the target"),
+    *("LoRA and the whole head", "LoRA and the whole embedding and head"),  # of which the bias is a constant there
+)
 GRID = [*ONE_SIDE, *(("encoder_decoder", m) for m in CONFIGS if m not in NOT_ON_BOTH)]
 
 
@@ -150,8 +163,8 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(rng, tmp_path):
     refused(PeftError, "'pissa_niter_4', which also changed the base weights", init_lora_weights="pissa_niter_4")
     table = base.input.tokens.weight.data
     stored = "base_model.model.transformer.wte.base_layer.weight"
-    refused(PeftError, "adapted on other base weights", tensors={**tensors, stored: table + 1})
-    refused(PeftError, "adapted on other base weights", tensors={**tensors, stored: table[:-1]})
+    refused(PeftError, "belongs to other base weights", tensors={**tensors, stored: table + 1})
+    refused(PeftError, "belongs to other base weights", tensors={**tensors, stored: table[:-1]})
     refused(PeftError, "no module 'transformer.odd'", tensors={**tensors, stored.replace("wte", "odd"): table})
     for key in ("../../etc/passwd", "base_model.model./etc/passwd.lora_A.weight", "base_model.model.", "a\x00b", "…"):
         refused(PeftError, r"has no place|no module", tensors={**tensors, key: tensors[first]})

@@ -236,7 +236,6 @@ def test_an_unknown_pool_is_an_error():
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ("bert", {"hidden_act": "swish"}, "hidden_act is 'swish'"),
         ("bert", {"is_decoder": True}, "is_decoder is True"),
-        ("bert_masked_lm", {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
         ("bart", {"scale_embedding": True}, "scale_embedding is True"),
         ("bart", {"decoder_layers": 3}, "encoder_layers is 2 and decoder_layers 3; only equal ones"),
         ("bart", {"normalize_before": True}, "normalize_before is True"),
@@ -330,7 +329,9 @@ def test_names_say_where_a_parameter_stands_in_their_model():
     assert gpt2["stack.layers.1.attention.k_proj.bias"] == ("transformer.h.1.attn.c_attn.bias", "1/3")
     llama = huggingface_names(DecoderLM(DecoderConfig.llama(11, 12, 1, 2, 1, 20, 9)))
     assert llama["stack.layers.0.attention.out_proj.weight"] == ("model.layers.0.self_attn.o_proj.weight", "")
-    assert llama["lm_head.weight"][0] == "lm_head.weight"
+    assert "lm_head.weight" not in llama  # it is tied
+    untied = huggingface_names(DecoderLM(DecoderConfig.llama(11, 12, 1, 2, 1, 20, 9)), tied=False)
+    assert untied["lm_head.weight"][0] == "lm_head.weight"
     query = "encoder.layer.0.attention.self.query.weight"
     assert huggingface_names(Encoder(ENCODER))["stack.layers.0.attention.q_proj.weight"][0] == query
     classifier = huggingface_names(EncoderClassifier(ENCODER))

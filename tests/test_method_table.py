@@ -21,20 +21,25 @@ COLUMNS = {  # ours: (heading, theirs)
     "encoder_decoder": ("encoder-decoder, BART", "bart"),
     "vit": ("ViT", "vit"),
 }
+TIED = {
+    **{"gpt2": "decoder, GPT-2", "tied llama": "decoder, Llama", "masked lm": "masked LM, BERT"},
+    "bart": "encoder-decoder, BART",
+}
+CONSTANT = "the bias of BART's head is a constant at Hugging Face: what was trained there loads here and goes back"
 REASONS = {
     ("llama", "BitFit"): "a Llama has no bias",
-    ("bert", "prompt"): "theirs classifies by the first row, which is then the prompt's",
-    **{
-        ("vit", m): "theirs knows prompts and prefixes for text alone" for m in ("prompt", "prefix", "projected prefix")
-    },
+    ("bert", "prompt"): "Hugging Face's classifier reads the first row, which is then the prompt's",
+    **{("vit", m): "Hugging Face has prompts and prefixes only for text" for m in parity.PROMPTS},
+    **{("masked lm", m): "Hugging Face has no prompts or prefixes for a masked LM" for m in parity.PROMPTS},
+    **{("bart", m): CONSTANT for m in ("LoRA with all biases", "LoRA and the whole head", "LoRA and both")},
 }
 BEFORE = """# Methods and models
 
 Every cell is a set of tests that pass. **✓**: the gradient of all that is trained, against central differences in
 float64; three steps of training leave every frozen tensor as it was, to the bit; disabling and unloading give the
 base's outputs, to the bit; what is saved is what was trained, and loads to the same bits; the same on a stand-in for a
-GPU, without a synchronization. **HF**: saved here, Hugging Face PEFT 0.21 loads it with the same logits (1e-5), and
-what it saves loads here. Where a cell says less, the reason stands below.
+GPU, without a synchronization. **HF**: saved here, Hugging Face PEFT 0.21.2 loads it with the same logits (1e-5), and
+what it saves loads here. If a cell says less, the reason is given below.
 
     pytest tests/test_peft.py                           # ✓
     pytest -m parity tests/parity/test_parity_peft.py   # HF, with the extra [parity]
@@ -54,6 +59,15 @@ def cell(family, method, notes):
     return "✓"
 
 
+def tied_cell(family, method, notes):
+    return "HF" if (family, method) in parity.GRID else f"–{notes(REASONS[family, method])}"
+
+
+def table(first, columns, rows):
+    lines = [f"| {first} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows)])
+
+
 def page():
     reasons = []
 
@@ -62,22 +76,33 @@ def page():
             reasons.append(reason)
         return f" ({reasons.index(reason) + 1})"
 
-    lines = ["| method | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |", "|---" * 6 + "|"]
-    for method in own.METHODS:
-        lines.append(f"| {method} | " + " | ".join(cell(f, method, notes) for f in COLUMNS) + " |")
-    theirs = [m for m in parity.METHODS if m not in own.METHODS]
-    after = [f"({i}) {reason}." for i, reason in enumerate(reasons, 1)]
-    after.append(
+    own_table = table(
+        "method",
+        [heading for heading, _ in COLUMNS.values()],
+        [(m, [cell(f, m, notes) for f in COLUMNS]) for m in own.METHODS],
+    )
+    tied_table = table("method", TIED.values(), [(m, [tied_cell(f, m, notes) for f in TIED]) for m in parity.METHODS])
+    parts = [
+        BEFORE + own_table,
         "FacT cuts matrices into blocks of d × d, so every family has it on W_q and W_o; on all matrices of a layer "
-        "whose feed-forward is a multiple of d wide it is tested on GPT-2 and the ViT."
-    )
-    after.append(f"Also exchanged with Hugging Face PEFT: {', '.join(theirs)}.")
-    after.append(
-        'On BART theirs has a prompt before the source alone (`sides=["encoder"]`) and a prefix before the target '
-        'alone (`sides=["decoder"]`); ours also has both, and prefixes in the attention from target to source. The '
-        "other methods have no form at Hugging Face, or another one, and are saved in our own files."
-    )
-    return BEFORE + "\n".join(lines) + "\n\n" + "\n\n".join(after) + "\n"
+        "whose feed-forward is a multiple of d wide it is tested on GPT-2 and the ViT.",
+        'On BART, Hugging Face has a prompt only before the source (`sides=["encoder"]`) and a prefix only before the '
+        'target (`sides=["decoder"]`); minipeft also has both, and prefixes in the attention from target to source. '
+        "The other methods have no form at Hugging Face, or another one, and are saved only in our own files.",
+        "## Tied weights",
+        "If the head is the token embedding (GPT-2, many Llamas, BERT's masked LM, BART), an adapter of one of the two "
+        "changes only that one. `modules_to_save` gives the named module its own copy, and the other one keeps the "
+        "base's weight, as in PEFT. Each cell was trained with all its tensors changed and compared both ways.",
+        tied_table,
+        "PEFT itself warns of such adapters, and for a reason: its `merge_and_unload` of a LoRA on a tied weight adds "
+        "the change to the shared tensor, so that both places move, by 3 to 60 in the logits of these models. Merging "
+        "here unties the two, saves both, and sets `tied` to false in config.json; the merged model computes what the "
+        "adapter did, and so does transformers with `tie_word_embeddings=False`. Adapters that PEFT made with "
+        "`ensure_weight_tying=True` hold the tensors of every tied module and are read; `trainable_token_indices` is "
+        "refused. A copy of BART's `shared` changes nothing there, and is ignored here with a warning.",
+        *(f"({i}) {reason}." for i, reason in enumerate(reasons, 1)),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def test_the_table_is_that_of_the_tests():

@@ -434,15 +434,6 @@ def test_a_classification_head_is_trained_beside_the_method_and_saved_with_it(rn
     assert len(get_peft_model(peft.unload(), LoraConfig(r=2, modules_to_save=[])).trained()) == 12
 
 
-def test_tied_weights_are_copied_together(rng):
-    model, batch = gpt2(rng)
-    peft = get_peft_model(model, TopLayersConfig(n_layers=1, modules_to_save=["lm_head"]))
-    assert model.lm_head.weight is model.input.tokens.weight
-    assert model.lm_head.weight.requires_grad
-    peft.unload()
-    assert model.lm_head.weight is model.input.tokens.weight
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [

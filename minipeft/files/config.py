@@ -79,6 +79,11 @@ def dataclass_from_json(cls: type[T], mapping: Mapping[str, Any], path: str | Pa
     return cls(**values)
 
 
+def is_off(value: Any) -> bool:
+    """Return whether a JSON value switches an option off: null, false, 0, "", [] or {}."""
+    return value is None or (isinstance(value, (bool, int, float, str, list, dict)) and not value)
+
+
 def check_types(instance: Any) -> None:
     """Raise TypeError naming the first field of a dataclass whose value is not of the type that it declares."""
     hints = typing.get_type_hints(type(instance))

@@ -8,6 +8,7 @@ from minipeft.models.encoder import (
     EncoderClassifier,
     EncoderConfig,
     EncoderMaskedLM,
+    MaskedLMConfig,
     mask_tokens,
 )
 from minipeft.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
@@ -27,6 +28,7 @@ __all__ = [
     "EncoderDecoderConfig",
     "EncoderMaskedLM",
     "MLPConfig",
+    "MaskedLMConfig",
     "Model",
     "ViT",
     "ViTConfig",

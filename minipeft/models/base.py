@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -23,19 +23,21 @@ from minipeft.models.huggingface import Layout, Settings, read_checkpoint
 from minipeft.nn.attention import Angles, ScaledDotProduct
 from minipeft.nn.checkpoint import checkpoint
 from minipeft.nn.layers import Linear
-from minipeft.nn.module import Module
+from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import NORMS, Cache, TransformerLayer
 
 
 class Model(Module):
     """A model with a configuration: ``config``, of type ``config_class``, holds all that is needed to build it again.
 
-    ``inside``: in which other models of ours a model of this class is a part, {class name: path}.
+    ``inside``: the other models that contain a model of this class, {class name: path}. ``tied_weights``: the paths
+    that hold one tensor if ``config.tied``.
     """
 
     config: Any
     config_class: ClassVar[type]
     inside: ClassVar[dict[str, str]] = {}
+    tied_weights: ClassVar[tuple[str, ...]] = ()
     classes: ClassVar[dict[str, type[Model]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -45,12 +47,32 @@ class Model(Module):
         raise NotImplementedError(f"{type(self).__name__} defines no __init__")
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors, under our own names, to ``folder``, all or nothing."""
-        settings = {"model_type": "minipeft", "model_class": type(self).__name__, **asdict(self.config)}
-        arrays = {name: to_numpy(x) for name, x in self.state_dict().items()}
+        """Write config.json and model.safetensors, under our own names, to ``folder``, all or nothing.
+
+        Weights that were tied and have become different tensors (by merging an adapter of one of them) are all written,
+        and config.json says that the model is not tied.
+        """
+        config, state = self._saved()
+        settings = {"model_type": "minipeft", "model_class": type(self).__name__, **asdict(config)}
+        arrays = {name: to_numpy(x) for name, x in state.items()}
         with atomic_folder(folder) as target:
             write_json(target / "config.json", settings)
             write_safetensors(target / "model.safetensors", arrays, {"format": "minipeft"})
+
+    def _saved(self) -> tuple[Any, dict[str, Array]]:
+        """Return the configuration and the arrays of the model as it is now; ValueError under an adapter."""
+        weights = {}
+        for path in self.tied_weights:
+            try:
+                weights[path] = find(self, path)
+            except KeyError as error:
+                raise ValueError(
+                    f"{type(self).__name__} has an adapter ({error.args[0]}); save the adapter, or merge it first"
+                ) from None
+        if not getattr(self.config, "tied", False) or len(set(map(id, weights.values()))) == 1:
+            return self.config, self.state_dict()
+        state = self.state_dict() | {path: p.data for path, p in weights.items()}
+        return replace(self.config, tied=False), state
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:

@@ -74,6 +74,7 @@ class DecoderLM(Model):
     """A causal language model: ids (B, T) -> logits (B, T, V)."""
 
     config_class = DecoderConfig
+    tied_weights = ("input.tokens.weight", "lm_head.weight")
 
     def __init__(self, config: DecoderConfig, rng: int | np.random.Generator = 0):
         rng = generator(rng)
@@ -117,7 +118,7 @@ class DecoderLM(Model):
         c = self.config
         if c.norm_first and (c.rotary, c.norm, c.gated, c.bias) == (True, "rms", True, False):
             return "llama"
-        if c.norm_first and (c.rotary, c.norm, c.gated, c.bias, c.tied) == (False, "layer", False, True, True):
+        if c.norm_first and (c.rotary, c.norm, c.gated, c.bias) == (False, "layer", False, True):
             return "gpt2"
         raise ValueError("Hugging Face has no layout for this DecoderLM: its choices are neither GPT-2's nor Llama's")
 
@@ -152,12 +153,12 @@ GPT2 = Layout(
         "d_ff": lambda s: s.get("n_inner") or 4 * s["n_embd"],
         "eps": "layer_norm_epsilon",
         "activation": activation("activation_function"),
+        "tied": lambda s: s.get("tie_word_embeddings", True),
     },
     fixed={
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
-        "tie_word_embeddings": (True,),
     },
     rows=(
         Row("input.tokens.weight", "wte.weight"),
@@ -173,7 +174,9 @@ GPT2 = Layout(
         *both("stack.norm", "ln_f"),
     ),
     base="transformer.",
+    heads=("lm_head.",),
     tied=(("lm_head.weight", "wte.weight"),),
+    untied=(Row("lm_head.weight", "lm_head.weight"),),
     ignored=(r"h\.\d+\.attn\.(masked_)?bias",),
 )
 
@@ -189,7 +192,7 @@ LLAMA = Layout(
         "context": "max_position_embeddings",
         "eps": "rms_norm_eps",
         "rope_theta": lambda s: float(_rope(s)["rope_theta"]),
-        "tied": lambda s: bool(s.get("tie_word_embeddings", False)),
+        "tied": lambda s: s.get("tie_word_embeddings", False),
     },
     fixed={"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)},
     rows=(
@@ -204,10 +207,10 @@ LLAMA = Layout(
         Row("stack.layers.{l}.feed_forward.up_proj.weight", "layers.{l}.mlp.up_proj.weight"),
         Row("stack.layers.{l}.feed_forward.down_proj.weight", "layers.{l}.mlp.down_proj.weight"),
         Row("stack.norm.weight", "norm.weight"),
-        Row("lm_head.weight", "lm_head.weight"),
     ),
     base="model.",
     heads=("lm_head.",),
     tied=(("lm_head.weight", "embed_tokens.weight"),),
+    untied=(Row("lm_head.weight", "lm_head.weight"),),
     ignored=(r".*rotary_emb\.inv_freq",),
 )

@@ -37,6 +37,11 @@ class EncoderConfig:
     dropout: float = 0.0
 
 
+def bare(config: EncoderConfig) -> EncoderConfig:
+    """Return the encoder's own configuration, without the choices of a head."""
+    return EncoderConfig(**{f.name: getattr(config, f.name) for f in fields(EncoderConfig)})
+
+
 class Encoder(Model):
     """ids (B, T) -> hidden states (B, T, d), each token looking at all others."""
 
@@ -67,19 +72,31 @@ class Encoder(Model):
         return {"bert": BERT}
 
 
-class EncoderMaskedLM(Model):
-    """Masked-LM pre-training: logits (B, T, V) from the hidden states through BERT's head, tied to the embedding."""
+@dataclass(frozen=True)
+class MaskedLMConfig(EncoderConfig):
+    """An encoder and the head on it; tied: the head's matrix is the token embedding."""
 
-    config_class = EncoderConfig
+    tied: bool = True
+
+
+class EncoderMaskedLM(Model):
+    """Masked-LM pre-training: logits (B, T, V) from the hidden states through BERT's head.
+
+    Takes an `EncoderConfig`, for a head that is tied to the embedding, or a `MaskedLMConfig`.
+    """
+
+    config_class = MaskedLMConfig
+    tied_weights = ("encoder.input.tokens.weight", "lm_head.weight")
 
     def __init__(self, config: EncoderConfig, rng: int | np.random.Generator = 0):
         rng = generator(rng)
-        self.config = config
-        self.encoder = Encoder(config, rng)
+        self.config = MaskedLMConfig(**asdict(config))
+        self.encoder = Encoder(bare(config), rng)
         self.transform = Linear(config.d_model, config.d_model, rng=rng)
         self.transform_norm = LayerNorm(config.d_model, config.eps)
         self.lm_head = Linear(config.d_model, config.vocab_size, bias=False, rng=rng)
-        self.lm_head.weight = self.encoder.input.tokens.weight
+        if self.config.tied:
+            self.lm_head.weight = self.encoder.input.tokens.weight
         self.lm_head.bias = parameter(np.zeros(config.vocab_size))
 
     def hidden(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
@@ -161,15 +178,15 @@ class EncoderClassifier(Model):
         rng: int | np.random.Generator = 0,
     ):
         rng = generator(rng)
-        bare = EncoderConfig(**{f.name: getattr(config, f.name) for f in fields(EncoderConfig)})
         head = {name: value for name, value in (("n_classes", n_classes), ("pool", pool)) if value is not None}
         self.config = ClassifierConfig(**{**asdict(config), **head})
         if self.config.pool not in POOLS:
             raise ValueError(f"unknown pool {self.config.pool!r}; expected one of {POOLS}")
-        self.encoder = Encoder(bare, rng)
-        self.pooler = Linear(bare.d_model, bare.d_model, rng=rng) if self.config.pool == "pooler" else None
-        self.dropout = Dropout(bare.dropout)
-        self.classifier = Linear(bare.d_model, self.config.n_classes, rng=rng)
+        d = config.d_model
+        self.encoder = Encoder(bare(config), rng)
+        self.pooler = Linear(d, d, rng=rng) if self.config.pool == "pooler" else None
+        self.dropout = Dropout(config.dropout)
+        self.classifier = Linear(d, self.config.n_classes, rng=rng)
 
     @classmethod
     def from_pretrained(
@@ -278,8 +295,9 @@ BERT = Layout(
 BERT_MASKED_LM = replace(
     BERT,
     architecture="BertForMaskedLM",
+    make=MaskedLMConfig,
     bare=False,
-    fixed={**BERT.fixed, "tie_word_embeddings": (True,)},
+    fields={**BERT.fields, "tied": lambda s: s.get("tie_word_embeddings", True)},
     rows=(
         *within("encoder", BERT.rows),
         *both("transform", "cls.predictions.transform.dense"),
@@ -290,6 +308,10 @@ BERT_MASKED_LM = replace(
     tied=(
         ("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),
         ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+    ),
+    untied=(
+        Row("lm_head.weight", "cls.predictions.decoder.weight"),
+        Row("lm_head.bias", "cls.predictions.decoder.bias"),
     ),
     ignored=(r"embeddings\.position_ids", r"pooler\..*", r"cls\.seq_relationship\..*"),
 )

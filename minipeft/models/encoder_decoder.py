@@ -19,7 +19,10 @@ from minipeft.ops.loss import IGNORED
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig:
-    """Sizes and choices; n_layers of each, encoder and decoder. start: the id that a target begins with."""
+    """Sizes and choices; n_layers of each, encoder and decoder.
+
+    start: the id that a target begins with. tied: one token table for the encoder, the decoder and the head.
+    """
 
     vocab_size: int
     d_model: int
@@ -34,12 +37,14 @@ class EncoderDecoderConfig:
     dropout: float = 0.0
     start: int = 2
     pad: int = 1
+    tied: bool = True
 
 
 class EncoderDecoder(Model):
-    """Source ids (B, S) and target ids (B, T) -> logits (B, T, V); one token table for both sides and the head."""
+    """Source ids (B, S) and target ids (B, T) -> logits (B, T, V)."""
 
     config_class = EncoderDecoderConfig
+    tied_weights = ("encoder_input.tokens.weight", "decoder_input.tokens.weight", "lm_head.weight")
 
     def __init__(self, config: EncoderDecoderConfig, rng: int | np.random.Generator = 0):
         rng = generator(rng)
@@ -47,10 +52,10 @@ class EncoderDecoder(Model):
         self.encoder_input = self._text_input(rng)
         self.encoder = Stack(config, causal=False, cross=False, rng=rng)
         self.decoder_input = self._text_input(rng)
-        self.decoder_input.tokens.weight = self.encoder_input.tokens.weight
         self.decoder = Stack(config, causal=True, cross=True, rng=rng)
         self.lm_head = Linear(config.d_model, config.vocab_size, bias=False, rng=rng)
-        self.lm_head.weight = self.encoder_input.tokens.weight
+        if config.tied:
+            self.decoder_input.tokens.weight = self.lm_head.weight = self.encoder_input.tokens.weight
         self.lm_head.bias = parameter(np.zeros(config.vocab_size))
 
     def _text_input(self, rng: np.random.Generator) -> TextInput:
@@ -158,10 +163,10 @@ BART = Layout(
         "activation": activation("activation_function"),
         "start": "decoder_start_token_id",
         "pad": "pad_token_id",
+        "tied": lambda s: s.get("tie_word_embeddings", True),
     },
     fixed={
         "scale_embedding": (False,),
-        "tie_word_embeddings": (True,),
         "normalize_before": (False,),
         "normalize_embedding": (True,),
         "add_final_layer_norm": (False,),
@@ -177,8 +182,14 @@ BART = Layout(
         Row("lm_head.bias", "final_logits_bias", "vector", optional=True),
     ),
     base="model.",
-    heads=("final_logits_bias",),
+    heads=("final_logits_bias", "lm_head."),
     tied=tuple(
         (f"{name}.weight", "shared.weight") for name in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
     ),
+    untied=(
+        Row("encoder_input.tokens.weight", "encoder.embed_tokens.weight"),
+        Row("decoder_input.tokens.weight", "decoder.embed_tokens.weight"),
+        Row("lm_head.weight", "lm_head.weight"),
+    ),
+    unused=("shared",),
 )

@@ -73,8 +73,10 @@ class Layout:
     rows: the names of the base model's tensors, without ``base``, which stands before them in a model with a head, and
     the names of the head's, which begin with one of ``heads``. bare: our class is the base model alone.
     architecture: their class of the model with that head.
-    aliases: (pattern, replacement) for names of other versions. tied: (name, name) of tensors that must be equal.
-    ignored: patterns of names that hold nothing of ours.
+    aliases: (pattern, replacement) for names of other versions.
+    tied: (name, name) of tensors that are one in a tied model. A file may hold either; if it holds both, they must be
+    equal. untied: the rows of these tensors in a model that is not tied, each under the name of its own module.
+    unused: modules that are there and compute nothing. ignored: patterns of names that hold nothing of ours.
     """
 
     make: Callable[..., Any]
@@ -87,6 +89,8 @@ class Layout:
     architecture: str = ""
     aliases: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
+    untied: tuple[Row, ...] = ()
+    unused: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
     def config(self, settings: Settings, path: Path) -> Any:
@@ -108,9 +112,10 @@ class Layout:
         config = self.make(**values)
         return dataclass_from_json(type(config), asdict(config), path)  # which checks the types
 
-    def expanded(self, n_layers: int) -> Iterator[Row]:
-        """The rows with every layer written out."""
-        for row in self.rows:
+    def expanded(self, n_layers: int, tied: bool = True) -> Iterator[Row]:
+        """Yield the rows of a tied model, or of one that is not, with every layer written out."""
+        untied = {} if tied else {row.ours: row for row in self.untied}
+        for row in (*(r for r in self.rows if r.ours not in untied), *untied.values()):
             for i in range(n_layers) if "{l}" in row.ours else (0,):
                 yield Row(row.ours.replace("{l}", str(i)), row.theirs.replace("{l}", str(i)), row.how, row.optional)
 
@@ -129,13 +134,18 @@ class Layout:
         """
         found = {self._plain(name): x for name, x in theirs.items()}
         wanted = dict(model.named_parameters())
-        rows = [row for row in self.expanded(model.config.n_layers) if row.ours in wanted]
-        used = {row.theirs for row in rows}
+        tied = is_tied(model)
+        rows = [row for row in self.expanded(model.config.n_layers, tied) if row.ours in wanted]
+        used = {row.theirs for row in rows} | {name for pair in self.tied for name in pair}
         for name, other in self.tied:
-            if name in found and name not in used:
-                used.add(name)
-                if not np.array_equal(found[name], found.setdefault(other, found[name])):
-                    raise FileError(f"{folder}: {name!r} and {other!r} differ, but this model has one tensor for both")
+            if tied and name in found and not np.array_equal(found[name], found.setdefault(other, found[name])):
+                raise FileError(
+                    f"{folder}: {name!r} and {other!r} differ, but the configuration says tie_word_embeddings, so this "
+                    "model has one tensor for both; if they were trained apart, set tie_word_embeddings to false in "
+                    "config.json"
+                )
+            if not tied and name.endswith(".bias") and other in found:  # before version 5 these two are always tied
+                found.setdefault(name, found[other])
         ours: dict[str, np.ndarray] = {}
         for row in rows:
             drawn = bool(new) and row.ours.startswith(new)
@@ -150,10 +160,14 @@ class Layout:
                     f"{folder}: the tensor {row.theirs!r} is {found[row.theirs].dtype} of shape "
                     f"{found[row.theirs].shape}, which does not make {row.ours} of shape {wanted[row.ours].shape}"
                 )
-        left = sorted(n for n in found.keys() - used if not any(re.fullmatch(p, n) for p in self.ignored))
+        left = sorted(n for n in found.keys() - used if not self.ignores(n))
         if left:
             raise FileError(f"{folder}: {len(left)} tensors have no place in this model, the first is {left[0]!r}")
         return ours
+
+    def ignores(self, name: str) -> bool:
+        """Return whether a tensor of theirs of that name holds nothing of ours."""
+        return any(re.fullmatch(pattern, self._plain(name)) for pattern in self.ignored)
 
     def _plain(self, name: str) -> str:
         name = name.removeprefix(self.base)
@@ -211,11 +225,18 @@ def n_classes(settings: Settings) -> int:
     return len(settings.get("id2label") or ()) or settings.get("num_labels", 2)
 
 
-def huggingface_names(model: Any) -> dict[str, tuple[str, str]]:
-    """{our path: (the name in their model, how theirs becomes ours)}, for all tensors that the configuration calls for.
+def is_tied(model: Any) -> bool:
+    """Return whether the model's configuration ties its embedding and its head; True for a model that has no head."""
+    return bool(getattr(model.config, "tied", True))
 
-    Also for a tensor that stands under two of our paths, and for one that a method has wrapped. See `Row` for how.
+
+def huggingface_names(model: Any, tied: bool | None = None) -> dict[str, tuple[str, str]]:
+    """Map our paths to (the name in the Hugging Face model, how its tensor becomes ours); see `Row` for how.
+
+    All tensors that the configuration calls for are named, also those that a method has wrapped. In a tied model the
+    shared tensor has one name; ``tied=False`` names it in each module that uses it.
     Raises ValueError for a model that Hugging Face has no layout for.
     """
     layout = model.layouts()[model.huggingface_type()]
-    return {row.ours: (layout.full_name(row.theirs), row.how) for row in layout.expanded(model.config.n_layers)}
+    rows = layout.expanded(model.config.n_layers, is_tied(model) if tied is None else tied)
+    return {row.ours: (layout.full_name(row.theirs), row.how) for row in rows}

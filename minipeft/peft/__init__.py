@@ -5,8 +5,8 @@ from minipeft.peft.base import MergeReport, PeftModel, get_peft_model
 from minipeft.peft.bitfit import BitFitConfig
 from minipeft.peft.combine import add_weighted_adapter, mixed_adapters
 from minipeft.peft.config import PeftConfig, PeftError
-from minipeft.peft.exchange import from_huggingface, to_huggingface
 from minipeft.peft.fact import FacTConfig
+from minipeft.peft.huggingface import from_huggingface, to_huggingface
 from minipeft.peft.ia3 import IA3Config
 from minipeft.peft.intrinsic import IntrinsicConfig, IntrinsicDimension, intrinsic_dimension
 from minipeft.peft.layernorm import LayerNormConfig

@@ -154,13 +154,13 @@ class PeftModel(Module):
         self._active.swaps.append(Swap(path, owner, int(key) if isinstance(owner, list) else key, old, new))
         return old
 
-    def train_copy(self, path: str) -> Tensor:
-        """Put a trainable copy of the parameter at ``path`` wherever the model uses that parameter."""
+    def train_copy(self, path: str, within: str = "") -> Tensor:
+        """Put a trainable copy of the parameter at ``path`` wherever the model, or its module ``within``, uses it."""
         old = find(self.base_model, path)
         new = Tensor(old.data.copy(), requires_grad=True)
         found = [
             Swap(path, module, key, old, new)
-            for _, module in self.base_model.named_modules()
+            for _, module in find(self.base_model, within).named_modules()
             for key, value in vars(module).items()
             if value is old
         ]
@@ -192,10 +192,13 @@ class PeftModel(Module):
                 raise PeftError(f"{type(config).__name__} leaves nothing to train in {type(self.base_model).__name__}")
 
     def train_modules_to_save(self, config: PeftConfig) -> None:
-        """Copies to train of the modules that the configuration trains in full."""
+        """Train copies of the modules that the configuration trains in full.
+
+        A weight that such a module shares with another module is no longer shared: the other one keeps the base's.
+        """
         for path in heads(self.base_model, config.modules_to_save):
-            for own, _ in find(self.base_model, path).named_parameters():
-                self.train_copy(f"{path}.{own}")
+            for own, _ in list(find(self.base_model, path).named_parameters()):
+                self.train_copy(f"{path}.{own}", within=path)
 
     @contextmanager
     def _new_adapter(self, name: str, config: PeftConfig) -> Iterator[None]:

@@ -21,8 +21,9 @@ class PeftError(ValueError):
 class PeftConfig:
     """Options that all methods have.
 
-    modules_to_save: names of modules trained in full beside the method (as copies, the base keeps its own);
-    None stands for the classification head of a model that has one, an empty list for nothing.
+    modules_to_save: names of modules that are trained in full besides the method, as copies; the base keeps its own.
+    None means the classification head of a model that has one, an empty list means nothing. A module that is tied to
+    another one (a head to an embedding) is trained alone, as in Hugging Face PEFT; name both to train both, apart.
     """
 
     peft_type: ClassVar[str] = ""

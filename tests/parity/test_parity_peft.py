@@ -33,6 +33,9 @@ METHODS = {
     "LoRA with all biases": lambda: LoraConfig(r=2, bias="all"),
     "LoRA of the embedding": lambda: LoraConfig(r=2, target_modules=["tokens", "q_proj"]),
     "LoRA of the head": lambda: LoraConfig(r=2, target_modules=["lm_head", "v_proj"]),
+    "LoRA and the whole embedding": lambda: LoraConfig(r=2, modules_to_save=["tokens"]),
+    "LoRA and the whole head": lambda: LoraConfig(r=2, modules_to_save=["lm_head"]),
+    "LoRA and both": lambda: LoraConfig(r=2, modules_to_save=["tokens", "lm_head"]),
     "IA3": lambda: IA3Config(),
     "LayerNorm": lambda: LayerNormConfig(),
     "prompt": lambda: PromptTuningConfig(4),
@@ -44,13 +47,18 @@ ON_BART = {  # theirs has a prompt before the source alone, and a prefix before 
     "prefix": lambda: PrefixTuningConfig(4, init_std=1.0, sides=["decoder"]),
     "projected prefix": lambda: PrefixTuningConfig(4, prefix_projection=True, sides=["decoder"]),
 }
+PROMPTS = ("prompt", "prefix", "projected prefix")
 NO_FORM = {
-    ("bart", "LoRA with all biases"),  # that of the head is a constant there
+    *(("bart", m) for m in ("LoRA with all biases", "LoRA and the whole head", "LoRA and both")),  # a constant there
     *((f, "LoRA of the head") for f in ("bert", "vit")),  # a classifier's head is trained in full
+    *((f, m) for f in ("bert", "vit") for m in ("LoRA and the whole head", "LoRA and both")),
     ("bert", "prompt"),  # their classifier then reads the first virtual token in place of the class token
-    *(("vit", m) for m in ("prompt", "prefix", "projected prefix", "LoRA of the embedding")),
+    *(("vit", m) for m in (*PROMPTS, "LoRA of the embedding", "LoRA and the whole embedding")),
+    *(("masked lm", m) for m in PROMPTS),
 }
-GRID = [(f, m) for f in ("gpt2", "llama", "bert", "vit", "bart") for m in METHODS if (f, m) not in NO_FORM]
+FAMILIES = ("gpt2", "llama", "tied llama", "bert", "masked lm", "vit", "bart")
+TIED = ("gpt2", "tied llama", "masked lm", "bart")
+GRID = [(f, m) for f in FAMILIES for m in METHODS if (f, m) not in NO_FORM]
 
 
 BART = {"layers": 3, "attention_heads": 3, "ffn_dim": 20}
@@ -74,11 +82,13 @@ def theirs(family):
                 vocab_size=30, n_positions=24, n_embd=12, n_layer=2, n_head=3, bos_token_id=1, eos_token_id=2
             )
             model = tf.GPT2LMHeadModel(config)
-        case "llama":
+        case "llama" | "tied llama":
             sizes = {**small, "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
-            model = tf.LlamaForCausalLM(tf.LlamaConfig(**sizes))
+            model = tf.LlamaForCausalLM(tf.LlamaConfig(**sizes, tie_word_embeddings=family.startswith("tied")))
         case "bert":
             model = tf.BertForSequenceClassification(tf.BertConfig(**small, num_labels=3))
+        case "masked lm":
+            model = tf.BertForMaskedLM(tf.BertConfig(**small))
         case "bart":
             sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in BART.items()}
             config = tf.BartConfig(vocab_size=30, d_model=12, max_position_embeddings=24, **sizes)
@@ -92,8 +102,8 @@ def theirs(family):
 
 
 OURS = {
-    **{"gpt2": M.DecoderLM, "llama": M.DecoderLM, "bert": M.EncoderClassifier, "vit": M.ViT},
-    "bart": M.EncoderDecoder,
+    **{"gpt2": M.DecoderLM, "llama": M.DecoderLM, "tied llama": M.DecoderLM, "bert": M.EncoderClassifier, "vit": M.ViT},
+    **{"masked lm": M.EncoderMaskedLM, "bart": M.EncoderDecoder},
 }
 
 
@@ -156,7 +166,9 @@ def test_an_adapter_made_there_computes_the_same_here(family, folders, tmp_path)
     targets = {
         "gpt2": ["c_attn", "c_proj"],
         "llama": ["q_proj", "down_proj"],
+        "tied llama": ["q_proj", "down_proj"],
         "bert": ["query", "dense"],
+        "masked lm": ["query", "dense"],
         "bart": ["q_proj", "fc1"],
     }
     config = hf.LoraConfig(
@@ -174,10 +186,34 @@ def test_an_adapter_made_there_computes_the_same_here(family, folders, tmp_path)
     np.testing.assert_allclose(z, their_logits(there, family, z), atol=1e-5)
 
 
+ADAPTED = {"gpt2": "c_attn", "tied llama": "q_proj", "masked lm": "query", "bart": "q_proj"}
+PLACES = {  # the modules that share one weight: embeddings, head
+    **{"gpt2": ["wte", "lm_head"], "tied llama": ["embed_tokens", "lm_head"]},
+    **{"masked lm": ["word_embeddings", "decoder"], "bart": ["embed_tokens", "lm_head"]},
+}
+TIED_THERE = [
+    *((f, "LoRA", {"target_modules": [ADAPTED[f]], "modules_to_save": [m]}) for f in TIED for m in PLACES[f]),
+    *((f, "LoRA", {"target_modules": [ADAPTED[f]], "modules_to_save": PLACES[f]}) for f in TIED),
+    *((f, "LoRA", {"target_modules": [ADAPTED[f], m]}) for f in TIED for m in PLACES[f]),
+    *(
+        (f, "LoRA", {"target_modules": [ADAPTED[f]], "modules_to_save": [PLACES[f][1]], "bias": "all"})
+        for f in TIED
+        if f != "bart"  # it loads here, but has no form to go back in: `test_the_biases_of_a_bart_made_there`
+    ),
+    # one copy for both places, stored under each
+    ("tied llama", "LoRA", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"], "ensure_weight_tying": True}),
+    ("tied llama", "LoRA", {"target_modules": ["q_proj", "lm_head"], "ensure_weight_tying": True}),
+    ("masked lm", "LoRA", {"target_modules": ["query"], "modules_to_save": ["decoder"], "ensure_weight_tying": True}),
+    ("masked lm", "LoRA", {"target_modules": ["query"], "modules_to_save": ["cls"]}),
+    ("bart", "LoRA", {"target_modules": ["q_proj"], "modules_to_save": ["encoder.embed_tokens"]}),
+    ("bart", "LoRA", {"target_modules": ["q_proj"], "modules_to_save": ["shared"]}),  # which computes nothing there
+    ("bart", "LoRA", {"target_modules": ["q_proj", "shared"]}),
+]
 MADE_THERE = [
     ("llama", "LoRA", {"target_modules": ["embed_tokens", "q_proj", "lm_head"]}),  # stored with the base's own weights
     ("gpt2", "LoRA", {"target_modules": ["wte", "c_attn", "lm_head"]}),
     ("llama", "LoRA", {"target_modules": "all-linear", "modules_to_save": ["lm_head"]}),
+    *TIED_THERE,
     ("llama", "LoRA", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
     ("gpt2", "LoRA", {"target_modules": ["c_fc"], "modules_to_save": ["ln_f", "h.0.attn.c_attn", "h.1.mlp.c_proj"]}),
     ("bert", "LoRA", {"target_modules": ["query"], "task_type": "SEQ_CLS"}),
@@ -221,6 +257,71 @@ def test_what_users_configure_there_computes_the_same_here_and_back_there(family
     here.save_pretrained(tmp_path / "ours")
     again = hf.PeftModel.from_pretrained(type(theirs(family)).from_pretrained(base), tmp_path / "ours").eval()
     np.testing.assert_allclose(z, their_logits(again, family, z), atol=1e-5)
+
+
+def test_the_biases_of_a_bart_made_there_compute_the_same_here(folders, tmp_path):
+    """The file also holds final_logits_bias, which is a constant."""
+    import peft as hf
+    import torch
+
+    base = folders("bart")
+    config = hf.LoraConfig(r=3, target_modules=["q_proj"], modules_to_save=["lm_head"], bias="all")
+    there = hf.get_peft_model(type(theirs("bart")).from_pretrained(base), config).eval()
+    torch.manual_seed(1)
+    for p in there.parameters():
+        if p.requires_grad:
+            p.data += 0.2 * torch.randn_like(p)
+    there.save_pretrained(tmp_path / "theirs")
+    here = PeftModel.from_pretrained(M.EncoderDecoder.from_pretrained(base), tmp_path / "theirs")
+    z = our_logits(here, "bart")
+    np.testing.assert_allclose(z, their_logits(there, "bart", z), atol=1e-5)
+
+
+def untied_there(family, base, arrays, names):
+    """Their model with the weights of the base, but not tied, and ``arrays`` in place of those that were."""
+    import torch
+
+    model = type(theirs(family)).from_pretrained(base, tie_word_embeddings=False)
+    for path, x in arrays.items():
+        theirs_name = names[path][0]
+        if theirs_name != "final_logits_bias":
+            owner, _, own = theirs_name.rpartition(".")
+            setattr(model.get_submodule(owner), own, torch.nn.Parameter(torch.tensor(x)))
+    return model.eval()
+
+
+MERGED = {
+    "LoRA of the embedding": {"target_modules": ["tokens"]},
+    "LoRA of the head": {"target_modules": ["lm_head"]},
+    "the whole embedding": {"target_modules": ["q_proj"], "modules_to_save": ["tokens"]},
+    "the whole head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+}
+
+
+@pytest.mark.parametrize("what", MERGED)
+@pytest.mark.parametrize("family", TIED)
+def test_a_merged_model_that_is_no_longer_tied_computes_the_same_here_and_there(family, what, folders, rng, tmp_path):
+    """Ours has no writer of their model folders: theirs gets the tied places from ours, the rest from the base."""
+    base = folders(family)
+    ours = get_peft_model(OURS[family].from_pretrained(base), LoraConfig(r=2, **MERGED[what]))
+    for p in (p for n, p in ours.trained().items() if "q_proj" not in n):
+        p.data[...] += 0.2 * rng.normal(size=p.shape)
+    expected = our_logits(ours, family)
+    ours.merge_and_unload().save_pretrained(tmp_path / "ours")
+    again = OURS[family].from_pretrained(tmp_path / "ours")
+    assert not again.config.tied
+    np.testing.assert_allclose(our_logits(again, family), expected, atol=1e-5)
+    heads = {path: x for path, x in again.state_dict().items() if path.endswith("tokens.weight") or "lm_head" in path}
+    there = untied_there(family, base, heads, M.huggingface_names(again))
+    if "lm_head.bias" in heads and family == "bart":
+        there.final_logits_bias[...] = there.final_logits_bias.new_tensor(heads["lm_head.bias"])
+    np.testing.assert_allclose(their_logits(there, family, expected), expected, atol=1e-5)
+    there.save_pretrained(tmp_path / "theirs")
+    reloaded = type(there).from_pretrained(tmp_path / "theirs").eval()
+    np.testing.assert_allclose(their_logits(reloaded, family, expected), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        our_logits(OURS[family].from_pretrained(tmp_path / "theirs"), family), expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
