@@ -6,7 +6,7 @@ One HTML file without scripts; whatever came out of a submission is escaped.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -23,7 +23,8 @@ STYLE = """
 .wide { overflow-x: auto; }
 h2 { margin: 1.6rem 0 .4rem; } h3 { margin: 1rem 0 .2rem; font-size: 1rem; }
 td.n, th.n { padding-right: .9rem; } table { overflow-wrap: normal; }
-.who { display: inline-block; width: max-content; max-width: 24rem; white-space: normal; overflow-wrap: anywhere; }
+.why { white-space: normal; padding-left: .9rem; }
+.who { display: table; width: max-content; max-width: 24rem; white-space: normal; overflow-wrap: anywhere; }
 @media (max-width: 600px) { .share { display: none; } .who { max-width: 8rem; } .counts { white-space: normal; } }
 .bar { display: flex; height: 1rem; min-width: 8rem; border-radius: 3px; overflow: hidden; background: var(--line); }
 .bar span { display: block; height: 100%; }
@@ -33,14 +34,14 @@ svg.plain rect { fill: var(--soft); } svg.plain text { fill: var(--ink); font-si
 """
 
 
-def page(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
-    """The class in one page."""
+def page(homework: Homework, records: Sequence[dict[str, Any]], skipped: Sequence[str] = ()) -> str:
+    """The class in one page. skipped: names in the folder that are no submissions."""
     records = sorted(records, key=lambda r: r["id"])
     graded = [r for r in records if r["status"] == "graded"]
     scores = [r["score"] for r in graded]
     most = points(homework.points)
     body = [f"<h1>{esc(homework.title)}</h1>", '<ul class="facts">']
-    facts = [f"{len(records)} submissions", f"{len(records) - len(graded)} could not be taken in"]
+    facts = [f"{len(records)} submissions", f"{len(graded)} graded", f"{len(records) - len(graded)} refused"]
     if scores:
         facts += [f"mean {fmean(scores):.1f} of {most:g}", f"median {median(scores):.1f}"]
         facts.append(f"{sum(s >= most for s in scores)} with all points")
@@ -48,7 +49,16 @@ def page(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
     body += ["</ul>", histogram(scores, most) if scores else "", "<h2>Problems</h2>", problems(homework, graded)]
     body += ["<h2>What goes wrong</h2>", *mistakes(homework, graded)]
     body += ["<h2>Programs that look alike</h2>", alike(graded), "<h2>Submissions</h2>", everyone(homework, records)]
+    if skipped:
+        items = "".join(f"<li>{esc(name)}</li>" for name in skipped)
+        body.append(f"<h2>Skipped</h2><p>No submissions, and without a row:</p><ul>{items}</ul>")
     return whole_page(f"{homework.name}: the class", body, STYLE)
+
+
+def wide(what: str, head: str, rows: Iterable[str]) -> str:
+    """A table that scrolls by itself where it is wider than the page."""
+    inside = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="wide" role="region" tabindex="0" aria-label="{esc(what)}">{inside}</div>'
 
 
 def histogram(scores: Sequence[float], most: float) -> str:
@@ -93,49 +103,61 @@ def problems(homework: Homework, graded: Sequence[dict[str, Any]]) -> str:
             f"<tr><td>{esc(p.id)}</td><td>{esc(p.title)}</td><td class=n>{mean}</td><td class='n counts'>{numbers}</td>"
             f'<td class="share"><div class="bar">{bar}</div></td></tr>'
         )
-    head = "<tr><th></th><th>problem</th><th class=n>mean</th>"
-    head += "<th class='n counts'>all / some / none</th><th class=share></th></tr>"
-    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+    head = "<th>problem</th><th>title</th><th class=n>mean</th>"
+    head += "<th class='n counts'>all / some / none</th><th class=share>share</th>"
+    return wide("Problems", head, rows)
 
 
 def mistakes(homework: Homework, graded: Sequence[dict[str, Any]]) -> list[str]:
-    """For each problem, the reasons that most submissions were told."""
-    parts = []
+    """What most submissions were told: of whole files, once; then for each problem."""
+    notes = commonest(Counter(r["note"] for r in graded if r["note"]))
+    parts = [f"<h3>Before any problem</h3>{notes}"] if notes else []
     for p in homework.problems:
-        told = Counter(reason for r in graded for reason in set(r["reasons"].get(p.id, ())))
+        told = commonest(Counter(reason for r in graded for reason in set(r["reasons"].get(p.id, ()))))
         if told:
-            listed = sorted(told.items(), key=lambda item: (-item[1], item[0]))[:MISTAKES]
-            rows = "".join(f"<tr><td class=n>{n}</td><td>{esc(reason)}</td></tr>" for reason, n in listed)
-            parts.append(f"<h3>{esc(p.id)} {esc(p.title)}</h3><table>{rows}</table>")
+            parts.append(f"<h3>{esc(p.id)} {esc(p.title)}</h3>{told}")
     return parts or ["<p>Nothing.</p>"]
+
+
+def commonest(told: Counter[str]) -> str:
+    """The sentences that occur most often, with their counts; "" for none."""
+    listed = sorted(told.items(), key=lambda item: (-item[1], item[0]))[:MISTAKES]
+    rows = "".join(f"<tr><td class=n>{n}</td><td>{esc(text)}</td></tr>" for text, n in listed)
+    head = "<thead><tr><th class=n>times</th><th>what</th></tr></thead>"
+    return f"<table>{head}<tbody>{rows}</tbody></table>" if rows else ""
 
 
 def alike(graded: Sequence[dict[str, Any]]) -> str:
     """Pairs that share much, as places to look."""
+    names = {r["id"]: r["name"] for r in graded}
     found = pairs({r["id"]: frozenset(r["prints"]) for r in graded})
     if not found:
         return "<p>None.</p>"
-    rows = "".join(
-        f'<tr><td><a href="staff/{esc(p.a)}.html">{esc(p.a)}</a></td><td><a href="staff/{esc(p.b)}.html">{esc(p.b)}</a>'
+    rows = (
+        f'<tr><td><a href="staff/{esc(p.a)}.html">{esc(names[p.a])}</a></td>'
+        f'<td><a href="staff/{esc(p.b)}.html">{esc(names[p.b])}</a>'
         f"</td><td class=n>{100 * p.share:.0f} %</td><td class=n>{p.shared}</td></tr>"
         for p in found[:100]
     )
     note = "The share of the shorter program's fingerprints that the other has too; a place to look, never a verdict."
-    head = "<tr><th></th><th></th><th class=n>alike</th><th class=n>shared</th></tr>"
-    return f'<p class="places">{note}</p><div class="wide"><table>{head}{rows}</table></div>'
+    head = "<th>one</th><th>other</th><th class=n>alike</th><th class=n>shared</th>"
+    return f'<p class="places">{note}</p>{wide("Programs that look alike", head, rows)}'
 
 
 def everyone(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
-    """A row a submission, with a link to the staff's page of it."""
+    """A row a submission, with a link to the staff's page of it; why it was refused, if it was."""
     head = "".join(f"<th class=n>{esc(p.id)}</th>" for p in homework.problems)
     rows = []
     for r in records:
         most = points(homework.points)
-        got = [(r["problems"].get(p.id, 0.0), points(p.points)) for p in homework.problems]
-        cells = "".join(f'<td class="n {state(have, full)}">{have:g}</td>' for have, full in got)
-        shown = esc(f"{r['id']} {r['name']}".strip())
-        total = f"{r['score']:g}" if r["status"] == "graded" else esc(r["status"])
-        link = f'<a class="who" href="staff/{esc(r["id"])}.html">{shown}</a>'
-        rows.append(f'<tr><td>{link}</td><td class="n {state(r["score"], most)}">{total}</td>{cells}</tr>')
-    body = "".join(rows)
-    return f'<div class="wide"><table><tr><th></th><th class=n>score</th>{head}</tr>{body}</table></div>'
+        if r["status"] == "graded":
+            got = [(r["problems"].get(p.id, 0.0), points(p.points)) for p in homework.problems]
+            cells = "".join(f'<td class="n {state(have, full)}">{have:g}</td>' for have, full in got)
+            total = f"{r['score']:g}"
+        else:
+            cells = f'<td class="why" colspan="{len(homework.problems)}">{esc(r["note"])}</td>'
+            total = esc(r["status"])
+        link = f'<a class="who" href="staff/{esc(r["id"])}.html">{esc(r["name"])}</a>'
+        file = f'<span class="who places">{esc(r["file"])}</span>' if r["file"] != r["name"] else ""
+        rows.append(f'<tr><td>{link}{file}</td><td class="n {state(r["score"], most)}">{total}</td>{cells}</tr>')
+    return wide("Submissions", f"<th>submission</th><th class=n>score</th>{head}", rows)

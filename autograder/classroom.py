@@ -1,33 +1,21 @@
-"""A whole class: every submission graded once, side by side, kept as it is finished, and gone on with after any end.
+"""Grade a class in parallel. Each result is saved as soon as it is ready, so an interrupted run can be resumed.
 
-    OUT/graded.jsonl          a line for each finished submission, appended when its other files are there
-    OUT/students/ID/          results.json and report.html, as the student may see them
-    OUT/staff/ID.html         the same with everything told
-    OUT/grades.csv            one row a submission, the same bytes whatever the order in which they were graded
-    OUT/index.html            the class: scores, problems, what goes wrong most often, programs that look alike
-    OUT/seed                  the secret that the cases are drawn from, for the owner's eyes alone
-
-The process here decides and writes; the graders are processes of its own, which end with it, or of a Dask cluster, and
-each confines the programs that it runs. What a grader returns is a dictionary of plain values.
+`gradebook.py` says what is kept, `entries.py` what counts as a submission. The process here decides and writes; the
+graders are processes of its own, which end with it, or of a Dask cluster, and each confines the programs that it runs.
+What a grader returns is a dictionary of plain values.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import ctypes
 import hashlib
-import io
-import json
 import os
-import re
 import secrets
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,34 +25,24 @@ from autograder.classpage import page
 from autograder.client import sweep
 from autograder.confine import PR_SET_PDEATHSIG
 from autograder.confinement import LOCAL, Confinement
+from autograder.entries import Entry, digest, entries
+from autograder.export import ClassError
 from autograder.grade import grade
-from autograder.homework import ROOT, Homework, load_homework
-from autograder.intake import IGNORED, IntakeError, take
-from autograder.results import clean, points, refused, results, write
+from autograder.gradebook import INDEX, SEED, TABLE, Book, table, tidy, write_text
+from autograder.homework import HOMEWORK, ROOT, Homework, load_homework
+from autograder.intake import IntakeError, take
+from autograder.results import clean, notes, refused, results
 from autograder.similarity import fingerprints, regions
 
 DEADLINE = 300.0  # seconds for one submission
 GRADED, REFUSED = "graded", "refused"
-METADATA = "submission_metadata.yml"
-LOG, SEED = "graded.jsonl", "seed"
-
-
-class ClassError(ValueError):
-    """A class cannot be graded as asked; the message says what was expected."""
-
-
-@dataclass(frozen=True)
-class Handed:
-    """A submission of the class: its id (a name of a folder), where it lies, whose it is as far as is known."""
-
-    id: str
-    path: Path
-    name: str = ""
+SHOWN = 20  # names of one kind in the summary; the page of the class has all
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What all submissions are graded by. trust: unconfined, for programs that one would run oneself."""
+    """What all submissions are graded by. homework: its name, or its folder. trust: unconfined, for programs that one
+    would run oneself."""
 
     homework: str
     seed: str
@@ -72,90 +50,66 @@ class Rules:
     deadline: float = DEADLINE
 
 
-def handed_in(folder: Path) -> list[Handed]:
-    """What lies in a folder: its folders, zips and Python files, or the submissions of a Gradescope export.
+@dataclass(frozen=True)
+class Outcome:
+    """A class graded: a record for each submission; the names of what is no submission; submissions that are gone."""
 
-    ClassError for a folder that is not there or has none.
-    """
-    if not folder.is_dir():
-        raise ClassError(f"{folder} is no folder; expected one with a folder, a zip or a file for each submission")
-    names = _exported(folder / METADATA)
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.name in (*IGNORED, METADATA) or path.name.startswith("."):
-            continue
-        if path.is_symlink() or not (path.is_dir() or path.suffix in (".zip", ".py")):
-            continue
-        found.append(Handed(_id(path), path, names.get(path.name if path.is_dir() else path.stem, "")))
-    ids = [h.id for h in found]
-    twice = sorted({i for i in ids if ids.count(i) > 1})
-    if twice:
-        raise ClassError(f"two submissions would have one name: {', '.join(twice)}; rename one of each")
-    if not found:
-        raise ClassError(f"{folder} holds no submission: no folder, no zip and no Python file")
-    return found
+    records: list[dict[str, Any]]
+    skipped: list[str]
+    removed: list[str]
+
+    def summary(self, points: float) -> str:
+        """What happened to every entry of the folder, in lines."""
+        scores = [r["score"] for r in self.records if r["status"] == GRADED]
+        turned_down = [r for r in self.records if r["status"] == REFUSED]
+        counts = f"{len(scores)} graded + {len(turned_down)} refused + {len(self.skipped)} skipped"
+        mean = f"; mean {sum(scores) / len(scores):.1f} of {points:g}" if scores else ""
+        lines = [f"{len(self.records) + len(self.skipped)} entries = {counts}{mean}"]
+        lines += shortened("refused, with 0 points:", [f"{r['file']}: {r['note']}" for r in turned_down])
+        lines += shortened("skipped, since they are no submissions:", self.skipped)
+        lines += shortened("no longer handed in, so their pages were removed:", self.removed)
+        return "\n".join(lines)
 
 
-def _id(path: Path) -> str:
-    """A name that is safe as a file's: letters, digits, ``-``, ``_`` and ``.``."""
-    stem = path.name if path.is_dir() else path.stem
-    return re.sub(r"[^A-Za-z0-9_.@-]", "_", stem).strip(".")[:100] or "submission"
+def shortened(head: str, items: Sequence[str]) -> list[str]:
+    """A list under a headline, as far as a terminal has room; nothing for no items."""
+    rest = len(items) - SHOWN
+    more = [f"  and {rest} more, which index.html names"] if rest > 0 else []
+    return [head, *(f"  {' '.join(item.split())}" for item in items[:SHOWN]), *more] if items else []
 
 
-def _exported(path: Path) -> dict[str, str]:
-    """The names of students by folder in a Gradescope export; only lines of the form that it writes are read."""
-    names: dict[str, list[str]] = {}
-    current = ""
-    if not path.is_file():
-        return {}
-    for line in path.read_text("utf-8", "replace").splitlines():
-        if match := re.fullmatch(r"([^\s:#][^:]*):\s*", line):
-            current = match[1]
-        elif match := re.fullmatch(r"\s*-?\s*:name:\s*(.+?)\s*", line):
-            names.setdefault(current, []).append(match[1].strip("'\""))
-    return {folder: clean(", ".join(who), 200) for folder, who in names.items()}
-
-
-def digest(path: Path) -> str:
-    """The content of a submission as one number: names and bytes of every regular file."""
-    total = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
-    for file in files[:1000]:
-        total.update(str(file.relative_to(path.parent)).encode() + b"\0")
-        with file.open("rb") as source:
-            while block := source.read(1 << 20):
-                total.update(hashlib.sha256(block).digest())
-    return total.hexdigest()
-
-
-def grader_version() -> str:
-    """A hash of the grader, the library and the homeworks: what a grade was made with."""
-    total = hashlib.sha256()
-    for part in ("autograder", "minipeft", "homework"):
-        for file in sorted((ROOT / part).rglob("*")):
-            if file.suffix in (".py", ".toml") and "__pycache__" not in file.parts:
+def grader_version(homework: Homework) -> str:
+    """A hash of the homework, the grader and the library: what a grade was made with."""
+    total = hashlib.sha256(homework.name.encode() + b"\0" + (homework.folder / "homework.toml").read_bytes())
+    for part in ("autograder", "minipeft"):
+        for file in sorted((ROOT / part).rglob("*.py")):
+            if "__pycache__" not in file.parts:
                 total.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
     return total.hexdigest()[:16]
 
 
-def grade_one(handed: Handed, rules: Rules) -> dict[str, Any]:
-    """One submission, in this process: {"record", "results", "report", "staff"}; no exception of the student's."""
+def key(entry: Entry, version: str, rules: Rules) -> dict[str, Any]:
+    """What a grade depends on: a submission for which any of it differs is graded again."""
+    return {"digest": digest(entry), "grader": version, "deadline": rules.deadline, "trust": rules.trust}
+
+
+def grade_one(entry: Entry, rules: Rules) -> dict[str, Any]:
+    """Grade a submission in this process: {"record", "results", "report", "staff"}. No exception of the student's."""
     homework = load_homework(rules.homework)
-    record: dict[str, Any] = {"id": handed.id, "name": handed.name, "digest": digest(handed.path)}
-    empty: dict[str, Any] = {"score": 0.0, "problems": {}, "reasons": {}, "layers": {}, "prints": []}
+    record: dict[str, Any] = {"id": entry.id, "homework": homework.name, **identity(entry)}
+    title = f"{homework.title}: {entry.name}"
     try:
-        submission = take(handed.path, homework)
+        submission = take(entry.path, homework)
     except IntakeError as error:
         text = clean(str(error))
-        body = [f"<h1>{report.esc(homework.title)}</h1>", f"<p>{report.esc(text)}</p>", "<p>Nothing was graded.</p>"]
-        told_so = report.page(homework.title, body)
+        record |= {"score": 0.0, "problems": {}, "reasons": {}, "layers": {}, "prints": []}
         return {
-            "record": {**record, **empty, "status": REFUSED, "note": text},
+            "record": {**record, "status": REFUSED, "note": text},
             "results": refused(homework, text),
-            "report": told_so,
-            "staff": told_so,
+            "report": report.refusal(homework.title, text),
+            "staff": report.refusal(title, text),
         }
-    confinement = None if rules.trust else Confinement(LOCAL, private=(ROOT, handed.path.parent))
+    confinement = None if rules.trust else Confinement(LOCAL, private=(ROOT, entry.path.parent))
     done = grade(homework, submission, rules.seed, confinement=confinement, deadline=rules.deadline)
     made = results(done, hidden=True)
     made.pop("execution_time", None)  # the same grade has the same bytes
@@ -167,9 +121,8 @@ def grade_one(handed: Handed, rules: Rules) -> dict[str, Any]:
         "layers": dict(done.layers),
         "prints": sorted(fingerprints(regions(homework, submission.sources))),
         "status": GRADED,
-        "note": clean(" ".join(done.notes)),
+        "note": clean(" ".join(notes(done, hidden=True))),
     }
-    title = f"{homework.title}: {handed.name or handed.id}"
     return {
         "record": record,
         "results": made,
@@ -178,59 +131,15 @@ def grade_one(handed: Handed, rules: Rules) -> dict[str, Any]:
     }
 
 
-class Book:
-    """What has been graded in a folder; one writer."""
-
-    def __init__(self, out: Path):
-        self.out = out
-        self.log = out / LOG
-        self.records: dict[str, dict[str, Any]] = {}
-        self._ends_well = True
-        if self.log.is_file():
-            text = self.log.read_text("utf-8")
-            self._ends_well = not text or text.endswith("\n")
-            for line in text.splitlines():
-                try:
-                    record = json.loads(line)
-                    self.records[record["id"]] = record
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    continue  # the line that was being written when it ended
-
-    def keep(self, done: dict[str, Any], version: str) -> None:
-        """A finished submission: its files first, then its line."""
-        record = {**done["record"], "grader": version}
-        folder = self.out / "students" / record["id"]
-        folder.mkdir(parents=True, exist_ok=True)
-        (self.out / "staff").mkdir(exist_ok=True)
-        write(folder / "results.json", done["results"])
-        write_text(folder / "report.html", done["report"])
-        write_text(self.out / "staff" / f"{record['id']}.html", done["staff"])
-        line = json.dumps(record, sort_keys=True) + "\n"
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(line if self._ends_well else "\n" + line)
-            file.flush()
-            os.fsync(file.fileno())
-        self._ends_well = True
-        self.records[record["id"]] = record
+def identity(entry: Entry) -> dict[str, Any]:
+    """Whose a submission is, for its record."""
+    return {"file": entry.file, "name": entry.name, "students": [asdict(s) for s in entry.students]}
 
 
-def write_text(path: Path, text: str, mode: int = 0o644) -> None:
-    """A text in place in one stroke."""
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        os.chmod(name, mode)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+Finished = Iterator[tuple[Entry, dict[str, Any]]]
 
 
-Finished = Iterator[tuple[Handed, dict[str, Any]]]
-
-
-def by_processes(handed: Sequence[Handed], rules: Rules, jobs: int) -> Finished:
+def by_processes(todo: Sequence[Entry], rules: Rules, jobs: int) -> Finished:
     """Each submission and what came of it, as they finish, ``jobs`` processes at a time.
 
     ClassError where a grader is killed, by the kernel for its memory or by hand.
@@ -240,9 +149,9 @@ def by_processes(handed: Sequence[Handed], rules: Rules, jobs: int) -> Finished:
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(
-        min(jobs, len(handed)), mp_context=get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)
+        min(jobs, len(todo)), mp_context=get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)
     ) as pool:
-        waiting = {pool.submit(grade_one, h, rules): h for h in handed}
+        waiting = {pool.submit(grade_one, e, rules): e for e in todo}
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
@@ -260,7 +169,7 @@ def end_with(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def by_cluster(handed: Sequence[Handed], rules: Rules, address: str) -> Finished:
+def by_cluster(todo: Sequence[Entry], rules: Rules, address: str) -> Finished:
     """The same on the Dask cluster at ``address``, whose workers have the autograder and see the submissions.
 
     What a worker had when it died is given to another. ClassError where there is no cluster, and where one submission
@@ -276,7 +185,7 @@ def by_cluster(handed: Sequence[Handed], rules: Rules, address: str) -> Finished
         raise ClassError(f"no Dask scheduler answers at {address}: {error}") from error
     lost = import_module("distributed").KilledWorker
     with client:
-        waiting = {client.submit(grade_one, h, rules, pure=False, retries=3): h for h in handed}
+        waiting = {client.submit(grade_one, e, rules, pure=False, retries=3): e for e in todo}
         for future in distributed.as_completed(list(waiting)):
             one = waiting.pop(future)
             try:
@@ -309,14 +218,6 @@ def alone(out: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def tidy(out: Path) -> None:
-    """Remove the files that were being written when a grade-all was killed."""
-    for folder in (out, out / "staff", *(out / "students").glob("*")):
-        for path in folder.glob(".*"):
-            if re.fullmatch(r"\..+\.(json|html|csv)\.[a-z0-9_]{8}|\.seed\.[a-z0-9_]{8}", path.name) and path.is_file():
-                path.unlink()
-
-
 def grade_all(
     folder: Path,
     homework: Homework,
@@ -330,47 +231,52 @@ def grade_all(
     trust: bool = False,
     deadline: float = DEADLINE,
     progress: bool = True,
-    order: Callable[[list[Handed]], list[Handed]] = list,
-) -> list[dict[str, Any]]:
+    order: Callable[[list[Entry]], list[Entry]] = list,
+) -> Outcome:
     """Grade every submission of a folder; the records in the order of their ids.
 
-    seed: of the cases; by default the one in ``out``, or a new one. resume: go on in an ``out`` that has grades;
-    fresh: forget them. order: in which the submissions are begun (for tests). Raises ClassError, and ConfinementError
-    where programs of others cannot be kept apart here.
+    seed: of the cases; by default the one in ``out``, or a new one. resume: go on in an ``out`` that has grades of this
+    homework; fresh: forget them. order: in which the submissions are begun (for tests). Raises ClassError, and
+    ConfinementError where programs of others cannot be kept apart here.
     """
     from tqdm import tqdm
 
-    handed = handed_in(folder)
+    found, skipped = entries(folder, out)
     if not trust:
         Confinement(LOCAL, private=(ROOT, folder))  # here and now, not in the middle
-    if (out / LOG).exists() and not (resume or fresh):
-        raise ClassError(f"{out} holds grades already: --resume goes on with them, --fresh forgets them")
+    if not fresh:
+        Book(out).check(homework, resume)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)  # submissions may run as users of this machine
     with alone(out):
-        if fresh and (out / LOG).is_file():
-            for name in ("students", "staff"):
-                shutil.rmtree(out / name, ignore_errors=True)
-            for name in (LOG, SEED, "grades.csv", "index.html"):
-                (out / name).unlink(missing_ok=True)
-        tidy(out)
-        rules = Rules(homework.name, _seed(out / SEED, seed), trust, deadline)
-        version = grader_version()
         book = Book(out)
-        todo = order([h for h in handed if not _is_done(book.records.get(h.id), h, version)])
+        if fresh and book.log.is_file():
+            book.forget()
+            book = Book(out)
+        else:
+            book.check(homework, resume or fresh)  # again: now nobody else writes there
+        tidy(out)
+        book.begin(homework)
+        place = homework.name if homework.folder.parent == HOMEWORK else str(homework.folder)
+        rules = Rules(place, _seed(out / SEED, seed), trust, deadline)
+        version = grader_version(homework)
+        keys = {e.id: key(e, version, rules) for e in found}
+        todo = order([e for e in found if not book.has(e.id, keys[e.id])])
         if todo:
             finished = by_cluster(todo, rules, cluster) if cluster else by_processes(todo, rules, jobs)
             quiet = None if progress else True  # None: a bar on a terminal alone
             with tqdm(
-                total=len(handed), initial=len(handed) - len(todo), desc=homework.name, unit="", disable=quiet
+                total=len(found), initial=len(found) - len(todo), desc=homework.name, unit="", disable=quiet
             ) as bar:
-                for _, done in finished:
-                    book.keep(done, version)
+                for entry, done in finished:
+                    book.keep(done, keys[entry.id])
                     bar.update(1)
         sweep()  # what graders left that were killed
-        records = [book.records[h.id] for h in handed]
-        write_text(out / "grades.csv", table(homework, records))
-        write_text(out / "index.html", page(homework, records))
-    return records
+        records = [book.records[e.id] for e in found]
+        write_text(out / TABLE, table(homework, records))
+        write_text(out / INDEX, page(homework, records, skipped))
+        removed = book.stale(e.id for e in found)
+        book.drop(removed)
+    return Outcome(records, skipped, removed)
 
 
 def _seed(path: Path, given: str | None) -> str:
@@ -383,24 +289,3 @@ def _seed(path: Path, given: str | None) -> str:
     seed = given or secrets.token_hex(16)
     write_text(path, seed + "\n", 0o600)
     return seed
-
-
-def _is_done(record: dict[str, Any] | None, handed: Handed, version: str) -> bool:
-    """Whether this very submission was graded by this very grader."""
-    return record is not None and record["grader"] == version and record["digest"] == digest(handed.path)
-
-
-def table(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
-    """grades.csv: what no spreadsheet takes for a formula, in the order of the ids."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "name", "status", "score", "of", *(p.id for p in homework.problems), "note"])
-    for r in sorted(records, key=lambda r: r["id"]):
-        scores = [f"{r['problems'].get(p.id, 0.0):g}" for p in homework.problems]
-        row = [r["id"], r["name"], r["status"], f"{r['score']:g}", f"{points(homework.points):g}", *scores, r["note"]]
-        writer.writerow([_harmless(str(cell)) for cell in row])
-    return text.getvalue()
-
-
-def _harmless(cell: str) -> str:
-    return f"'{cell}" if cell[:1] in tuple("=+-@\t") and not re.fullmatch(r"-?[0-9.]+", cell) else cell

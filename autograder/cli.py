@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -73,7 +74,8 @@ def build_parser() -> Parser:
         "grade-all",
         help="grade a class",
         description="Grade every submission of a folder, or of a Gradescope export, on hidden cases.",
-        epilog="Each submission is kept as soon as it is graded; after any end --resume goes on.",
+        epilog="Every entry of FOLDER has a row in grades.csv; what cannot be graded is refused with the reason. "
+        "Each submission is kept as soon as it is graded; after any end --resume goes on.",
     )
     every.add_argument("folder", type=Path, metavar="FOLDER", help="a folder, a zip or a file for each submission")
     every.add_argument("--homework", required=True, metavar="HOMEWORK", help=HOMEWORK)
@@ -231,6 +233,8 @@ def run_grade(args: argparse.Namespace) -> int:
     homework = load_homework(args.homework)
     if args.deadline is not None and not args.deadline > 0:
         raise UserError(f"--deadline must be a number of seconds above 0, got {args.deadline}")
+    if not os.path.lexists(args.submission):
+        raise UserError(f"no file or folder {str(args.submission)!r}: expected a submission")
     seed = args.seed_file.read_text("utf-8").strip() if args.seed_file else (args.seed or secrets.token_hex(16))
     made: dict[str, Any] = not_run(homework)
 
@@ -264,13 +268,14 @@ def run_grade(args: argparse.Namespace) -> int:
 
 def run_grade_all(args: argparse.Namespace) -> int:
     """grade-all: a class."""
-    from autograder.classroom import GRADED, ClassError, grade_all
+    from autograder.classroom import grade_all
+    from autograder.export import ClassError
 
     homework = load_homework(args.homework)
     if not args.deadline > 0:
         raise UserError(f"--deadline must be a number of seconds above 0, got {args.deadline}")
     try:
-        records = grade_all(
+        done = grade_all(
             args.folder,
             homework,
             args.out,
@@ -286,11 +291,10 @@ def run_grade_all(args: argparse.Namespace) -> int:
     except ClassError as error:
         raise UserError(str(error)) from error
     if args.json:
-        print(json.dumps(records))
+        print(json.dumps(done.records))
+        print(done.summary(homework.points), file=sys.stderr)
         return 0
-    graded = [r["score"] for r in records if r["status"] == GRADED]
-    mean = f", mean {sum(graded) / len(graded):.1f} of {homework.points:g}" if graded else ""
-    print(f"{len(records)} submissions, {len(records) - len(graded)} could not be taken in{mean}")
+    print(done.summary(homework.points))
     print(f"grades: {args.out / 'grades.csv'}   the class: {args.out / 'index.html'}")
     return 0
 

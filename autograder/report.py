@@ -184,7 +184,9 @@ def page(title: str, body: Iterable[str], style: str = "") -> str:
             f"<style>{STYLE}{style}</style>",
             "</head>",
             "<body>",
+            "<main>",
             *body,
+            "</main>",
             "</body>",
             "</html>",
             "",
@@ -198,7 +200,7 @@ def html(done: Graded, hidden: bool, title: str = "") -> str:
     found = parts(done, hidden)
     body = [f"<h1>{esc(title)}</h1>", f'<p class="score">{total(done):g} of {done.homework.points:g} points</p>']
     body += [f"<p>{esc(note)}</p>" for note in notes(done, hidden)]
-    body.append("<table><thead><tr><th>problem</th><th></th><th class=n>points</th></tr></thead><tbody>")
+    body.append("<table><thead><tr><th>problem</th><th>title</th><th class=n>points</th></tr></thead><tbody>")
     for part in found:
         p = part.problem
         score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
@@ -213,6 +215,12 @@ def html(done: Graded, hidden: bool, title: str = "") -> str:
     if done.log and not hidden:
         body.append(f"<h2>Printed by the program</h2><pre>{esc(done.log)}</pre>")
     return page(title, body)
+
+
+def refusal(title: str, why: str) -> str:
+    """The page of a submission that was refused."""
+    text = f"<p>{esc(why)}</p><p>Nothing was graded, and this does not count as an attempt.</p>"
+    return page(title, [f"<h1>{esc(title)}</h1>", text])
 
 
 def section(part: Part) -> str:

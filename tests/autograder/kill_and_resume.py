@@ -128,7 +128,7 @@ def lines(out: Path) -> Counter[str]:
     found: Counter[str] = Counter()
     log = out / "graded.jsonl"
     for line in log.read_text("utf-8").splitlines() if log.is_file() else ():
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(json.JSONDecodeError, KeyError):  # the first line names the homework
             found[json.loads(line)["id"]] += 1
     return found
 

@@ -22,8 +22,8 @@ MODULE = "minipeft.peft.lora"
 SOURCE = source_path(MODULE).read_text("utf-8")
 
 
-def zipped(path, entries):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+def zipped(path, entries, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, data in entries:
             archive.writestr(name, data)
@@ -45,6 +45,9 @@ def entry(name, kind):
         [("hw6_lora/", ""), ("hw6_lora/lora.py", SOURCE), ("hw6_lora/notes.txt", "x"), ("hw6_lora/numpy.py", "x")],
         [("a/lora.py", SOURCE), ("__MACOSX/a/._lora.py", "x"), ("a/.DS_Store", "x"), ("a/._lora.py", "x")],
         [("a/__pycache__/lora.py", "x"), ("a/lora.py", SOURCE), ("conftest.py", "x")],
+        [("hw6_lora\\lora.py", SOURCE), ("hw6_lora\\notes.txt", "x")],  # as PowerShell's Compress-Archive writes it
+        [("hw6_lora\\", ""), ("hw6_lora\\a b\\", ""), ("hw6_lora\\lora.py", SOURCE), ("__MACOSX\\._lora.py", "x")],
+        [("lora.PY", SOURCE)],
     ],
 )
 def test_a_zip_is_read_with_or_without_a_folder_around_it(tmp_path, entries):
@@ -54,12 +57,44 @@ def test_a_zip_is_read_with_or_without_a_folder_around_it(tmp_path, entries):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.zip"]
 
 
-def test_a_folder_and_a_single_file_are_read(tmp_path):
+def test_a_folder_is_read(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "lora.py").write_text(SOURCE, "utf-8")
     (tmp_path / "other.txt").write_text("x")
     assert take(tmp_path, HOMEWORK).sources == {MODULE: SOURCE}
-    assert take(tmp_path / "deep" / "er" / "lora.py", HOMEWORK).sources == {MODULE: SOURCE}
+
+
+@pytest.mark.parametrize("name", ["lora.py", "LORA.PY", "anna.py", "vera_lora.Py", "张伟.py"])
+def test_a_single_file_is_taken_whatever_its_name_where_a_homework_has_one(tmp_path, name):
+    (tmp_path / name).write_text(SOURCE, "utf-8")
+    assert take(tmp_path / name, HOMEWORK).sources == {MODULE: SOURCE}
+
+
+def test_a_single_file_of_several_needs_its_name(tmp_path):
+    homework = load_homework("hw8_few_shot")
+    for name in ("welch.PY", "anna.py"):
+        (tmp_path / name).write_text(stubs(homework)["welch.py"], "utf-8")
+    assert take(tmp_path / "welch.PY", homework).missing == ("few_shot.py",)
+    with pytest.raises(IntakeError, match=r"'anna.py' is neither a zip nor few_shot.py or welch.py. Hand in the zip"):
+        take(tmp_path / "anna.py", homework)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("erin.tar.gz", "is an archive, but not a zip"),
+        ("frank.7Z", "is an archive, but not a zip"),
+        ("gina.rar", "is an archive, but not a zip"),
+        ("dave.ipynb", "is a notebook: copy what you wrote into lora.py"),
+        ("broken.zip", "is not a zip, or it is damaged"),
+        ("grace.txt", "is neither a zip nor lora.py"),
+        ("zhāng\u202e\x1b[31m", r"'zhāng\\u202e\\x1b\[31m' is neither"),
+    ],
+)
+def test_other_files_are_refused_by_name_with_what_to_do(tmp_path, name, says):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(IntakeError, match=rf"{says}.*\. Hand in the zip that `python -m autograder submit` makes\."):
+        take(tmp_path / name, HOMEWORK)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +109,13 @@ def test_a_folder_and_a_single_file_are_read(tmp_path):
         ([("lora.py", "x"), ("a/../../etc/x", "y")], "expected plain names"),
         ([("/lora.py", "x")], "expected plain names"),
         ([("C:\\lora.py", "x")], "expected plain names"),
+        ([("C:/lora.py", "x")], "expected plain names"),
+        ([("..\\lora.py", "x")], "expected plain names"),
+        ([("a\\..\\..\\lora.py", "x")], "expected plain names"),
+        ([("\\lora.py", "x")], "expected plain names"),
+        ([("\\\\server\\share\\lora.py", "x")], "expected plain names"),
+        ([("a\\lora.py", "x"), ("b\\lora.py", "y")], "more than one folder"),
+        ([("a\\lora.py", "x"), ("a/lora.py", "y")], "differ in nothing but capitals"),
         ([("lora.py", "x"), (entry("link", stat.S_IFLNK), "/etc/shadow")], "a link or a device"),
         ([(entry("lora.py", stat.S_IFLNK), "/etc/shadow")], "a link or a device"),
         ([(entry("lora.py", stat.S_IFCHR), "")], "a link or a device"),
@@ -97,9 +139,13 @@ def test_a_size_that_lies_is_found_out(tmp_path):
         take(path, HOMEWORK)
 
 
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+
 @given(st.data())
 def test_a_damaged_zip_is_read_or_refused(tmp_path_factory, data):
-    path = zipped(tmp_path_factory.mktemp("zip") / "s.zip", [("a/lora.py", SOURCE[:300]), ("b.txt", "x")])
+    path = tmp_path_factory.mktemp("zip") / "s.zip"
+    zipped(path, [("a/lora.py", SOURCE[:300]), ("b.txt", "x")], data.draw(st.sampled_from(METHODS)))
     raw = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 6))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
@@ -117,26 +163,99 @@ def test_links_pipes_and_devices_are_not_followed(tmp_path):
     (tmp_path / "a" / "lora.py").symlink_to(tmp_path / "real.py")
     with pytest.raises(IntakeError, match="is a link"):
         take(tmp_path / "a", HOMEWORK)
-    with pytest.raises(IntakeError, match="neither a file nor a folder"):
+    with pytest.raises(IntakeError, match="is a link, which is not followed"):
         take(tmp_path / "a" / "lora.py", HOMEWORK)
     (tmp_path / "b").mkdir()
     os.mkfifo(tmp_path / "b" / "lora.py")
-    with pytest.raises(IntakeError, match="no regular file"):
-        take(tmp_path / "b", HOMEWORK)
+    for pipe in (tmp_path / "b", tmp_path / "b" / "lora.py"):
+        with pytest.raises(IntakeError, match="is a pipe"):
+            take(pipe, HOMEWORK)
+    with pytest.raises(IntakeError, match="is a device"):
+        take("/dev/zero", HOMEWORK)
     (tmp_path / "c").symlink_to("/")
     with pytest.raises(IntakeError):
         take(tmp_path / "c", HOMEWORK)
     with pytest.raises(IntakeError, match="nothing at"):
         take(tmp_path / "gone", HOMEWORK)
-    (tmp_path / "x.pdf").write_bytes(b"%PDF")
-    with pytest.raises(IntakeError, match=r"neither a zip nor one of lora\.py"):
-        take(tmp_path / "x.pdf", HOMEWORK)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_zip_whose_packed_bytes_are_damaged_is_refused(tmp_path, method):
+    path = zipped(tmp_path / "s.zip", [("lora.py", os.urandom(2000))], method)
+    raw = bytearray(path.read_bytes())
+    raw[30 + len("lora.py") : -100] = bytes(b ^ 0xFF for b in raw[30 + len("lora.py") : -100])
+    path.write_bytes(raw)
+    with pytest.raises(IntakeError, match="cannot be read: "):
+        take(path, HOMEWORK)
+
+
+def deep(root, depth):
+    """Folders in one another, deeper than a path may be long."""
+    here = os.getcwd()
+    root.mkdir()
+    os.chdir(root)
+    try:
+        for _ in range(depth):
+            os.mkdir("folder")
+            os.chdir("folder")
+    finally:
+        os.chdir(here)
+
+
+def remove_deep(root):
+    """shutil.rmtree recurses."""
+    here = os.getcwd()
+    os.chdir(root)
+    try:
+        while os.path.isdir("folder"):
+            os.chdir("folder")
+        while not os.path.samefile(".", root):
+            os.chdir("..")
+            os.rmdir("folder")
+    finally:
+        os.chdir(here)
+
+
+def test_a_folder_that_is_too_deep_is_refused_by_name(tmp_path):
+    deep(tmp_path / "s", 1500)
+    try:
+        with pytest.raises(IntakeError, match=r"it has 'folder/.*/' \(what is more than 4 folders deep is not read\)"):
+            take(tmp_path / "s", HOMEWORK)
+    finally:
+        remove_deep(tmp_path / "s")
+
+
+def test_what_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "lora.py").write_text(SOURCE, "utf-8")
+
+    def denied(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as changed:  # root can read everything
+        changed.setattr(os, "open", denied)
+        for place in (tmp_path / "s", tmp_path / "s" / "lora.py"):
+            with pytest.raises(IntakeError, match=r"'lora.py' cannot be read: Permission denied"):
+                take(place, HOMEWORK)
+    for name in ("scandir", "lstat"):
+        with monkeypatch.context() as changed:
+            changed.setattr(os, name, denied)
+            with pytest.raises(IntakeError, match=r"'s' cannot be read: Permission denied"):
+                take(tmp_path / "s", HOMEWORK)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can read everything")
+def test_a_file_without_the_right_to_read_it_is_refused(tmp_path):
+    (tmp_path / "lora.py").write_text(SOURCE, "utf-8")
+    (tmp_path / "lora.py").chmod(0)
+    with pytest.raises(IntakeError, match=r"'lora\.py' cannot be read: Permission denied"):
+        take(tmp_path / "lora.py", HOMEWORK)
 
 
 def test_a_folder_with_too_many_files_is_refused(tmp_path):
     for i in range(201):
         (tmp_path / f"{i}.txt").touch()
-    with pytest.raises(IntakeError, match="more than 200 files"):
+    with pytest.raises(IntakeError, match="more than 200 files and folders"):
         take(tmp_path, HOMEWORK)
 
 
