@@ -13,7 +13,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
-PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+from autograder.syntax import LEAST, written
+
+PYTHONS = (written(LEAST), "3.12", "3.13", "3.14")
 PINS = {
     "numpy": "2.4.6",  # the last release for Python 3.11
     "safetensors": "0.8.0",

@@ -25,6 +25,7 @@ from typing import IO
 
 from autograder.homework import Homework
 from autograder.strip import stubs
+from autograder.syntax import why_not
 
 MOST_ENTRIES = 200
 MOST_DEPTH = 4
@@ -331,9 +332,10 @@ def _as_text(found: Mapping[str, bytes], homework: Homework) -> Submission:
             sources[f.module] = decoded(found[f.stub], f.stub)
         except SyntaxError as error:
             line = error.lineno or 0
-            errors[f.module] = (f"{type(error).__name__}: {error.msg}", line)
+            why = why_not(error)
+            errors[f.module] = (f"{type(error).__name__}: the file {why}", line)
             where = f", line {line}" if line else ""
-            notes.append(f"{f.stub}{where} is no Python ({error.msg}): its problems count as not written.")
+            notes.append(f"{f.stub}{where} {why}: its problems count as not written.")
     return Submission(sources, errors, tuple(missing), tuple(notes))
 
 

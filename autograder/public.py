@@ -23,6 +23,7 @@ from autograder.handout import is_handout, stored
 from autograder.homework import Homework, load_homework
 from autograder.intake import Submission, take
 from autograder.results import clean, said
+from autograder.syntax import too_new_files
 
 
 def check(
@@ -34,6 +35,7 @@ def check(
     """
     answers = partial(stored, homework) if is_handout(homework) else None
     done = grade(homework, submission, PUBLIC_SEED, problems=problems, answers=answers)
+    done.notes += too_new_files(homework, submission.sources)
     wrong = [v for v in done.verdicts.values() if v.share < 1.0 and not v.not_run] if differences else []
     if wrong:
         with Session(homework) as session:

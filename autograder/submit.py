@@ -17,6 +17,7 @@ from autograder.imports import load
 from autograder.intake import IntakeError, Submission, take
 from autograder.lint import lint, warnings
 from autograder.strip import functions
+from autograder.syntax import too_new_files
 
 STAMP = (1980, 1, 1, 0, 0, 0)  # one date for all, so that the same files give the same zip
 
@@ -67,10 +68,11 @@ def pack(homework: Homework, folder: Path, out: Path) -> Packed:
     if unloaded:
         reasons = dict.fromkeys(one.text(hidden=False) for one in unloaded.values())
         raise IntakeError(f"no zip was made. {' '.join(reasons)}")
+    said = [*warnings(lint(homework, taken.sources)), *too_new_files(homework, taken.sources)]
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for f in sorted(homework.files, key=lambda f: f.stub):
             entry = zipfile.ZipInfo(f.stub, STAMP)
             entry.external_attr = 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, taken.sources[f.module].encode("utf-8"))
-    return Packed(out, unwritten(homework, taken.sources), warnings(lint(homework, taken.sources)))
+    return Packed(out, unwritten(homework, taken.sources), said)

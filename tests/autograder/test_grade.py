@@ -83,7 +83,7 @@ def test_a_file_that_is_no_python_costs_its_own_problems(tmp_path):
     (tmp_path / "few_shot.py").write_text(source_path("minipeft.few_shot").read_text("utf-8"), "utf-8")
     done = grade(homework, take(tmp_path, homework), 1)
     assert {p.share for p in done.verdicts.values()} == {0.0, 1.0}
-    assert "welch.py, line 1 is no Python" in done.notes[0]
+    assert "welch.py, line 1 is not valid Python 3." in done.notes[0]
 
 
 def test_a_function_that_is_gone_does_not_stop_the_grading():

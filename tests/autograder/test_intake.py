@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import sys
 import warnings
 import zipfile
 
@@ -263,8 +264,10 @@ def test_a_file_that_is_no_python_counts_as_not_written(tmp_path):
     (tmp_path / "lora.py").write_text("x = 1\ndef f(:\n", "utf-8")
     taken = take(tmp_path, HOMEWORK)
     assert taken.sources[MODULE] == stubs(HOMEWORK)["lora.py"]
-    assert taken.errors[MODULE] == ("SyntaxError: invalid syntax", 2)
-    assert "lora.py, line 2 is no Python" in taken.notes[0]
+    here = ".".join(map(str, sys.version_info[:2]))
+    why = f"is not valid Python {here}, which the grader runs (invalid syntax)"
+    assert taken.errors[MODULE] == (f"SyntaxError: the file {why}", 2)
+    assert "lora.py, line 2 is not valid Python 3." in taken.notes[0]
 
 
 def test_a_missing_file_is_named(tmp_path):
