@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autograder.grade import Graded
 
 HOMEWORK = "a homework: its name, or its folder"
+STAFF = {"grade", "grade-all", "gradescope", "handout", "selftest", "strip"}  # they need the library's answers
 
 
 def build_parser() -> Parser:
@@ -183,9 +184,13 @@ def _main(argv: Sequence[str] | None) -> int:
     from autograder.confinement import ConfinementError
     from autograder.intake import IntakeError
 
-    return run_command(
-        f"autograder {args.command}", lambda: args.run(args), (HomeworkError, IntakeError, ConfinementError)
-    )
+    def run() -> int:
+        if args.command in STAFF:
+            part("handout")
+        code: int = args.run(args)
+        return code
+
+    return run_command(f"autograder {args.command}", run, (HomeworkError, IntakeError, ConfinementError))
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -346,13 +351,12 @@ def run_strip(args: argparse.Namespace) -> int:
 
 def run_handout(args: argparse.Namespace) -> int:
     """handout: what students get."""
-    from autograder.handout import build
-
     homework = load_homework(args.homework)
+    build = part("handout").build
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UserError(f"{args.out} is there already: --out takes a new or an empty folder")
     build(homework, args.out)
-    print(f"{args.out} holds {homework.name}; in it, `python -m autograder check {homework.name}` works at once")
+    print(f"{args.out} holds {homework.name}; its README.md says how to install, check and hand in")
     return 0
 
 
@@ -384,14 +388,14 @@ def run_try(args: argparse.Namespace) -> int:
 
 
 def part(name: str) -> Any:
-    """A module of the autograder; UserError where it is not there, as in a handout."""
+    """Import a module of the autograder. Raises UserError if it does not exist, as in a handout."""
     try:
         return import_module(f"autograder.{name}")
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("autograder."):
             raise
         raise UserError(
-            f"there is no {error.name} here: this is a handout, without what the course staff has"
+            "this command is for the course staff, and this is a handout: it has check, try and submit"
         ) from None
 
 

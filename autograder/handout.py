@@ -1,69 +1,99 @@
-"""What students get: a homework beside the library without its answers, and the commands `check`, `submit` and `try`.
+"""What students get: a folder with one homework, the library without its answers, and the commands to check it.
 
     python -m autograder handout hw6_lora --out hw6
 
-The right answers of the public cases lie in the homework's folder ``public/``, as frames: the library there has none.
-Mutants, variants, other homeworks and other cases stay behind.
+The answers of the public cases are stored as arrays. Mutants, variants, other homeworks and other cases are left out.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
+import re
 import shutil
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 
-import numpy as np
-
-from autograder.cases import Case, cases
-from autograder.check import Outputs
-from autograder.frames import FrameError, decode, encode
-from autograder.grade import PUBLIC_SEED
-from autograder.homework import ROOT, Homework, HomeworkError
-from autograder.inside import drawn
+from autograder.answers import FOLDER, frame
+from autograder.homework import INSTALL, ROOT, Homework
 from autograder.strip import handout, stubs
+from autograder.trials import TRIALS
 
-LEFT_OUT = ("selftest.py",)
-BESIDE = ("pyproject.toml", "LICENSE")
+SIZES = {False: 200, True: 400}  # megabytes of an environment for a handout; with scikit-learn, which brings SciPy
+STAFF = ("selftest.py", "handout.py")  # not part of a handout
+NO_MUTANTS = '"""Known mistakes stay with the course staff."""\n\nMUTANTS: list[object] = []\n'
+PYPROJECT = """\
+[build-system]
+requires = {requires}
+build-backend = {backend}
+
+[project]
+name = {name}
+version = {version}
+description = {description}
+readme = "README.md"
+license = {license}
+license-files = ["LICENSE"]
+requires-python = {python}
+dependencies = {dependencies}
+
+[project.optional-dependencies]
+homework = {homework}
+
+[project.scripts]
+minipeft = {script}
+
+[tool.hatch.build.targets.wheel]
+packages = ["minipeft"]
+
+[tool.pytest.ini_options]
+testpaths = ["homework"]
+addopts = "-q"
+"""
 
 
 def build(homework: Homework, out: Path) -> None:
     """Write the handout of a homework into the folder ``out``."""
+    _write_library(homework, out)
+    _write_autograder(homework, out)
+    home = out / "homework" / homework.name
+    home.mkdir(parents=True)
+    for file in sorted(p for p in homework.folder.iterdir() if p.is_file() and p.name != ".DS_Store"):
+        shutil.copyfile(file, home / file.name)
+    for name, text in stubs(homework).items():
+        _write(home / name, text)
+    _copy(homework.folder.parent / "conftest.py", out)
+    (home / FOLDER).mkdir()
+    for problem in homework.problems:
+        (home / FOLDER / f"{problem.id}.frame").write_bytes(frame(homework, problem.id))
+    _copy(ROOT / "LICENSE", out)
+    _write(out / "pyproject.toml", pyproject(homework))
+    _write(out / "README.md", readme(homework))
+
+
+def _write_library(homework: Homework, out: Path) -> None:
     stripped = handout(homework)
     for source in sorted((ROOT / "minipeft").rglob("*.py")):
         parts = source.relative_to(ROOT).with_suffix("").parts
         text = stripped.get(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
         _write(out / source.relative_to(ROOT), text or source.read_text("utf-8"))
+
+
+def _write_autograder(homework: Homework, out: Path) -> None:
     ours = ROOT / "autograder"
-    for source in sorted(p for p in ours.glob("*.py") if p.name not in LEFT_OUT):
+    for source in sorted(p for p in ours.glob("*.py") if p.name not in STAFF):
         _copy(source, out)
     for name in ("cases", "drivers"):
         for file in (*sorted((ours / name).glob("__init__.py")), ours / name / f"{homework.name}.py"):
             _copy(file, out)
     _copy(ours / "drivers" / "common.py", out)
     _copy(ours / "mutants" / "__init__.py", out)
-    nothing = '"""Known mistakes stay with the course staff."""\n\nMUTANTS: list[object] = []\n'
-    _write(out / "autograder" / "mutants" / f"{homework.name}.py", nothing)
-    home = out / "homework" / homework.name
-    for file in sorted(p for p in homework.folder.iterdir() if p.is_file() and p.name != ".DS_Store"):
-        home.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, home / file.name)
-    for name, text in stubs(homework).items():
-        _write(home / name, text)
-    _copy(homework.folder.parent / "conftest.py", out, ROOT)
-    for name in BESIDE:
-        _copy(ROOT / name, out)
-    (home / "public").mkdir()
-    for problem in homework.problems:
-        right = [
-            {"case": case.name, "inputs": fingerprint(case), "outputs": {k: answer[k] for k in case.checks}}
-            for case, answer in drawn(homework.name, problem.id, PUBLIC_SEED)
-        ]
-        (home / "public" / f"{problem.id}.frame").write_bytes(encode(right))
+    _write(out / "autograder" / "mutants" / f"{homework.name}.py", NO_MUTANTS)
 
 
-def _copy(source: Path, out: Path, root: Path = ROOT) -> None:
-    _write(out / source.relative_to(root), source.read_text("utf-8"))
+def _copy(source: Path, out: Path) -> None:
+    _write(out / source.relative_to(ROOT), source.read_text("utf-8"))
 
 
 def _write(path: Path, text: str) -> None:
@@ -71,33 +101,66 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, "utf-8")
 
 
-def fingerprint(case: Case) -> str:
-    """A checksum of a case's inputs: whether the same numbers were drawn here as where the answers were made."""
-    digest = hashlib.sha256(repr(sorted(case.params.items())).encode())
-    for name, x in sorted(case.arrays.items()):
-        digest.update(f"{name} {x.dtype.str} {x.shape}".encode() + np.ascontiguousarray(x).tobytes())
-    return digest.hexdigest()
+def pyproject(homework: Homework) -> str:
+    """Return the pyproject.toml of a handout: the library's, with only the extra ``homework``, and only what it needs.
+
+    The name stays the library's, so that a second handout in the same environment replaces the first.
+    """
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    project = whole["project"]
+    spared = {name for trial in TRIALS.values() for name in trial.packages} - set(TRIALS[homework.name].packages)
+    values = {
+        "requires": whole["build-system"]["requires"],
+        "backend": whole["build-system"]["build-backend"],
+        "name": project["name"],
+        "version": project["version"],
+        "description": f"Homework {homework.name} with the library that it is written for",
+        "license": project["license"],
+        "python": project["requires-python"],
+        "dependencies": project["dependencies"],
+        "homework": [r for r in project["optional-dependencies"]["homework"] if _name(r) not in spared],
+        "script": project["scripts"]["minipeft"],
+    }
+    return PYPROJECT.format(**{key: json.dumps(value) for key, value in values.items()})  # JSON's strings are TOML's
 
 
-def is_handout(homework: Homework) -> bool:
-    """Whether the homework's folder brings the answers of the public cases along."""
-    return (homework.folder / "public").is_dir()
+def _name(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement)[0]
 
 
-def stored(homework: Homework, problem: str) -> Sequence[tuple[Case, Outputs]]:
-    """The public cases of a problem with their answers out of the handout; HomeworkError where they do not fit."""
-    path = homework.folder / "public" / f"{problem}.frame"
-    try:
-        right = {one["case"]: one for one in decode(path.read_bytes())}
-    except (OSError, FrameError) as error:
-        raise HomeworkError(f"{path} cannot be read ({error}): take the handout's files anew") from None
-    given = []
-    for case in cases(homework.name, problem, PUBLIC_SEED):
-        one = right.get(case.name)
-        if one is None or one["inputs"] != fingerprint(case):
-            raise HomeworkError(
-                f"{path.name} has other numbers than are drawn here for {case.name!r}: take the handout's files anew, "
-                "and NumPy of the same generation"
-            )
-        given.append((case, one["outputs"]))
-    return given
+def readme(homework: Homework) -> str:
+    """Return the README.md of a handout."""
+    trial = TRIALS[homework.name]
+    files = [f"`{f.stub}`" for f in homework.files]
+    text = (ROOT / "autograder" / "handout.md").read_text("utf-8")
+    return Template(text).substitute(
+        number=homework.name.partition("_")[0].removeprefix("hw"),
+        name=homework.name,
+        title=homework.title,
+        files=_listed(files),
+        your_files="your file" if len(files) == 1 else "your files",
+        size=SIZES["scikit-learn" in trial.packages],
+        install=INSTALL,
+        first=homework.problems[0].id,
+        story=trial.story,
+        module=homework.files[0].stub.removesuffix(".py"),
+        prerequisites=_prerequisites(homework),
+        optional=_optional(homework),
+    )
+
+
+def _prerequisites(homework: Homework) -> str:
+    builds = [f"{p.id} builds on {_listed(p.prerequisites)}" for p in homework.problems if p.prerequisites]
+    return f"  {'; '.join(builds)}." if builds else "  In this homework no problem builds on another."
+
+
+def _optional(homework: Homework) -> str:
+    names = [f"`{t.name}`" for p in homework.problems for t in p.optional]
+    if not names:
+        return ""
+    it = "it is a helper" if len(names) == 1 else "they are helpers"
+    return f"- **{_listed(names)} may stay unwritten**: {it} of the library's own solution.\n"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

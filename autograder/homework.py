@@ -13,6 +13,7 @@
     id = "6.1"
     title = "LoRALinear.forward"
     targets = ["minipeft.peft.lora:LoRALinear.forward"]
+    optional = []                                 targets that a solution may do without: only other targets call them
     points = 5
     prerequisites = []                            ids of problems whose reference may stand in while this one is graded
     guards = ["inputs untouched"]                 aspects that count only as far as the others are right
@@ -28,6 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HOMEWORK = ROOT / "homework"
+INSTALL = 'pip install -e ".[homework]"'  # in ROOT, the checkout or a handout: what a student needs, and no more
 
 
 class HomeworkError(ValueError):
@@ -71,6 +73,12 @@ class Problem:
     points: float
     prerequisites: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
+    optional: tuple[Target, ...] = ()
+
+    @property
+    def required(self) -> tuple[Target, ...]:
+        """The targets that every solution needs."""
+        return tuple(t for t in self.targets if t not in self.optional)
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,8 @@ def load_homework(name_or_folder: str | Path) -> Homework:
         folder = HOMEWORK / str(name_or_folder)
     if not (folder / "homework.toml").is_file():
         raise HomeworkError(
-            f"no homework {str(name_or_folder)!r}: expected a folder with a homework.toml, or one of {homeworks()}"
+            f"no homework {str(name_or_folder)!r} in {Path.cwd()}; expected a folder with a homework.toml, "
+            f"or a name: {', '.join(homeworks())}"
         )
     folder = folder.resolve()
     with open(folder / "homework.toml", "rb") as file:
@@ -144,6 +153,7 @@ def load_homework(name_or_folder: str | Path) -> Homework:
                 points=p["points"],
                 prerequisites=tuple(p.get("prerequisites", ())),
                 guards=tuple(p.get("guards", ())),
+                optional=tuple(map(Target.parse, p.get("optional", ()))),
             )
             for p in raw["problems"]
         )
@@ -176,3 +186,6 @@ def _check(homework: Homework, total: float) -> None:
     for p in homework.problems:
         for name in p.prerequisites:
             homework.problem(name)
+        for t in p.optional:
+            if t not in p.targets:
+                raise HomeworkError(f"{where}: the optional target {t} of {p.id} is not one of its targets")

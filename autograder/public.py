@@ -1,4 +1,4 @@
-"""The public cases: what a student sees before handing in. The same code as grading, with a seed that is no secret.
+"""The public cases, which students can run before they hand in: the same code as grading, with a public seed.
 
 In a homework's ``test_public.py``:
 
@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
+from autograder.answers import is_handout, stored
 from autograder.cases import cases
 from autograder.check import Verdict
 from autograder.client import Session
 from autograder.diagnose import attempt
 from autograder.differences import Comparison, comparisons, sentences
 from autograder.grade import PUBLIC_SEED, Graded, grade
-from autograder.handout import is_handout, stored
 from autograder.homework import Homework, load_homework
 from autograder.intake import Submission, take
 from autograder.results import clean, said
@@ -29,9 +29,13 @@ from autograder.syntax import too_new_files
 def check(
     homework: Homework, submission: Submission, problems: Iterable[str] | None = None, differences: bool = False
 ) -> Graded:
-    """A student's own program on the public cases, in another process but not confined.
+    """Grade a student's own program on the public cases, in another process, which is not confined.
 
-    differences: where gradients are wrong, compare them with central differences of the student's own forward as well.
+    Args:
+        homework: the homework.
+        submission: the student's files.
+        problems: ids of the problems to grade; all by default.
+        differences: also compare gradients that are wrong with central differences of the student's own forward.
     """
     answers = partial(stored, homework) if is_handout(homework) else None
     done = grade(homework, submission, PUBLIC_SEED, problems=problems, answers=answers)
@@ -48,7 +52,7 @@ def check(
 
 
 def public_tests(file: str | Path) -> Callable[..., None]:
-    """A pytest function: one test for each problem and case of the homework in whose folder ``file`` lies."""
+    """Return a pytest function with one test for each problem and case of the homework whose folder has ``file``."""
     import pytest
 
     homework = load_homework(Path(file).parent)
@@ -72,7 +76,7 @@ def public_tests(file: str | Path) -> Callable[..., None]:
 
 
 def wrong_in(homework: Homework, verdict: Verdict, case: str) -> Sequence[str]:
-    """What is said of one case of a verdict; nothing where it is right."""
+    """Return what a verdict says about one case; nothing if the case is right."""
     failures = [f for f in verdict.failures if f.case == case]
     if not failures:
         return []

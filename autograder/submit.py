@@ -1,4 +1,4 @@
-"""``submit``: the zip to hand in, with exactly the homework's files, and what is still missing in them.
+"""``submit``: the zip to hand in, with exactly the homework's files, and what is not written yet.
 
 The files are imported first as the grader will import them: a file that cannot be imported would get no points.
 """
@@ -18,8 +18,9 @@ from autograder.intake import IntakeError, Submission, take
 from autograder.lint import lint, warnings
 from autograder.strip import functions
 from autograder.syntax import too_new_files
+from minipeft.files.atomic import atomic_path
 
-STAMP = (1980, 1, 1, 0, 0, 0)  # one date for all, so that the same files give the same zip
+STAMP = (1980, 1, 1, 0, 0, 0)  # the date of every entry, so that the same files give the same zip
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,26 @@ class Packed:
     warnings: list[str] = field(default_factory=list)
 
 
+def read_own(homework: Homework, folder: Path) -> Submission:
+    """Read a student's own files, to be packed or run. Raises IntakeError if one is missing or cannot be parsed."""
+    missing = [f.stub for f in homework.files if not (folder / f.stub).exists()]
+    if missing:
+        raise IntakeError(f"{folder} has no {' and no '.join(missing)}; take the stub from the handout again")
+    taken = take(folder, homework)
+    for module, (text, line) in taken.errors.items():
+        stub = next(f.stub for f in homework.files if f.module == module)
+        raise IntakeError(f"{stub}, line {line}: {text}")
+    return taken
+
+
 def unwritten(homework: Homework, sources: Mapping[str, str]) -> dict[str, list[str]]:
-    """By problem, the functions whose body is still the stub's ``raise NotImplementedError``, or that are gone."""
+    """Return by problem the functions that are missing, or whose body is still the stub's NotImplementedError.
+
+    Optional functions are left out.
+    """
     found: dict[str, list[str]] = {}
     for problem in homework.problems:
-        for t in problem.targets:
+        for t in problem.required:
             nodes = functions(sources[t.module])
             names = [t.name] if t.name in nodes else [n for n in nodes if n.startswith(f"{t.name}.")] or [t.name]
             found.setdefault(problem.id, []).extend(n for n in names if n not in nodes or _raises(nodes[n]))
@@ -43,7 +59,7 @@ def unwritten(homework: Homework, sources: Mapping[str, str]) -> dict[str, list[
 
 
 def _raises(node: ast.FunctionDef) -> bool:
-    """Whether a function does nothing but raise NotImplementedError."""
+    """Return whether a function does nothing but raise NotImplementedError."""
     body = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
     if len(body) != 1 or not isinstance(body[0], ast.Raise):
         return False
@@ -53,23 +69,18 @@ def _raises(node: ast.FunctionDef) -> bool:
 
 
 def pack(homework: Homework, folder: Path, out: Path) -> Packed:
-    """Write the zip of the homework's files in ``folder``; the same files give the same bytes.
+    """Write the zip of the homework's files in ``folder``. The same files give the same bytes.
 
-    Raises IntakeError, and writes nothing, if a file is missing, is no Python or cannot be imported.
+    Raises IntakeError, and writes nothing, if a file is missing, cannot be parsed or cannot be imported.
     """
-    taken: Submission = take(folder, homework)
-    if taken.missing:
-        raise IntakeError(f"{folder} has no {' and no '.join(taken.missing)}")
-    for module, (text, line) in taken.errors.items():
-        stub = next(f.stub for f in homework.files if f.module == module)
-        raise IntakeError(f"{stub}, line {line}: {text}")
+    taken = read_own(homework, folder)
     with Session(homework) as session:
         _, unloaded = load(session, homework, taken.sources)
     if unloaded:
         reasons = dict.fromkeys(one.text(hidden=False) for one in unloaded.values())
         raise IntakeError(f"no zip was made. {' '.join(reasons)}")
     said = [*warnings(lint(homework, taken.sources)), *too_new_files(homework, taken.sources)]
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with atomic_path(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for f in sorted(homework.files, key=lambda f: f.stub):
             entry = zipfile.ZipInfo(f.stub, STAMP)
             entry.external_attr = 0o100644 << 16
