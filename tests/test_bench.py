@@ -1,10 +1,12 @@
 """The benchmarks run on small sizes and print tables; nothing here is timed."""
 
 import json
+import re
+import sys
 
 import pytest
 
-from minipeft.bench import BENCHES, table
+from minipeft.bench import BENCHES, Part, table
 from minipeft.cli import main
 
 
@@ -24,7 +26,56 @@ def test_every_benchmark_is_listed_and_exists(capsys):
     assert main(["bench", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == BENCHES
     for name in BENCHES:
-        assert callable(import_module(f"minipeft.bench.{name}").run)
+        assert callable(import_module(f"minipeft.bench.{name}").parts)
+
+
+@pytest.mark.parametrize("name", sorted(BENCHES.keys() - {"gpu"}))  # which asks for one before it has parts
+def test_quick_measures_less_and_every_part_has_a_label_of_its_own(name):
+    from importlib import import_module
+
+    module = import_module(f"minipeft.bench.{name}")
+    few, all_of_them = module.parts(quick=True), module.parts()
+    assert 1 <= len(few) <= len(all_of_them)
+    assert few != all_of_them
+    for parts in (few, all_of_them):
+        assert len({part.label for part in parts}) == len(parts)
+        assert all(part.weight > 0 for part in parts)
+
+
+def interrupted_after(rows):
+    def stop():
+        raise KeyboardInterrupt
+
+    return [*(Part(row["what"], lambda row=row: [row]) for row in rows), Part("never", stop)]
+
+
+def test_rows_are_printed_as_they_come_and_stay_after_ctrl_c(monkeypatch, capsys):
+    import minipeft.bench.swap as swap
+
+    rows = [{"what": "first", "ms": 1.5}, {"what": "a second one", "ms": 12345.0}]
+    monkeypatch.setattr(swap, "parts", lambda quick: interrupted_after(rows))
+    assert main(["bench", "swap"]) == 130
+    assert capsys.readouterr().out.splitlines() == [
+        "what                     ms",
+        "-----------------  --------",
+        "first                  1.50",
+        "a second one       1.23e+04",
+    ]
+    assert main(["bench", "swap", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out) == rows
+
+
+def test_a_bar_on_stderr_names_the_part_and_tells_the_time_that_is_left(monkeypatch, capsys):
+    import minipeft.bench.swap as swap
+
+    monkeypatch.setattr(
+        swap, "parts", lambda quick: [Part("one", lambda: [{"ms": 1.0}], 3.0), Part("two", lambda: [{"ms": 2.0}])]
+    )
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert main(["bench", "swap"]) == 0
+    err = capsys.readouterr().err
+    assert "swap: one" in err
+    assert re.search(r"swap: two: +75%\|.*so far, 00:0\d left", err)
 
 
 def test_swap_on_a_small_model(monkeypatch, capsys):
@@ -43,10 +94,10 @@ def test_swap_on_a_small_model(monkeypatch, capsys):
 def test_a_benchmark_that_lacks_a_package_says_what_to_install(missing, monkeypatch, capsys):
     import minipeft.bench.swap as swap
 
-    def run():
+    def parts(quick):
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
-    monkeypatch.setattr(swap, "run", run)
+    monkeypatch.setattr(swap, "parts", parts)
     assert main(["bench", "swap"]) == 2
     assert f'bench swap needs {missing}; install it with `pip install "minipeft[parity]"`' in capsys.readouterr().err
 
@@ -98,9 +149,8 @@ def test_buffers_takes_steps_with_and_without_them(tiny, monkeypatch):
 
     monkeypatch.setattr(buffers, "LARGE", 64)
     monkeypatch.setattr(bench, "SHAPES", tiny.SHAPES)
-    monkeypatch.setattr(bench, "REPEATS", tiny.REPEATS)
     for mode in ("lora", "full"):
-        row = bench.measure("gpt2", mode)
+        row = bench.measure("gpt2", mode, 2)
         assert row["held MB"] > 0
         assert row["lower quartile"] <= row["ratio"] <= row["upper quartile"]
 
@@ -120,14 +170,15 @@ def test_latency_and_scaling_on_small_models(monkeypatch, capsys):
     from minipeft.bench import latency, scaling
 
     monkeypatch.setattr(latency, "SIZES", {"vocab_size": 11, "d_model": 32, "n_layers": 1, "n_heads": 2, "context": 4})
-    monkeypatch.setattr(latency.run, "__defaults__", (1, ((2, 4), (1, 1))))
+    monkeypatch.setattr(latency, "GRID", ((2, 4), (1, 1)))
+    monkeypatch.setattr(latency, "REPEATS", 1)
     rows = rows_of(capsys, "latency")
     assert {(r["batch"], r["length"]) for r in rows} == {(2, 4), (1, 1)}
     assert {r["method"] for r in rows} == {"LoRA, merged", "AdapterL", "AdapterH"}
 
     monkeypatch.setattr(scaling, "WIDTHS", (32,))
     monkeypatch.setattr(scaling, "LENGTHS", (64,))
-    monkeypatch.setattr(scaling.run, "__defaults__", (1,))
+    monkeypatch.setattr(scaling, "REPEATS", 1)
     real = scaling.Stepper.__init__
     monkeypatch.setattr(
         scaling.Stepper,
@@ -145,7 +196,7 @@ def test_latency_and_scaling_on_small_models(monkeypatch, capsys):
 def test_step_on_a_tiny_shape_agrees_before_it_measures(tiny, monkeypatch):
     monkeypatch.setattr(tiny, "kept_up", lambda product: 1e9)
     for mode in ("lora", "full"):
-        row = tiny.measure("d64", mode, "stock", 0.5)
+        row = tiny.measure("d64", mode, "stock", 0.5, 2)
         assert row["largest disagreement"] < 1e-3
         assert row["pairs"] >= 2
 
@@ -154,7 +205,7 @@ def test_step_on_a_tiny_shape_agrees_before_it_measures(tiny, monkeypatch):
 def test_hips_autograd_has_the_same_loss_and_gradients(tiny, monkeypatch, capsys):
     from minipeft.bench import hips
 
-    monkeypatch.setattr(hips.run, "__defaults__", (1,))
+    monkeypatch.setattr(hips, "REPEATS", 1)
     rows = rows_of(capsys, "hips")
     assert [r["mode"] for r in rows] == ["lora", "full"]
     assert all(r["largest disagreement"] < 1e-3 for r in rows)
@@ -166,7 +217,7 @@ def test_memory_saving_on_a_small_model(monkeypatch, capsys):
     monkeypatch.setattr(memory_saving, "SIZES", {"vocab_size": 31, "d_model": 32, "n_layers": 3, "n_heads": 4})
     monkeypatch.setattr(memory_saving, "GRID", ((2, 48),))
     monkeypatch.setattr(memory_saving, "BLOCK", 16)
-    monkeypatch.setattr(memory_saving.run, "__defaults__", (2,))
+    monkeypatch.setattr(memory_saving, "REPEATS", 2)
     assert main(["bench", "memory_saving", "--json"]) == 0
     rows = {row["variant"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == ["default", "checkpointing", "blockwise", "both"]

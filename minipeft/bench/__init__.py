@@ -1,8 +1,28 @@
-"""Measurements, one a file, run by ``minipeft bench NAME``: ratios taken pair by pair, and medians."""
+"""Measurements, one a file, run by ``minipeft bench NAME``: ratios taken pair by pair, and medians.
+
+Each module has ``parts(quick)``: what it measures, in the order in which the rows are printed.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """One part of a measurement.
+
+    label: what is measured, for the progress bar.
+    measure: measures it and returns its rows.
+    weight: about how long it takes, compared with the other parts.
+    """
+
+    label: str
+    measure: Callable[[], Iterable[Row]]
+    weight: float = 1.0
+
 
 BENCHES = {
     "step": "a training step, LoRA and full, beside PyTorch eager + PEFT (needs the extra [parity])",
@@ -19,18 +39,41 @@ BENCHES = {
 }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows with the same keys as a table for the terminal; numbers with three significant digits."""
-    header = list(rows[0])
-    lines = [[_cell(row.get(name)) for name in header] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    numeric = [isinstance(rows[0][name], (int, float)) for name in header]
+NUMBER = len("1.23e-05")  # characters of the longest float
 
-    def line(cells: list[str]) -> str:
-        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True))
-        return "  ".join(padded).rstrip()
 
-    return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, lines)])
+class Table:
+    """Rows with the same keys as lines of text that can be printed one by one.
+
+    Columns are as wide as the rows that were given at first need; ``slack`` leaves room for wider ones.
+    """
+
+    def __init__(self, rows: Iterable[Row], slack: int = 0):
+        rows = list(rows)
+        self.header = list(rows[0])
+        lines = [[_cell(row.get(name)) for name in self.header] for row in rows]
+        self.numeric = [isinstance(value, (int, float)) for value in rows[0].values()]
+        self.widths = [max(map(len, column)) for column in zip(self.header, *lines, strict=True)]
+        if slack:
+            self.widths = [max(w, NUMBER if n else w + slack) for w, n in zip(self.widths, self.numeric, strict=True)]
+
+    def head(self) -> str:
+        """Return the names of the columns and a rule below them."""
+        return "\n".join([self._line(self.header), self._line(["-" * w for w in self.widths])])
+
+    def line(self, row: Row) -> str:
+        """Return the line of a row; numbers have three significant digits."""
+        return self._line([_cell(row.get(name)) for name in self.header])
+
+    def _line(self, cells: list[str]) -> str:
+        columns = zip(cells, self.widths, self.numeric, strict=True)
+        return "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in columns).rstrip()
+
+
+def table(rows: list[Row]) -> str:
+    """Return rows with the same keys as a table for the terminal; numbers have three significant digits."""
+    made = Table(rows)
+    return "\n".join([made.head(), *map(made.line, rows)])
 
 
 def _cell(value: Any) -> str:

@@ -11,10 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
+from minipeft.bench import Part, Row
 from minipeft.bench.profile import our_model
-from minipeft.bench.step import REPEATS, SHAPES, in_own_process, quartiles
+from minipeft.bench.step import QUICK, REPEATS, SHAPES, WEIGHTS, in_own_process, quartiles
 from minipeft.bench.torch_side import batch_of, shifted
 from minipeft.buffers import Buffers
 from minipeft.optim import AdamW
@@ -38,13 +39,18 @@ def faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def run() -> list[dict[str, Any]]:
+def parts(quick: bool = False) -> list[Part]:
     """One row a shape and mode: the median ratio of a step with buffers to one without, and both their faults."""
-    return [in_own_process(name, mode, module=__name__) for name in SHAPES for mode in ("lora", "full")]
+    shapes = QUICK if quick else REPEATS
+    return [
+        Part(f"{name} {mode}", partial(in_own_process, name, mode, shapes[name], module=__name__), WEIGHTS[name])
+        for name in shapes
+        for mode in ("lora", "full")
+    ]
 
 
-def measure(name: str, mode: str) -> dict[str, Any]:
-    """The row of one shape, in this process."""
+def measure(name: str, mode: str, repeats: int) -> Row:
+    """Return the row of one shape, measured in this process."""
     from threadpoolctl import threadpool_limits
 
     shape = SHAPES[name]
@@ -56,7 +62,7 @@ def measure(name: str, mode: str) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     pages: dict[str, list[int]] = {kind: [] for kind in kinds}
     with threadpool_limits(shape.threads, user_api="blas"):
-        for i in range(REPEATS[name] + 2):
+        for i in range(repeats + 2):
             for kind, buffers in kinds.items():
                 optimizer.buffers = buffers
                 before, start = faults(), time.perf_counter()

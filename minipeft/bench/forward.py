@@ -8,11 +8,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from minipeft.autograd import no_grad
+from minipeft.bench import Part, Row
 from minipeft.bench.step import quartiles
 from minipeft.data.fetch import fetch
 from minipeft.generate import generate
@@ -22,54 +24,71 @@ LENGTHS = (128, 512)
 NEW = 32
 
 
-def run(repeats: int = 7) -> list[dict[str, Any]]:
+def parts(quick: bool = False) -> list[Part]:
     """One row a case: the median ratio of our time to theirs, and our tokens a second."""
+    lengths, new, repeats = (LENGTHS[:1], 8, 1) if quick else (LENGTHS, NEW, 7)
+    return [
+        *(Part(f"forward, {n} tokens", partial(forward, n, repeats), n / 64) for n in lengths),
+        Part("generation", partial(generation, new, repeats), 4.0),
+    ]
+
+
+@cache
+def models() -> tuple[Any, Any]:
+    """Return our SmolLM2 and theirs."""
     import torch
     import transformers
 
     hf: Any = transformers
     folder = fetch("smollm2")
-    model = DecoderLM.from_pretrained(folder)
     theirs = hf.AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype=torch.float32).eval()
-    rng = np.random.default_rng(0)
-    rows = []
-    for length in LENGTHS:
-        ids = rng.integers(0, model.config.vocab_size, (1, length))
-        torch_ids = torch.tensor(ids)
+    return DecoderLM.from_pretrained(folder), theirs
 
-        def our_forward(ids: np.ndarray = ids) -> Any:
-            with no_grad():
-                return model(ids).data
 
-        def their_forward(ids: Any = torch_ids) -> Any:
-            with torch.no_grad():
-                return theirs(ids, use_cache=False).logits
+def forward(length: int, repeats: int) -> list[Row]:
+    """Compare a forward pass; AssertionError if the logits differ."""
+    import torch
 
-        a, b = our_forward(), their_forward().numpy()
-        worst = float(np.abs(a - b).max() / np.abs(b).max())
-        if worst > 1e-3:
-            raise AssertionError(f"the logits differ by {worst} of their scale")
-        rows.append(_row(f"forward, {length} tokens", length, our_forward, their_forward, repeats, worst))
-    prompt = rng.integers(0, model.config.vocab_size, (1, 16))
+    model, theirs = models()
+    ids = np.random.default_rng(length).integers(0, model.config.vocab_size, (1, length))
+    torch_ids = torch.tensor(ids)
+
+    def our_forward() -> Any:
+        with no_grad():
+            return model(ids).data
+
+    def their_forward() -> Any:
+        with torch.no_grad():
+            return theirs(torch_ids, use_cache=False).logits
+
+    a, b = our_forward(), their_forward().numpy()
+    worst = float(np.abs(a - b).max() / np.abs(b).max())
+    if worst > 1e-3:
+        raise AssertionError(f"the logits differ by {worst} of their scale")
+    return [_row(f"forward, {length} tokens", length, our_forward, their_forward, repeats, worst)]
+
+
+def generation(new: int, repeats: int) -> list[Row]:
+    """Compare the generation of ``new`` tokens after 16."""
+    import torch
+
+    model, theirs = models()
+    prompt = np.random.default_rng(0).integers(0, model.config.vocab_size, (1, 16))
+    settings = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
 
     def ours() -> Any:
-        return generate(model, prompt, max_new_tokens=NEW)
+        return generate(model, prompt, max_new_tokens=new)
 
     def other() -> Any:
         mask = torch.ones(prompt.shape, dtype=torch.long)
         with torch.no_grad():
-            return theirs.generate(
-                torch.tensor(prompt), attention_mask=mask, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False
-            )
+            return theirs.generate(torch.tensor(prompt), attention_mask=mask, **settings)
 
     same = float((ours() == other().numpy()).mean())
-    rows.append(_row(f"generation, {NEW} tokens after 16", NEW, ours, other, repeats, 1 - same))
-    return rows
+    return [_row(f"generation, {new} tokens after 16", new, ours, other, repeats, 1 - same)]
 
 
-def _row(
-    what: str, tokens: int, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, worst: float
-) -> dict[str, Any]:
+def _row(what: str, tokens: int, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, worst: float) -> Row:
     pairs = []
     for i in range(repeats + 1):
         start = time.perf_counter()

@@ -12,11 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from minipeft import cuda
 from minipeft.accounting import peak_memory
+from minipeft.bench import Part, Row
 from minipeft.bench.step import SHAPES, disagreement, quartiles
 from minipeft.bench.torch_side import Shape, batch_of, both, shifted
 from minipeft.optim import AdamW
@@ -63,16 +64,21 @@ def gpu() -> Card:
     return Card("cuda", "cuda", torch.cuda.synchronize, allow_tf32, our_peak, their_peak)
 
 
-def run() -> list[dict[str, Any]]:
+def parts(quick: bool = False) -> list[Part]:
     """One row a mode, baseline and precision: the median ratio of our step to theirs with its quartiles, and peaks."""
+    cases = [case for case in CASES if case[2:] == ("tuned", False)] if quick else CASES
     card = gpu()
-    try:
-        return [measure(card, SHAPES[name], mode, baseline, tf32) for name, mode, baseline, tf32 in CASES]
-    finally:
-        card.allow_tf32(False)
+
+    def row(name: str, mode: str, baseline: str, tf32: bool) -> list[Row]:
+        try:
+            return [measure(card, SHAPES[name], mode, baseline, tf32, 3 if quick else PAIRS)]
+        finally:
+            card.allow_tf32(False)
+
+    return [Part(" ".join(case[:3]) + (" tf32" if case[3] else ""), partial(row, *case)) for case in cases]
 
 
-def measure(card: Card, shape: Shape, mode: str, baseline: str, tf32: bool, pairs: int = PAIRS) -> dict[str, Any]:
+def measure(card: Card, shape: Shape, mode: str, baseline: str, tf32: bool, pairs: int = PAIRS) -> Row:
     """The row of one case."""
     import torch
 

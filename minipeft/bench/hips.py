@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from minipeft.bench import Part, Row
 from minipeft.bench.profile import our_model
 from minipeft.bench.step import SHAPES, in_turn, quartiles
 from minipeft.bench.torch_side import ALPHA, RANK, Shape, batch_of, shifted
 from minipeft.ops.loss import IGNORED
 from minipeft.optim import AdamW
 from minipeft.train import backward, train_step
+
+REPEATS, QUICK = 60, 5
 
 
 def their_loss(shape: Shape, ids: np.ndarray, labels: np.ndarray) -> Callable[[dict[str, Any], dict[str, Any]], Any]:
@@ -68,16 +72,20 @@ def their_loss(shape: Shape, ids: np.ndarray, labels: np.ndarray) -> Callable[[d
     return loss
 
 
-def run(repeats: int = 60) -> list[dict[str, Any]]:
+def parts(quick: bool = False) -> list[Part]:
     """One row for LoRA and one for full fine-tuning: the median ratio of our step to theirs with its quartiles."""
+    return [Part(mode, partial(compare, mode, QUICK if quick else REPEATS)) for mode in ("lora", "full")]
+
+
+def compare(mode: str, repeats: int) -> list[Row]:
+    """Return the row of a mode, measured with one BLAS thread; AssertionError if loss or gradients differ."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
-        return [compare(mode, repeats) for mode in ("lora", "full")]
+        return [_compare(mode, repeats)]
 
 
-def compare(mode: str, repeats: int) -> dict[str, Any]:
-    """The row of a mode; AssertionError where loss or gradients differ."""
+def _compare(mode: str, repeats: int) -> Row:
     from autograd import value_and_grad
 
     shape = SHAPES["d64"]

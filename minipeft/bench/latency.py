@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from minipeft.autograd import no_grad
+from minipeft.bench import Part, Row
 from minipeft.bench.step import quartiles
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.peft import AdapterConfig, LoraConfig, get_peft_model
 
 GRID = ((8, 128), (4, 64), (1, 128), (1, 16), (1, 1))
 SIZES = {"vocab_size": 512, "d_model": 256, "n_layers": 8, "n_heads": 8, "context": 128}
+REPEATS = 60
 R = 32  # of the adapters: 2 r d is some 2 % of a layer's 12 d²
 
 
@@ -35,32 +38,47 @@ def models() -> dict[str, Any]:
     return {name: model.eval() for name, model in made.items()}
 
 
-def run(repeats: int = 60, grid: Sequence[tuple[int, int]] = GRID) -> list[dict[str, Any]]:
-    """One row a batch × length of ``grid`` and method: the median ratio to the base's forward pass taken beside it."""
+def parts(quick: bool = False) -> list[Part]:
+    """One row a batch × length and method: the median ratio to the base's forward pass taken next to it."""
+    made = cache(models)
+    grid, repeats = (GRID[-2:], 5) if quick else (GRID, REPEATS)
+
+    def point(batch: int, length: int) -> list[Row]:
+        return measure(made(), batch, length, repeats)
+
+    return [Part(f"{batch} × {length}", partial(point, batch, length), batch * length + 16) for batch, length in grid]
+
+
+def run(repeats: int = REPEATS, grid: Sequence[tuple[int, int]] = GRID) -> list[Row]:
+    """Return the rows of all of ``grid``."""
     made = models()
+    return [row for batch, length in grid for row in measure(made, batch, length, repeats)]
+
+
+def measure(made: dict[str, Any], batch: int, length: int, repeats: int) -> list[Row]:
+    """Return the rows of one batch × length, one a method."""
+    ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (batch, length))
+    times: dict[str, list[float]] = {name: [] for name in made}
+    with no_grad():
+        for i in range(repeats + 3):
+            for name, model in made.items():
+                start = time.perf_counter()
+                model(ids)
+                if i >= 3:
+                    times[name].append(time.perf_counter() - start)
+    base = times.pop("base")
     rows = []
-    for batch, length in grid:
-        ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (batch, length))
-        times: dict[str, list[float]] = {name: [] for name in made}
-        with no_grad():
-            for i in range(repeats + 3):
-                for name, model in made.items():
-                    start = time.perf_counter()
-                    model(ids)
-                    if i >= 3:
-                        times[name].append(time.perf_counter() - start)
-        base = times.pop("base")
-        for name, seconds in times.items():
-            low, middle, high = quartiles([a / b for a, b in zip(seconds, base, strict=True)])
-            rows.append(
-                {
-                    "batch": batch,
-                    "length": length,
-                    "method": name,
-                    "ratio": middle,
-                    "lower quartile": low,
-                    "upper quartile": high,
-                    "base ms": 1e3 * quartiles(base)[1],
-                }
-            )
+    for name, seconds in times.items():
+        low, middle, high = quartiles([a / b for a, b in zip(seconds, base, strict=True)])
+        rows.append(
+            {
+                "batch": batch,
+                "length": length,
+                "method": name,
+                "ratio": middle,
+                "lower quartile": low,
+                "upper quartile": high,
+                "base ms": 1e3 * quartiles(base)[1],
+            }
+        )
     return rows

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import numpy as np
 
 from minipeft.accounting import Forecast
 from minipeft.array import in_threads
-from minipeft.bench.step import SHAPES
+from minipeft.bench import Part, Row
+from minipeft.bench.step import QUICK, SHAPES, WEIGHTS
 from minipeft.bench.torch_side import Shape, batch_of, keep_pages, shifted, their_base
 from minipeft.models import DecoderLM
 from minipeft.optim import AdamW
@@ -34,31 +36,34 @@ STEPS = 3
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def run() -> list[dict[str, Any]]:
+def parts(quick: bool = False) -> list[Part]:
     """One row a case: megabytes at the peak of each side, their ratios, and a step of ours as measured and foreseen."""
-    rows = []
-    for name, mode in CASES:
-        with tempfile.TemporaryDirectory() as folder:
-            _child(name, "save", "stock", folder)
-            ours = _child(name, mode, "ours", folder)
-            stock = _child(name, mode, "stock", folder)
-            tuned = _child(name, mode, "tuned", folder)
-        rows.append(
-            {
-                "shape": name,
-                "mode": mode,
-                "ours MB": ours["peak"],
-                "stock MB": stock["peak"],
-                "tuned MB": tuned["peak"],
-                "ours / stock": ours["peak"] / stock["peak"],
-                "ours / tuned": ours["peak"] / tuned["peak"],
-                "before MB": ours["before"],
-                "step MB": ours["step"],
-                "foreseen MB": ours["foreseen"],
-                "foreseen / step": ours["foreseen"] / ours["step"],
-            }
-        )
-    return rows
+    cases = [case for case in CASES if case[0] in QUICK and case[1] == "lora"] if quick else CASES
+    return [Part(f"{name} {mode}", partial(compare, name, mode), WEIGHTS[name]) for name, mode in cases]
+
+
+def compare(name: str, mode: str) -> list[Row]:
+    """Return the row of one case."""
+    with tempfile.TemporaryDirectory() as folder:
+        _child(name, "save", "stock", folder)
+        ours = _child(name, mode, "ours", folder)
+        stock = _child(name, mode, "stock", folder)
+        tuned = _child(name, mode, "tuned", folder)
+    return [
+        {
+            "shape": name,
+            "mode": mode,
+            "ours MB": ours["peak"],
+            "stock MB": stock["peak"],
+            "tuned MB": tuned["peak"],
+            "ours / stock": ours["peak"] / stock["peak"],
+            "ours / tuned": ours["peak"] / tuned["peak"],
+            "before MB": ours["before"],
+            "step MB": ours["step"],
+            "foreseen MB": ours["foreseen"],
+            "foreseen / step": ours["foreseen"] / ours["step"],
+        }
+    ]
 
 
 def _child(*case: str) -> dict[str, float]:

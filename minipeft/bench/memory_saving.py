@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minipeft.accounting import Forecast, count_flops, memory
+from minipeft.bench import Part, Row
 from minipeft.bench.step import quartiles
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.nn import random_stream
@@ -23,6 +25,8 @@ from minipeft.train import train_step
 
 SIZES = {"vocab_size": 512, "d_model": 256, "n_layers": 4, "n_heads": 8}
 GRID = ((8, 128), (1, 1024))  # batch, length
+QUICK_GRID = ((2, 128),)
+REPEATS = 9
 BLOCK = 128  # keys
 VARIANTS = {
     "default": (False, False),
@@ -68,30 +72,34 @@ class Variant:
         return {"kept MB": kept / 1e6, "peak MB": peak / 1e6, "foreseen MB": foreseen / 1e6, "GFLOP": flops.total / 1e9}
 
 
-def run(repeats: int = 9) -> list[dict[str, Any]]:
+def parts(quick: bool = False) -> list[Part]:
     """One row a shape and variant."""
-    rows = []
-    for batch, length in GRID:
-        made = {name: Variant(*settings, batch, length) for name, settings in VARIANTS.items()}
-        times: dict[str, list[float]] = {name: [] for name in made}
-        for i in range(repeats + 2):
-            for name, variant in made.items():
-                seconds = variant.seconds()
-                if i >= 2:
-                    times[name].append(seconds)
+    grid, repeats = (QUICK_GRID, 1) if quick else (GRID, REPEATS)
+    return [Part(f"{b} × {t}", partial(measure, b, t, repeats), b * t**1.2) for b, t in grid]
+
+
+def measure(batch: int, length: int, repeats: int) -> list[Row]:
+    """Return the rows of one shape, one a variant."""
+    made = {name: Variant(*settings, batch, length) for name, settings in VARIANTS.items()}
+    times: dict[str, list[float]] = {name: [] for name in made}
+    for i in range(repeats + 2):
         for name, variant in made.items():
-            ratios = [a / b for a, b in zip(times[name], times["default"], strict=True)]
-            low, middle, high = quartiles(ratios)
-            rows.append(
-                {
-                    "batch": batch,
-                    "length": length,
-                    "variant": name,
-                    **variant.facts(),
-                    "ms": 1e3 * quartiles(times[name])[1],
-                    "time ratio": middle,
-                    "lower quartile": low,
-                    "upper quartile": high,
-                }
-            )
+            seconds = variant.seconds()
+            if i >= 2:
+                times[name].append(seconds)
+    rows = []
+    for name, variant in made.items():
+        low, middle, high = quartiles([a / b for a, b in zip(times[name], times["default"], strict=True)])
+        rows.append(
+            {
+                "batch": batch,
+                "length": length,
+                "variant": name,
+                **variant.facts(),
+                "ms": 1e3 * quartiles(times[name])[1],
+                "time ratio": middle,
+                "lower quartile": low,
+                "upper quartile": high,
+            }
+        )
     return rows

@@ -11,13 +11,15 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from minipeft.accounting import count_flops
 from minipeft.autograd import Function
+from minipeft.bench import Part, Row
 from minipeft.bench.step import SHAPES, kept_up, large_product
 from minipeft.bench.torch_side import ALPHA, RANK, TARGETS, Shape, batch_of, shifted
 from minipeft.models import DecoderConfig, DecoderLM
@@ -99,46 +101,62 @@ def our_model(shape: Shape, mode: str) -> Any:
     return model
 
 
-def run(name: str = "gpt2", mode: str = "lora", repeats: int = 5) -> list[dict[str, Any]]:
-    """One row a Function and phase, the slowest first; then the step as a whole and its floor."""
-    from threadpoolctl import threadpool_limits
+class Profile:
+    """A step of a shape and mode, taken ``repeats`` times."""
 
-    shape = SHAPES[name]
-    model = our_model(shape, mode)
-    optimizer = AdamW(model, lr=1e-4)
-    ids, labels = batch_of(shape)
-    batch = {"ids": ids, "labels": shifted(labels)}
+    def __init__(self, name: str, mode: str, repeats: int):
+        self.shape = SHAPES[name]
+        self.model = our_model(self.shape, mode)
+        self.optimizer = AdamW(self.model, lr=1e-4)
+        ids, labels = batch_of(self.shape)
+        self.batch = {"ids": ids, "labels": shifted(labels)}
+        self.repeats = repeats
+        self.seconds = 0.0
 
-    def step() -> float:
+    def step(self) -> float:
+        """Take a step and return its seconds."""
         start = time.perf_counter()
-        train_step(model, batch, optimizer, shards=shape.shards)
+        train_step(self.model, self.batch, self.optimizer, shards=self.shape.shards)
         return time.perf_counter() - start
 
-    with threadpool_limits(shape.threads, user_api="blas"):
-        with count_flops() as flops:
-            step()
-        whole = float(np.median([step() for _ in range(repeats)]))
+    def whole(self) -> list[Row]:
+        """Return the rows of the step as a whole and of its floor."""
+        with self._threads():
+            with count_flops() as flops:
+                self.step()
+            self.seconds = float(np.median([self.step() for _ in range(self.repeats)]))
+            floor = flops.total / kept_up(large_product(np), 1.0)
+        return [self._row("the whole step", self.seconds), self._row("floor: FLOPs at the sgemm rate", floor)]
+
+    def functions(self) -> list[Row]:
+        """Return a row a Function and phase, the slowest first, and one of what is left of the step."""
         times = Times()
-        with watching(times):
-            for _ in range(repeats):
-                step()
-        floor = flops.total / kept_up(large_product(np), 1.0)
-    rows = [
-        _row("the whole step", None, whole, None, whole),
-        _row("floor: FLOPs at the sgemm rate", None, floor, None, whole),
-    ]
-    n = repeats * shape.shards
-    for what, seconds in sorted(times.seconds.items(), key=lambda item: -item[1]):
-        rows.append(_row(what, times.calls[what] // n, seconds / n, times.products[what] / n, whole))
-    rest = whole - sum(times.seconds.values()) / n
-    return [*rows, _row("outside of Functions", None, rest, None, whole)]
+        with self._threads(), watching(times):
+            for _ in range(self.repeats):
+                self.step()
+        n = self.repeats * self.shape.shards
+        rows = [
+            self._row(what, seconds / n, times.products[what] / n, times.calls[what] // n)
+            for what, seconds in sorted(times.seconds.items(), key=lambda item: -item[1])
+        ]
+        return [*rows, self._row("outside of Functions", self.seconds - sum(times.seconds.values()) / n)]
+
+    def _threads(self) -> AbstractContextManager[Any]:
+        from threadpoolctl import threadpool_limits
+
+        return threadpool_limits(self.shape.threads, user_api="blas")
+
+    def _row(self, what: str, seconds: float, products: float | None = None, calls: int | None = None) -> Row:
+        return {
+            "what": what,
+            "ms": 1e3 * seconds,
+            "of the step": seconds / self.seconds,
+            "in products, ms": None if products is None else 1e3 * products,
+            "calls": calls,
+        }
 
 
-def _row(what: str, calls: int | None, seconds: float, products: float | None, whole: float) -> dict[str, Any]:
-    return {
-        "what": what,
-        "ms": 1e3 * seconds,
-        "of the step": seconds / whole,
-        "in products, ms": None if products is None else 1e3 * products,
-        "calls": calls,
-    }
+def parts(quick: bool = False) -> list[Part]:
+    """The step as a whole and its floor; then one row a Function and phase, the slowest first."""
+    made = cache(lambda: Profile("d256" if quick else "gpt2", "lora", 1 if quick else 5))
+    return [Part("the step", lambda: made().whole()), Part("its Functions", lambda: made().functions())]

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from minipeft.accounting import count_flops
+from minipeft.bench import Part, Row
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig, PeftConfig, TopLayersConfig, get_peft_model
@@ -21,6 +24,7 @@ from minipeft.train import train_step
 WIDTHS = (64, 128, 256, 512, 1024)
 LENGTHS = (64, 128, 256, 512, 1024)
 LAYERS = 8
+REPEATS = 9
 TARGETS = ["q_proj", "v_proj"]
 
 
@@ -45,34 +49,44 @@ class Stepper:
         return time.perf_counter() - start
 
 
-def run(repeats: int = 9) -> list[dict[str, Any]]:
+def parts(quick: bool = False) -> list[Part]:
     """The rows of widths, of lengths and of top-K."""
-    rows = []
-    sizes = [*((d, 128, 8) for d in WIDTHS), *((256, n, max(1, 1024 // n)) for n in LENGTHS)]
-    for d, length, batch in sizes:
-        stepper = Stepper(d, length, batch, 2, LoraConfig(r=8, target_modules=TARGETS))
-        ps = 1e12 * statistics.median(stepper.seconds() for _ in range(repeats)) / stepper.flops
-        what = f"d={d} T={length} B={batch}, 2 layers, LoRA"
-        against = {"time / full": None, "FLOP / full": None}
-        rows.append({"what": what, "GFLOP": stepper.flops / 1e9, "ps a FLOP": ps, **against})
-    methods: dict[str, PeftConfig] = {f"top {k} of {LAYERS}": TopLayersConfig(k) for k in (1, 2, 4)}
-    methods |= {
-        f"LoRA on the top {k} of {LAYERS}": LoraConfig(
-            r=8, target_modules=TARGETS, layers_to_transform=list(range(LAYERS - k, LAYERS))
-        )
-        for k in (1, 2, 4)
-    }
-    full = Stepper(256, 128, 8, LAYERS, None, shards=2)
-    for name, method in methods.items():
-        own = Stepper(256, 128, 8, LAYERS, method, shards=2)
-        pairs = [(own.seconds(), full.seconds()) for _ in range(repeats)]
-        rows.append(
-            {
-                "what": f"{name}, d=256 T=128 B=8",
-                "GFLOP": own.flops / 1e9,
-                "ps a FLOP": 1e12 * statistics.median(a for a, _ in pairs) / own.flops,
-                "time / full": statistics.median(a / b for a, b in pairs),
-                "FLOP / full": own.flops / full.flops,
-            }
-        )
-    return rows
+    repeats = 1 if quick else REPEATS
+    widths, lengths, tops = (WIDTHS[:2], LENGTHS[:2], (1,)) if quick else (WIDTHS, LENGTHS, (1, 2, 4))
+    full = cache(lambda: Stepper(256, 128, 8, LAYERS, None, shards=2))
+    return [
+        *(Part(f"d={d}", partial(size, d, 128, 8, repeats), d * d / 65536) for d in widths),
+        *(Part(f"T={n}", partial(size, 256, n, max(1, 1024 // n), repeats)) for n in lengths),
+        *(Part(f"top {k}", partial(top, f"top {k} of {LAYERS}", TopLayersConfig(k), full, repeats), 4.0) for k in tops),
+        *(Part(f"LoRA, top {k}", partial(top, *lora_on_top(k), full, repeats), 4.0) for k in tops),
+    ]
+
+
+def lora_on_top(k: int) -> tuple[str, PeftConfig]:
+    """Return the name and the method."""
+    layers = list(range(LAYERS - k, LAYERS))
+    return f"LoRA on the top {k} of {LAYERS}", LoraConfig(r=8, target_modules=TARGETS, layers_to_transform=layers)
+
+
+def size(d: int, length: int, batch: int, repeats: int) -> list[Row]:
+    """Return the row of a width and length."""
+    stepper = Stepper(d, length, batch, 2, LoraConfig(r=8, target_modules=TARGETS))
+    ps = 1e12 * statistics.median(stepper.seconds() for _ in range(repeats)) / stepper.flops
+    what = f"d={d} T={length} B={batch}, 2 layers, LoRA"
+    against = {"time / full": None, "FLOP / full": None}
+    return [{"what": what, "GFLOP": stepper.flops / 1e9, "ps a FLOP": ps, **against}]
+
+
+def top(name: str, method: PeftConfig, full: Callable[[], Stepper], repeats: int) -> list[Row]:
+    """Return the row of a method on the top layers, compared with full fine-tuning."""
+    own = Stepper(256, 128, 8, LAYERS, method, shards=2)
+    pairs = [(own.seconds(), full().seconds()) for _ in range(repeats)]
+    return [
+        {
+            "what": f"{name}, d=256 T=128 B=8",
+            "GFLOP": own.flops / 1e9,
+            "ps a FLOP": 1e12 * statistics.median(a for a, _ in pairs) / own.flops,
+            "time / full": statistics.median(a / b for a, b in pairs),
+            "FLOP / full": own.flops / full().flops,
+        }
+    ]

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from minipeft.accounting import count_flops
 from minipeft.array import to_numpy
+from minipeft.bench import Part, Row
 from minipeft.bench.torch_side import TARGETS, Shape, batch_of, both, keep_pages, shifted
 from minipeft.optim import AdamW
 from minipeft.train import backward, train_step
@@ -36,19 +38,30 @@ SHAPES = {
 REPEATS = {"d64": 200, "d256": 40, "gpt2": 8}
 REST = 0.02  # seconds: OpenMP's threads spin for some milliseconds
 PAUSES = 4  # in which the rate of large products is measured
+WEIGHTS = {"d64": 1.0, "d256": 2.0, "gpt2": 6.0}  # of a case's time, starting PyTorch included
+QUICK = {"d64": 20, "d256": 8}  # shapes and their repeats
 CASES = [
     *((s, m, b, 0.0) for s in SHAPES for m in ("lora", "full") for b in ("stock", "tuned")),
     *((s, "lora", "tuned", 0.5) for s in SHAPES),
 ]
 
 
-def run() -> list[dict[str, Any]]:
+def parts(quick: bool = False) -> list[Part]:
     """One row a case: shape, mode, baseline, and the median ratio of our step to theirs with its quartiles."""
-    return [in_own_process(*case) for case in CASES]
+    made = []
+    for name, mode, baseline, masked in CASES:
+        if not quick or (name in QUICK and baseline == "tuned"):
+            label = f"{name} {mode} {baseline}{' masked' if masked else ''}"
+            repeats = (QUICK if quick else REPEATS)[name]
+            made.append(Part(label, partial(in_own_process, name, mode, baseline, masked, repeats), WEIGHTS[name]))
+    return made
 
 
-def in_own_process(*case: Any, module: str = "minipeft.bench.step") -> dict[str, Any]:
-    """The row of a case, measured in a fresh process: a tuned allocator stays tuned. RuntimeError where it failed."""
+def in_own_process(*case: Any, module: str = "minipeft.bench.step") -> list[Row]:
+    """Return the row of a case, measured in a fresh process, since a tuned allocator stays tuned.
+
+    Raises RuntimeError if the process fails.
+    """
     command = [sys.executable, "-m", module, json.dumps(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -56,12 +69,11 @@ def in_own_process(*case: Any, module: str = "minipeft.bench.step") -> dict[str,
         if missing:
             raise ModuleNotFoundError(missing[-1], name=missing[-1].split("'")[1].split(".")[0])
         raise RuntimeError(f"the case {case} failed:\n{done.stderr[-2000:]}")
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
+    return [json.loads(done.stdout.splitlines()[-1])]
 
 
-def measure(name: str, mode: str, baseline: str, masked: float, repeats: int | None = None) -> dict[str, Any]:
-    """The row of one case, in this process."""
+def measure(name: str, mode: str, baseline: str, masked: float, repeats: int) -> Row:
+    """Return the row of one case, measured in this process."""
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -91,7 +103,7 @@ def measure(name: str, mode: str, baseline: str, masked: float, repeats: int | N
         products = {"numpy": large_product(np), "torch": large_product(torch)}
         pairs, rates = [], []
         for _ in range(PAUSES):
-            pairs += in_turn(our_step, their_step, -(-(repeats or REPEATS[name]) // PAUSES))
+            pairs += in_turn(our_step, their_step, -(-repeats // PAUSES))
             rates.append(max(map(kept_up, products.values())))
         with count_flops() as flops:
             our_step()

@@ -10,14 +10,19 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minipeft.autograd import no_grad
+from minipeft.bench import Part, Row
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.peft import LoraConfig, PeftModel, get_peft_model
+
+REPEATS = 9
+Action = Callable[[PeftModel, Path], None]  # on a model, with a folder where its adapter "two" is saved
 
 
 def gpt2_small_with_two() -> PeftModel:
@@ -39,53 +44,65 @@ def seconds(action: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def run(repeats: int = 9) -> list[dict[str, Any]]:
-    """One row an action: the median of its milliseconds, and of its ratio to a forward pass taken beside it."""
-    peft = gpt2_small_with_two()
+def parts(quick: bool = False) -> list[Part]:
+    """One row an action: the median of its milliseconds, and of its ratio to a forward pass taken next to it."""
+    made = cache(gpt2_small_with_two)
+    repeats = 1 if quick else REPEATS
+
+    def row(name: str) -> list[Row]:
+        return measure(name, made(), repeats)
+
+    return [Part(name, partial(row, name)) for name in ACTIONS]
+
+
+def measure(name: str, peft: PeftModel, repeats: int) -> list[Row]:
+    """Return the row of an action."""
     ids = np.random.default_rng(3).integers(0, 50257, (1, 128))
 
     def forward() -> None:
         with no_grad():
             peft(ids)
 
-    def merge_and_back() -> None:
-        peft.merge_adapter()
-        peft.unmerge_adapter()
-
     with tempfile.TemporaryDirectory() as folder:
-        saved = Path(folder) / "two"
         peft.set_adapter("two")
-        peft.save_pretrained(saved)
+        peft.save_pretrained(Path(folder) / "two")
         peft.set_adapter("one")
-
-        def load() -> None:
-            peft.load_adapter(saved, "three")
-            peft.set_adapter("one")
-            peft.delete_adapter("three")
-
-        def switch() -> None:
-            peft.set_adapter("two")
-            peft.set_adapter("one")
-
-        def disable() -> None:
-            with peft.disable_adapter():
-                pass
-
-        actions = {
-            "set_adapter, there and back": switch,
-            "disable and enable": disable,
-            "merge and unmerge": merge_and_back,
-            "load from files, checked": load,
+        action = partial(ACTIONS[name], peft, Path(folder) / "two")
+        action()
+        pairs = [(seconds(action), seconds(forward)) for _ in range(repeats)]
+    return [
+        {
+            "action": name,
+            "ms": 1e3 * statistics.median(t for t, _ in pairs),
+            "of a forward pass of 128 tokens": statistics.median(t / f for t, f in pairs),
         }
-        rows = []
-        for name, action in actions.items():
-            action()
-            pairs = [(seconds(action), seconds(forward)) for _ in range(repeats)]
-            rows.append(
-                {
-                    "action": name,
-                    "ms": 1e3 * statistics.median(t for t, _ in pairs),
-                    "of a forward pass of 128 tokens": statistics.median(t / f for t, f in pairs),
-                }
-            )
-    return rows
+    ]
+
+
+def switch(peft: PeftModel, saved: Path) -> None:
+    peft.set_adapter("two")
+    peft.set_adapter("one")
+
+
+def disable(peft: PeftModel, saved: Path) -> None:
+    with peft.disable_adapter():
+        pass
+
+
+def merge_and_back(peft: PeftModel, saved: Path) -> None:
+    peft.merge_adapter()
+    peft.unmerge_adapter()
+
+
+def load(peft: PeftModel, saved: Path) -> None:
+    peft.load_adapter(saved, "three")
+    peft.set_adapter("one")
+    peft.delete_adapter("three")
+
+
+ACTIONS: dict[str, Action] = {
+    "set_adapter, there and back": switch,
+    "disable and enable": disable,
+    "merge and unmerge": merge_and_back,
+    "load from files, checked": load,
+}

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from minipeft.cli.arguments import Subparsers
-from minipeft.cli.process import UserError
+from minipeft.cli.arguments import Parser, Subparsers
+from minipeft.cli.process import UserError, needs_extra
 from minipeft.files.names import unknown_name
+
+if TYPE_CHECKING:
+    from minipeft.bench import Part, Row
 
 
 def add_bench(commands: Subparsers) -> None:
@@ -18,30 +26,50 @@ def add_bench(commands: Subparsers) -> None:
         description="Run a measurement and print its table: ratios taken in turn, medians of several.",
     )
     bench.add_argument("name", nargs="?", metavar="NAME", help="which; without it, what there is")
-    bench.add_argument("--json", action="store_true", help="print JSON")
-    bench.set_defaults(run=run_bench)
+    bench.add_argument("--quick", action="store_true", help="small sizes, few repeats: only to see that it works")
+    bench.add_argument("--json", action="store_true", help="print the rows as JSON, at the end")
+    bench.set_defaults(run=partial(run_bench, bench))
 
 
-def run_bench(args: argparse.Namespace) -> int:
-    from importlib import import_module
-
-    from minipeft.bench import BENCHES, table
+def run_bench(parser: Parser, args: argparse.Namespace) -> int:
+    parser.require_name(args)
+    from minipeft.bench import BENCHES
     from minipeft.cuda import NoGpuError
 
     if args.name is None:
-        print(json.dumps(BENCHES, indent=2) if args.json else "\n".join(f"{n:<10} {s}" for n, s in BENCHES.items()))
+        print(json.dumps(BENCHES, indent=2) if args.json else "\n".join(f"{n:<13} {s}" for n, s in BENCHES.items()))
         return 0
     if args.name not in BENCHES:
         raise UserError(unknown_name("bench", args.name, BENCHES))
+    rows: list[Row] = []
     try:
-        rows = import_module(f"minipeft.bench.{args.name}").run()
+        with needs_extra(f"bench {args.name}", "parity"):
+            parts = import_module(f"minipeft.bench.{args.name}").parts(args.quick)
+            measure(args.name, parts, rows, show=not args.json)
     except NoGpuError as error:
         raise UserError(f"bench {args.name}: {error}") from error
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("minipeft"):
-            raise
-        raise UserError(
-            f'bench {args.name} needs {error.name}; install it with `pip install "minipeft[parity]"`'
-        ) from error
-    print(json.dumps(rows, indent=2) if args.json else table(rows))
+    finally:  # after Ctrl-C, too: what was measured
+        if args.json and rows:
+            print(json.dumps(rows, indent=2))
     return 0
+
+
+def measure(name: str, parts: Sequence[Part], rows: list[Row], show: bool) -> None:
+    """Append the rows of all parts to ``rows``, and print each at once if ``show``, above a bar with the time left."""
+    from tqdm import tqdm
+
+    from minipeft.bench import Table
+
+    table: Table | None = None
+    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left"
+    hidden = None if show else True  # None: hidden unless stderr is a terminal
+    with tqdm(total=sum(part.weight for part in parts), bar_format=form, disable=hidden, ncols=80) as bar:
+        for part in parts:
+            bar.set_description(f"{name}: {part.label}")
+            found = list(part.measure())
+            if show:
+                table = table or Table(found, slack=12)
+                bar.write("\n".join([*(() if rows else [table.head()]), *map(table.line, found)]))
+                sys.stdout.flush()
+            rows += found
+            bar.update(part.weight)
