@@ -23,8 +23,8 @@ STYLE = """
 .wide { overflow-x: auto; }
 h2 { margin: 1.6rem 0 .4rem; } h3 { margin: 1rem 0 .2rem; font-size: 1rem; }
 td.n, th.n { padding-right: .9rem; } table { overflow-wrap: normal; }
-.why { white-space: normal; padding-left: .9rem; }
-.who { display: table; width: max-content; max-width: 24rem; white-space: normal; overflow-wrap: anywhere; }
+.why { padding-left: .9rem; } .why span { display: block; max-width: min(34rem, 60vw); white-space: normal; }
+.who { display: table; width: max-content; max-width: 14rem; white-space: normal; overflow-wrap: anywhere; }
 @media (max-width: 600px) { .share { display: none; } .who { max-width: 8rem; } .counts { white-space: normal; } }
 .bar { display: flex; height: 1rem; min-width: 8rem; border-radius: 3px; overflow: hidden; background: var(--line); }
 .bar span { display: block; height: 100%; }
@@ -103,7 +103,7 @@ def problems(homework: Homework, graded: Sequence[dict[str, Any]]) -> str:
             f"<tr><td>{esc(p.id)}</td><td>{esc(p.title)}</td><td class=n>{mean}</td><td class='n counts'>{numbers}</td>"
             f'<td class="share"><div class="bar">{bar}</div></td></tr>'
         )
-    head = "<th>problem</th><th>title</th><th class=n>mean</th>"
+    head = "<th>no.</th><th>title</th><th class=n>mean</th>"
     head += "<th class='n counts'>all / some / none</th><th class=share>share</th>"
     return wide("Problems", head, rows)
 
@@ -155,7 +155,7 @@ def everyone(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
             cells = "".join(f'<td class="n {state(have, full)}">{have:g}</td>' for have, full in got)
             total = f"{r['score']:g}"
         else:
-            cells = f'<td class="why" colspan="{len(homework.problems)}">{esc(r["note"])}</td>'
+            cells = f'<td class="why" colspan="{len(homework.problems)}"><span>{esc(r["note"])}</span></td>'
             total = esc(r["status"])
         link = f'<a class="who" href="staff/{esc(r["id"])}.html">{esc(r["name"])}</a>'
         file = f'<span class="who places">{esc(r["file"])}</span>' if r["file"] != r["name"] else ""

@@ -65,7 +65,8 @@ class Outcome:
         counts = f"{len(scores)} graded + {len(turned_down)} refused + {len(self.skipped)} skipped"
         mean = f"; mean {sum(scores) / len(scores):.1f} of {points:g}" if scores else ""
         lines = [f"{len(self.records) + len(self.skipped)} entries = {counts}{mean}"]
-        lines += shortened("refused, with 0 points:", [f"{r['file']}: {r['note']}" for r in turned_down])
+        reasons = [r["note"] if r["file"] in r["note"] else f"{r['file']}: {r['note']}" for r in turned_down]
+        lines += shortened("refused, with 0 points:", reasons)
         lines += shortened("skipped, since they are no submissions:", self.skipped)
         lines += shortened("no longer handed in, so their pages were removed:", self.removed)
         return "\n".join(lines)

@@ -478,7 +478,18 @@ def html(names: Sequence[str], rows: Sequence[Row], seconds: float) -> str:
     body += [f'<p class="none">missed: {esc(line)}</p>' for line in total.missed] or [
         '<p class="full">All goals met.</p>'
     ]
-    heads = ("", "mutants", "killed", "localized", "hints", "named alone", "variants", "false +", "flakes", "CPU s")
+    heads = (
+        "homework",
+        "mutants",
+        "killed",
+        "localized",
+        "hints",
+        "named alone",
+        "variants",
+        "false +",
+        "flakes",
+        "CPU s",
+    )
     body.append('<div class="wide"><table><tr>' + "".join(f"<th>{esc(h)}</th>" for h in heads) + "</tr>")
     for name in [*names, "all"]:
         s = summarize(r for r in rows if name in (r.homework, "all"))
@@ -490,8 +501,8 @@ def html(names: Sequence[str], rows: Sequence[Row], seconds: float) -> str:
     )
     for name in names:
         problems = [p.id for p in load_homework(name).problems]
-        body.append(f'<h2>{esc(name)}</h2><div class="wide"><table><tr><th></th><th></th>')
-        body.append("".join(f"<th>{esc(p)}</th>" for p in problems) + "<th></th></tr>")
+        body.append(f'<h2>{esc(name)}</h2><div class="wide"><table><tr><th>kind</th><th>name</th>')
+        body.append("".join(f"<th>{esc(p)}</th>" for p in problems) + "<th>what is wrong</th></tr>")
         for row in (r for r in rows if r.homework == name):
             note = complaint(row).strip()
             lines = [note, *row.unstable, *(row.failures[:8] if row.kind != "mutant" else [])]

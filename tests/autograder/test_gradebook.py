@@ -58,7 +58,7 @@ def test_a_submission_that_cannot_be_read_has_a_row_a_page_and_a_reason(folder, 
     for name in ("index.html", "staff/ann.html", "students/ann/report.html"):
         assert "is neither a zip nor lora.py" in (tmp_path / "out" / name).read_text("utf-8")
     assert "2 entries = 0 graded + 2 refused + 0 skipped" in done.summary(40.0)
-    assert f"  ann.txt: {reason}" in done.summary(40.0)
+    assert f"\n  {reason}\n  bob: expected lora.py; it has no files." in done.summary(40.0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pipes, and names of any bytes")

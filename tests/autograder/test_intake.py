@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import subprocess
 import sys
 import warnings
 import zipfile
@@ -203,27 +204,14 @@ def deep(root, depth):
         os.chdir(here)
 
 
-def remove_deep(root):
-    """shutil.rmtree recurses."""
-    here = os.getcwd()
-    os.chdir(root)
-    try:
-        while os.path.isdir("folder"):
-            os.chdir("folder")
-        while not os.path.samefile(".", root):
-            os.chdir("..")
-            os.rmdir("folder")
-    finally:
-        os.chdir(here)
-
-
+@pytest.mark.skipif(os.name != "posix", reason="removed by rm")
 def test_a_folder_that_is_too_deep_is_refused_by_name(tmp_path):
-    deep(tmp_path / "s", 1500)
+    deep(tmp_path / "s", 1050)
     try:
         with pytest.raises(IntakeError, match=r"it has 'folder/.*/' \(what is more than 4 folders deep is not read\)"):
             take(tmp_path / "s", HOMEWORK)
     finally:
-        remove_deep(tmp_path / "s")
+        subprocess.run(["rm", "-rf", tmp_path / "s"], check=True)  # shutil.rmtree would recurse
 
 
 def test_what_cannot_be_read_is_refused(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from autograder import report
+from autograder import classpage, report
 from autograder.cases import Case
 from autograder.check import Raised, judge
 from autograder.grade import Graded
@@ -67,6 +67,28 @@ def test_the_page_is_well_formed_and_nothing_in_it_is_alive(done, hidden):
     assert "default-src 'none'" in page
     assert not set(page) & set("\x1b\u202e")
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_all_of_a_page_is_in_its_main_part_and_every_column_has_a_title(done):
+    record = {
+        "id": "a",
+        "name": "a",
+        "file": "a.zip",
+        "problems": {},
+        "reasons": {"9.1": ["b"]},
+        "note": "c",
+        "prints": [],
+    }
+    records = [{**record, "score": 1.0, "status": "graded"}, {**record, "score": 0.0, "status": "refused"}]
+    alike = [{**records[0], "id": name, "prints": list(range(50))} for name in "xy"]
+    pages = [report.html(done, True), report.html(done, False), report.refusal("title", EVIL)]
+    pages.append(classpage.page(done.homework, [*records, *alike], [".DS_Store"]))
+    for page in pages:
+        assert re.search(r"<body>\s*<main>.*</main>\s*</body>", page, re.DOTALL)
+        assert page.count("<main>") == 1
+        assert not re.search(r"<th[^>]*>\s*</th>", page)
+        for table in re.findall(r"<table>.*?</table>", page, re.DOTALL):
+            assert table.startswith("<table><thead><tr><th")
 
 
 def test_a_map_shows_where_it_is_wrong(done):
