@@ -115,7 +115,7 @@ def test_every_kind_of_entry_is_graded_or_refused_with_its_reason(tmp_path, one_
     assert set(found) == {p.name for p in made.iterdir()} - {"Thumbs.db"}
     for file, r in found.items():
         assert r["status"] == ("refused" if file in refused else "graded")
-        assert refused.get(file, "lora.py, line 1 is no Python") in r["note"]
+        assert refused.get(file, "lora.py, line 1 is not valid Python") in r["note"]
         assert r["name"] == file.partition(".")[0]
     assert "17 entries = 9 graded + 7 refused + 1 skipped" in done.summary(40.0)
 
