@@ -103,10 +103,9 @@ def test_code_before_a_future_import_is_told_with_its_line(tmp_path):
     (tmp_path / "lora.py").write_text("x = 1\n" + SOURCE, "utf-8")
     taken = take(tmp_path, LORA)
     line = line_of("x = 1\n" + SOURCE, "from __future__ import annotations")
-    assert taken.errors[MODULE] == (
-        "SyntaxError: from __future__ imports must occur at the beginning of the file",
-        line,
-    )
+    said, at = taken.errors[MODULE]
+    assert "from __future__ imports must occur at the beginning of the file" in said
+    assert at == line
     made = results(grade(LORA, taken, 1))
     assert made["score"] == 0
     assert made["output"].count("__future__") == 1
