@@ -10,6 +10,7 @@ Linux alone; the calls go through ctypes, for x86-64 and aarch64. The worker has
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -88,7 +89,8 @@ def enter(settings: Mapping[str, Any], keep: Sequence[int]) -> dict[str, Any]:
     """
     for name in settings["preload"]:
         module, _, attribute = name.partition(":")
-        getattr(importlib.import_module(module), attribute or "__name__", None)  # some packages load their parts late
+        with contextlib.suppress(ImportError):  # this Python was built without it
+            getattr(importlib.import_module(module), attribute or "__name__", None)  # some load their parts late
     layers: dict[str, Any] = dict.fromkeys(LAYERS, "no: this is not Linux")
     if sys.platform == "linux":
         close_all_but(keep)

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import ctypes
 import grp
+import importlib.util
 import os
 import pwd
 import random
@@ -28,7 +29,6 @@ from typing import Any
 import numpy as np
 
 from autograder.homework import ROOT
-from autograder.lint import PLAIN_MODULES
 
 GRADESCOPE = (("uid", "seccomp"),)
 LOCAL = (("uid", "seccomp"), ("landlock", "seccomp"))
@@ -38,11 +38,14 @@ LEAST_MEMORY = 400 << 20
 PROCESSOR = 600  # seconds of a whole worker; each case has its own limit, kept by the client
 PR_SET_CHILD_SUBREAPER = 36
 NUMPY_PARTS = ("random", "linalg", "fft", "polynomial", "ma", "strings", "char", "rec", "lib.stride_tricks", "testing")
-OFTEN = (
-    *("array", "bisect", "cmath", "copy", "decimal", "encodings.ascii", "encodings.latin_1", "fractions", "heapq"),
-    *("inspect", "json", "logging", "numbers", "pprint", "queue", "random", "statistics", "string", "textwrap"),
-    *("timeit", "traceback", "types", "unicodedata", "weakref"),
+PARTS = (  # of packages of the standard library that are not imported with them
+    *("_strptime", "concurrent.futures.thread", "encodings.ascii", "encodings.latin_1", "importlib.metadata"),
+    *("importlib.resources", "logging.handlers", "unittest.mock", "urllib.request", "xml.etree.ElementTree"),
 )
+APART = {  # what opens a window or prints, examples and tests
+    *("antigravity", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "readline", "rlcompleter", "test"),
+    *("this", "tkinter", "turtle", "turtledemo", "venv"),
+}
 
 
 class ConfinementError(RuntimeError):
@@ -170,8 +173,13 @@ def open_to_others(path: Path) -> bool:
 
 @cache
 def needed_modules() -> tuple[str, ...]:
-    """Modules of Python and NumPy that the library, or a submission, imports: where later they could not be read."""
-    names = {*PLAIN_MODULES - {"minipeft"}, *OFTEN}
+    """Return the modules of Python and NumPy to import ahead, if the worker could not read them later.
+
+    These are the whole standard library and NumPy's parts, since a submission may import any of it, and the names that
+    the library imports from them.
+    """
+    public = {n for n in sys.stdlib_module_names - APART if not n.startswith("_")}
+    names = {n for n in public if importlib.util.find_spec(n) is not None} | set(PARTS)
     for file in (*(ROOT / "minipeft").rglob("*.py"), *(ROOT / "autograder" / "drivers").glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Import):
