@@ -69,8 +69,9 @@ def small_llama():
     return DecoderLM(config, rng=3)
 
 
-def write_llama(model, path):
-    """A small Llama as a GGUF file."""
+def write_llama(model, path, metadata=None, tensors=None):
+    """A small Llama as a GGUF file, with other metadata and more tensors."""
+    others = metadata or {}
     c = SIZES
     vocabulary, merges = tokens()
     metadata = {
@@ -83,7 +84,7 @@ def write_llama(model, path):
         "tokenizer.ggml.eos_token_id": 2,
     }
     w = {name: x.data for name, x in model.named_parameters()}
-    tensors = {"token_embd.weight": f32(w["input.tokens.weight"]), "output_norm.weight": f32(w["stack.norm.weight"])}
+    written = {"token_embd.weight": f32(w["input.tokens.weight"]), "output_norm.weight": f32(w["stack.norm.weight"])}
     parts = {
         **{"attn_norm": "attention_norm", "attn_v": "attention.v_proj", "attn_output": "attention.out_proj"},
         **{"ffn_norm": "feed_forward_norm", "ffn_gate": "feed_forward.gate_proj", "ffn_up": "feed_forward.up_proj"},
@@ -91,9 +92,9 @@ def write_llama(model, path):
     }
     for i in range(c["L"]):
         for theirs, ours in parts.items():
-            tensors[f"blk.{i}.{theirs}.weight"] = f32(w[f"stack.layers.{i}.{ours}.weight"])
+            written[f"blk.{i}.{theirs}.weight"] = f32(w[f"stack.layers.{i}.{ours}.weight"])
         for letter, heads in (("q", c["heads"]), ("k", c["kv"])):
             x = w[f"stack.layers.{i}.attention.{letter}_proj.weight"]
-            tensors[f"blk.{i}.attn_{letter}.weight"] = f32(permuted(x, heads))
-    path.write_bytes(gguf_bytes(metadata, tensors))
+            written[f"blk.{i}.attn_{letter}.weight"] = f32(permuted(x, heads))
+    path.write_bytes(gguf_bytes({**metadata, **others}, {**written, **(tensors or {})}))
     return path

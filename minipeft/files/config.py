@@ -69,14 +69,20 @@ def dataclass_from_json(cls: type[T], mapping: Mapping[str, Any], path: str | Pa
             guess = close_to(name, fields) or f"; there are: {', '.join(sorted(fields))}"
             raise FileError(f"{path}: {cls.__name__} has no field {name!r}{guess}")
         try:
-            values[name] = _typed(value, hints[name])
+            values[name] = typed(value, hints[name])
         except TypeError:
-            raise FileError(f"{path}: {name} must be {_spelled(hints[name])}, got {value!r}") from None
+            raise FileError(f"{path}: {name} must be {spelled(hints[name])}, got {shown(value)}") from None
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in mapping:
             raise FileError(f"{path}: the field {name!r} of {cls.__name__} is missing")
     return cls(**values)
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, its start if it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}…"
 
 
 def is_off(value: Any) -> bool:
@@ -90,18 +96,18 @@ def check_types(instance: Any) -> None:
     for f in dataclasses.fields(instance):
         value = getattr(instance, f.name)
         try:
-            _typed(value, hints[f.name])
+            typed(value, hints[f.name])
         except TypeError:
-            raise TypeError(f"{f.name} must be {_spelled(hints[f.name])}, got {value!r}") from None
+            raise TypeError(f"{f.name} must be {spelled(hints[f.name])}, got {value!r}") from None
 
 
-def _typed(value: Any, hint: Any) -> Any:
-    """``value`` as the type that ``hint`` says, a JSON list as a tuple where it says so; TypeError if it is another."""
+def typed(value: Any, hint: Any) -> Any:
+    """Return ``value`` as the type ``hint``, a JSON list as a tuple if it says so; TypeError if it is another type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for choice in args:
             try:
-                return _typed(value, choice)
+                return typed(value, choice)
             except TypeError:
                 continue
     elif origin is typing.Literal:
@@ -110,9 +116,9 @@ def _typed(value: Any, hint: Any) -> Any:
     elif origin in (list, tuple) and isinstance(value, (list, tuple, range)):
         inner = list(args) if origin is tuple and Ellipsis not in args else [args[0]] * len(value)
         if len(inner) == len(value):
-            return origin(_typed(v, i) for v, i in zip(value, inner))
+            return origin(typed(v, i) for v, i in zip(value, inner))
     elif origin is dict and isinstance(value, dict):
-        return {_typed(k, args[0]): _typed(v, args[1]) for k, v in value.items()}
+        return {typed(k, args[0]): typed(v, args[1]) for k, v in value.items()}
     elif hint is Any or (origin is None and _is_a(value, hint)):
         return value
     raise TypeError
@@ -125,5 +131,6 @@ def _is_a(value: Any, kind: type) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _spelled(hint: Any) -> str:
+def spelled(hint: Any) -> str:
+    """Return a type for a message."""
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")

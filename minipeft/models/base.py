@@ -18,7 +18,7 @@ from minipeft.files.config import dataclass_from_json, read_json, write_json
 from minipeft.files.errors import FileError
 from minipeft.files.gguf import GGUF, read_gguf
 from minipeft.files.safetensors import read_safetensors, safetensors_header, write_safetensors
-from minipeft.models.gguf import gguf_arrays, gguf_settings
+from minipeft.models.gguf import gguf_arrays, gguf_settings, gguf_sizes
 from minipeft.models.huggingface import Layout, Settings, read_checkpoint
 from minipeft.nn.attention import Angles, ScaledDotProduct
 from minipeft.nn.checkpoint import checkpoint
@@ -206,7 +206,7 @@ class Folder:
         """The configuration of the model of this class in the folder; FileError where there is none."""
         file = self.settings_file
         if not self.is_ours:
-            return self._layout(model_class).config(self.settings, file)
+            return self._layout(model_class).config(model_class.config_class, self.settings, file)
         settings = self.settings
         if self._part(model_class):  # the whole model's settings, the part's own among them
             own = {f.name for f in fields(model_class.config_class)}
@@ -214,28 +214,37 @@ class Folder:
         return dataclass_from_json(model_class.config_class, settings, file)
 
     def build(self, model_class: type[M], *args: Any) -> M:
-        """The model that the arguments describe, with zeros for weights; FileError where its sizes make no model."""
-        self._check_sizes(args[0])
+        """Return the model of the arguments, with zeros for weights; FileError if its sizes make no model."""
         try:
+            self._check_sizes(args[0])
             return model_class(*args, **{"rng": Undrawn()})
         except (ValueError, ArithmeticError, MemoryError) as error:
-            raise FileError(f"{self.settings_file}: no {model_class.__name__} has these sizes ({error})") from error
+            raise FileError(
+                f"{self.settings_file}: no {model_class.__name__} has these sizes ({error}){self._told()}"
+            ) from error
 
     def _check_sizes(self, config: Any) -> None:
-        """FileError for sizes that the tensors cannot fill, before anything is built of them."""
+        """Raise ValueError for sizes that the tensors cannot fill, before anything is built of them."""
         if self.gguf is not None:
             sizes = [math.prod(entry.shape) for entry in self.gguf.entries.values()]
         else:
             files = sorted(self.path.glob("*.safetensors"))
             sizes = [math.prod(entry.shape) for f in files for entry in safetensors_header(f)[0].values()]
-        free = {"context"} if getattr(config, "rotary", False) else set()  # no table of positions stands for it
+        free = {"context"} if getattr(config, "rotary", False) else set()  # it has no table of positions
         for name in {f.name for f in fields(config)} - free if sizes else ():
             value, bound = getattr(config, name), len(sizes) if name == "n_layers" else sum(sizes)
             if isinstance(value, int) and value > bound:
-                raise FileError(
-                    f"{self.settings_file}: {name} is {value}, but the {len(sizes)} tensors beside it have "
-                    f"{sum(sizes)} numbers in all; the settings are of another model, or damaged"
+                raise ValueError(
+                    f"{name} is {value}, but the {len(sizes)} tensors have {sum(sizes)} numbers in all; the settings "
+                    "are of another model, or damaged"
                 )
+
+    def _told(self) -> str:
+        """Return the sizes in a foreign file, by the names that they have there, for a message."""
+        if self.gguf is not None:
+            return f": {gguf_sizes(self.gguf)}"
+        layouts = [c.layouts()[self.model_type] for c in Model.classes.values() if self.model_type in c.layouts()]
+        return f": {layouts[0].told(self.settings)}" if layouts else ""
 
     def arrays_of(self, model: Model, new: str = "") -> dict[str, np.ndarray]:
         """The model's arrays by our paths; those whose paths begin with ``new`` as the model has them."""

@@ -10,7 +10,8 @@ import numpy as np
 from minipeft.array import generator
 from minipeft.autograd import Tensor
 from minipeft.models.base import Model, Stack, head_loss, last_rows, rotary_tables
-from minipeft.models.huggingface import Layout, Row, Settings, Unsupported, activation, both
+from minipeft.models.fields import Unsupported, activation, full_context, rope
+from minipeft.models.huggingface import Layout, Row, Settings, both
 from minipeft.nn.layers import Linear
 from minipeft.nn.transformer import Cache, TextInput
 
@@ -123,18 +124,6 @@ class DecoderLM(Model):
         raise ValueError("Hugging Face has no layout for this DecoderLM: its choices are neither GPT-2's nor Llama's")
 
 
-def _rope(settings: Settings) -> dict[str, Any]:
-    """Their rotary settings: newer files keep them together, in older ones only the scaling has its own place."""
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise Unsupported(f"rope_type is {kind!r}; only 'default' is implemented, rotary positions that are not scaled")
-    rope = {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, **settings, **rope}
-    if rope["partial_rotary_factor"] != 1.0:
-        raise Unsupported(f"partial_rotary_factor is {rope['partial_rotary_factor']}; only 1.0 is implemented")
-    return rope
-
-
 def _n_heads(settings: Settings) -> int:
     d, heads, head_dim = settings["hidden_size"], settings["num_attention_heads"], settings.get("head_dim")
     if head_dim is not None and head_dim * heads != d:
@@ -159,6 +148,14 @@ GPT2 = Layout(
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
+        "is_causal": (True, None),
+        "is_decoder": (False, True, None),  # it has no effect on a decoder
+    },
+    same={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
     },
     rows=(
         Row("input.tokens.weight", "wte.weight"),
@@ -189,12 +186,18 @@ LLAMA = Layout(
         "n_heads": _n_heads,
         "n_kv_heads": lambda s: s.get("num_key_value_heads") or s["num_attention_heads"],
         "d_ff": "intermediate_size",
-        "context": "max_position_embeddings",
+        "context": full_context("max_position_embeddings"),
         "eps": "rms_norm_eps",
-        "rope_theta": lambda s: float(_rope(s)["rope_theta"]),
+        "rope_theta": lambda s: float(rope(s)["rope_theta"]),
         "tied": lambda s: s.get("tie_word_embeddings", False),
     },
-    fixed={"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)},
+    fixed={
+        "hidden_act": ("silu", "swish"),
+        "attention_bias": (False, None),
+        "mlp_bias": (False, None),
+        "is_causal": (True, None),
+        "is_decoder": (False, True, None),
+    },
     rows=(
         Row("input.tokens.weight", "embed_tokens.weight"),
         Row("stack.layers.{l}.attention_norm.weight", "layers.{l}.input_layernorm.weight"),

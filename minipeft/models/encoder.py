@@ -13,7 +13,8 @@ from minipeft.array import generator
 from minipeft.autograd import Tensor
 from minipeft.files.errors import FileError
 from minipeft.models.base import Folder, Model, Stack, head_loss, last_rows
-from minipeft.models.huggingface import Layout, Row, activation, both, n_classes, within
+from minipeft.models.fields import activation, n_classes
+from minipeft.models.huggingface import Layout, Row, both, within
 from minipeft.nn.layers import Dropout, LayerNorm, Linear, parameter
 from minipeft.nn.transformer import TextInput
 from minipeft.ops.loss import IGNORED
@@ -268,7 +269,7 @@ BERT = Layout(
         "activation": activation("hidden_act"),
     },
     fixed={
-        "position_embedding_type": ("absolute",),
+        "position_embedding_type": ("absolute", None),
         "is_decoder": (False,),
         "add_cross_attention": (False,),
     },

@@ -11,7 +11,8 @@ import numpy as np
 from minipeft.array import Array, generator
 from minipeft.autograd import Tensor
 from minipeft.models.base import Model, Stack, head_loss, last_rows
-from minipeft.models.huggingface import Layout, Row, Settings, Unsupported, activation, both
+from minipeft.models.fields import Unsupported, activation
+from minipeft.models.huggingface import Layout, Row, Settings, both
 from minipeft.nn.layers import LayerNorm, Linear, parameter
 from minipeft.nn.transformer import Cache, TextInput
 from minipeft.ops.loss import IGNORED
@@ -171,6 +172,14 @@ BART = Layout(
         "normalize_embedding": (True,),
         "add_final_layer_norm": (False,),
         "static_position_embeddings": (False,),
+        "add_bias_logits": (False,),
+        "extra_pos_embeddings": (2,),
+        "is_encoder_decoder": (True,),
+    },
+    same={
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+        "num_hidden_layers": "encoder_layers",
     },
     rows=(
         Row("encoder_input.tokens.weight", "shared.weight"),

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minipeft.files.config import dataclass_from_json, read_json
+from minipeft.files.config import read_json
 from minipeft.files.errors import FileError
 from minipeft.files.safetensors import read_safetensors
+from minipeft.models.fields import Asked, check_fields, values_of
 
 INDEX = "model.safetensors.index.json"
 Settings = dict[str, Any]
-
-
-class Unsupported(ValueError):
-    """A choice in somebody's configuration that is not implemented here; the message names it."""
 
 
 def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
@@ -69,7 +67,8 @@ class Layout:
     """How one model_type is read.
 
     make: our configuration, from the values of ``fields``; these from theirs (a name, or a function of all settings).
-    fixed: what their configuration must say, since nothing else is implemented ({name: accepted values}).
+    fixed: {field: the values that are implemented, the default first}. same: {field: the field that it is another name
+    of}. Fields that are in none of these must be off, unless they change no output (`fields.NO_EFFECT`).
     rows: the names of the base model's tensors, without ``base``, which stands before them in a model with a head, and
     the names of the head's, which begin with one of ``heads``. bare: our class is the base model alone.
     architecture: their class of the model with that head.
@@ -83,6 +82,7 @@ class Layout:
     fields: Mapping[str, str | Callable[[Settings], Any]]
     rows: tuple[Row, ...]
     fixed: Mapping[str, tuple[Any, ...]]
+    same: Mapping[str, str] = field(default_factory=dict)
     base: str = ""
     heads: tuple[str, ...] = ()
     bare: bool = False
@@ -93,24 +93,17 @@ class Layout:
     unused: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
-    def config(self, settings: Settings, path: Path) -> Any:
-        """Our configuration from theirs; FileError for a missing field or a choice that is not implemented."""
-        for name, accepted in self.fixed.items():
-            if name in settings and settings[name] not in accepted:
-                known = " or ".join(map(repr, accepted))
-                raise FileError(f"{path}: {name} is {settings[name]!r}; only {known} is implemented")
-        values: dict[str, Any] = {}
-        for ours, theirs in self.fields.items():
-            try:
-                values[ours] = theirs(settings) if callable(theirs) else settings[theirs]
-            except KeyError as error:
-                raise FileError(f"{path}: the field {error.args[0]!r} is missing") from None
-            except Unsupported as error:
-                raise FileError(f"{path}: {error}") from None
-            except (TypeError, ValueError, AttributeError) as error:
-                raise FileError(f"{path}: no {ours} can be made of these settings ({error})") from None
-        config = self.make(**values)
-        return dataclass_from_json(type(config), asdict(config), path)  # which checks the types
+    def config(self, config_class: type, settings: Settings, path: Path) -> Any:
+        """Return our configuration, of ``config_class``; FileError for a field that is missing or not implemented."""
+        asked = Asked(settings)
+        values = values_of(self.fields, typing.get_type_hints(config_class), asked, path)
+        check_fields(asked, self.fixed, self.same, path)
+        return self.make(**values)
+
+    def told(self, settings: Settings) -> str:
+        """Return the sizes in the settings for a message, by Hugging Face's names."""
+        names = [theirs for theirs in self.fields.values() if isinstance(theirs, str) and theirs in settings]
+        return Asked(settings).told(names)
 
     def expanded(self, n_layers: int, tied: bool = True) -> Iterator[Row]:
         """Yield the rows of a tied model, or of one that is not, with every layer written out."""
@@ -201,28 +194,6 @@ def both(ours: str, theirs: str, how: str = "") -> tuple[Row, Row]:
 def within(part: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """The rows of a model that is the part ``part`` of another."""
     return tuple(Row(f"{part}.{row.ours}", row.theirs, row.how, row.optional) for row in rows)
-
-
-ACTIVATIONS = {
-    **{"gelu": "gelu", "relu": "relu", "silu": "silu"},
-    **{"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"},
-}
-
-
-def activation(field: str) -> Callable[[Settings], str]:
-    """Our name of the activation that their configuration has under ``field``."""
-
-    def ours(settings: Settings) -> str:
-        if settings[field] not in ACTIVATIONS:
-            raise Unsupported(f"{field} is {settings[field]!r}; only {', '.join(ACTIVATIONS)} are implemented")
-        return ACTIVATIONS[settings[field]]
-
-    return ours
-
-
-def n_classes(settings: Settings) -> int:
-    """How many classes their classifier has: two where their configuration does not say."""
-    return len(settings.get("id2label") or ()) or settings.get("num_labels", 2)
 
 
 def is_tied(model: Any) -> bool:

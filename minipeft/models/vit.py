@@ -12,8 +12,9 @@ from minipeft import ops
 from minipeft.array import Array, generator
 from minipeft.autograd import Tensor
 from minipeft.models.base import Folder, Model, Stack, last_rows
-from minipeft.models.huggingface import Layout, Row, activation, both
-from minipeft.models.huggingface import n_classes as classes_of
+from minipeft.models.fields import activation
+from minipeft.models.fields import n_classes as classes_of
+from minipeft.models.huggingface import Layout, Row, both
 from minipeft.nn.layers import Linear
 from minipeft.nn.transformer import PatchInput
 

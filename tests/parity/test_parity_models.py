@@ -17,6 +17,7 @@ from minipeft.models import (
     ViT,
     huggingface_names,
 )
+from minipeft.models.fields import NO_EFFECT
 from minipeft.models.huggingface import taken
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
@@ -192,6 +193,30 @@ def test_generation_of_the_encoder_decoder_equals_theirs(theirs, torch, tmp_path
         pad_token_id=1,
     )
     assert np.array_equal(mp.generate(us, batch["ids"], MASK, 6), expected.numpy())
+
+
+OTHER_VALUES = {  # of fields that `NO_EFFECT` lists, for every type that they have
+    **{"reorder_and_upcast_attn": True, "use_cache": False, "chunk_size_feed_forward": 1, "pretraining_tp": 2},
+    **{"gradient_checkpointing": True, "problem_type": "regression", "pooler_act": "relu", "encoder_stride": 8},
+    **{"output_attentions": True, "output_hidden_states": True, "return_dict": True, "torchscript": True},
+}
+
+
+@references
+def test_the_fields_that_change_no_output_here_change_none_there(theirs, torch, name):
+    """Every field of their configuration class that is listed, with another value than its default."""
+    them, _ = theirs.their_model(name)
+    config, listed = them.config.to_dict(), NO_EFFECT - {"tie_word_embeddings"}  # models with a tied head ask for it
+    others = {
+        field: OTHER_VALUES.get(field, value + 0.25 if isinstance(value, float) else not value)
+        for field, value in config.items()
+        if field in listed and (field in OTHER_VALUES or isinstance(value, (bool, float)))
+    }
+    assert len(others) > 3
+    changed = type(them)(type(them.config)(**{**REFERENCES[name].settings, **others})).double().eval()
+    changed.load_state_dict(them.state_dict())
+    expected = theirs.their_output(them, REFERENCES[name].batch)
+    torch.testing.assert_close(theirs.their_output(changed, REFERENCES[name].batch), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.network
