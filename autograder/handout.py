@@ -41,9 +41,6 @@ dependencies = {dependencies}
 [project.optional-dependencies]
 homework = {homework}
 
-[project.scripts]
-minipeft = {script}
-
 [tool.hatch.build.targets.wheel]
 packages = ["minipeft"]
 
@@ -54,7 +51,9 @@ addopts = "-q"
 
 
 def build(homework: Homework, out: Path) -> None:
-    """Write the handout of a homework into the folder ``out``."""
+    """Write the handout of a homework into the folder ``out``. Everything is computed before anything is written."""
+    answers = {problem.id: frame(homework, problem.id) for problem in homework.problems}
+    texts = {"pyproject.toml": pyproject(homework), "README.md": readme(homework)}
     _write_library(homework, out)
     _write_autograder(homework, out)
     home = out / "homework" / homework.name
@@ -65,11 +64,11 @@ def build(homework: Homework, out: Path) -> None:
         _write(home / name, text)
     _copy(homework.folder.parent / "conftest.py", out)
     (home / FOLDER).mkdir()
-    for problem in homework.problems:
-        (home / FOLDER / f"{problem.id}.frame").write_bytes(frame(homework, problem.id))
+    for problem, data in answers.items():
+        (home / FOLDER / f"{problem}.frame").write_bytes(data)
     _copy(ROOT / "LICENSE", out)
-    _write(out / "pyproject.toml", pyproject(homework))
-    _write(out / "README.md", readme(homework))
+    for name, text in texts.items():
+        _write(out / name, text)
 
 
 def _write_library(homework: Homework, out: Path) -> None:
@@ -104,7 +103,8 @@ def _write(path: Path, text: str) -> None:
 def pyproject(homework: Homework) -> str:
     """Return the pyproject.toml of a handout: the library's, with only the extra ``homework``, and only what it needs.
 
-    The name stays the library's, so that a second handout in the same environment replaces the first.
+    The command ``minipeft`` is left out: most of what it runs needs functions that are still to be written. The name
+    stays the library's, so that a second handout in the same environment replaces the first.
     """
     whole = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     project = whole["project"]
@@ -119,7 +119,6 @@ def pyproject(homework: Homework) -> str:
         "python": project["requires-python"],
         "dependencies": project["dependencies"],
         "homework": [r for r in project["optional-dependencies"]["homework"] if _name(r) not in spared],
-        "script": project["scripts"]["minipeft"],
     }
     return PYPROJECT.format(**{key: json.dumps(value) for key, value in values.items()})  # JSON's strings are TOML's
 
