@@ -31,10 +31,11 @@ from minipeft.array import (
     to_numpy,
 )
 from minipeft.autograd import Tensor, no_grad
-from minipeft.files.atomic import atomic_folder
+from minipeft.files.atomic import check_writable
 from minipeft.files.config import read_json, write_json
 from minipeft.files.errors import FileError
 from minipeft.files.safetensors import read_safetensors, write_safetensors
+from minipeft.files.sets import current, file_set, remove_set
 from minipeft.nn.layers import random_stream
 from minipeft.nn.module import Module
 from minipeft.ops.loss import IGNORED
@@ -47,10 +48,25 @@ Row = dict[str, float]
 Seed = tuple[int, ...] | int
 
 FEW_GRADIENTS = 256 << 20  # bytes
+ARRAYS_FILE, FACTS_FILE = "training.safetensors", "training.json"  # of a checkpoint
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message names the step and what went wrong first."""
+
+
+class CheckpointError(FileError):
+    """A checkpoint that is broken, or of another run."""
+
+
+def has_checkpoint(folder: str | Path) -> bool:
+    """True if `fit` has written a checkpoint into ``folder``."""
+    return current(Path(folder) / FACTS_FILE).exists()
+
+
+def remove_checkpoint(folder: str | Path) -> None:
+    """Remove the checkpoint that `fit` wrote into ``folder``; also the folder, if nothing else is in it."""
+    remove_set(folder, FACTS_FILE, ARRAYS_FILE)
 
 
 def train_step(
@@ -318,15 +334,17 @@ def fit(
     batches: has ``len()`` and ``epoch(e)``, which yields the batches of epoch e in an order that depends on e alone.
     evaluate(model): a number, or a dict of numbers whose first decides; run every ``evaluate_every`` steps (by default
     once an epoch) and at the end. patience: stop after that many evaluations without a better one. restore_best: put
-    the best weights back at the end, where there is evaluate. checkpoint: a folder, replaced whole every
-    ``checkpoint_every`` steps, at the end and on Ctrl-C; resume=True goes on from it, to the same bits, and begins anew
-    where there is none. seed: of the dropout masks. memory_budget: bytes, or a text such as "2GiB", that a step may
+    the best weights back at the end, where there is evaluate. checkpoint: a folder that gets a checkpoint
+    every ``checkpoint_every`` steps, at the end and on Ctrl-C; its other files stay as they are. resume=True goes on
+    from the checkpoint, to the same bits, and starts from scratch if there is none.
+    seed: of the dropout masks. memory_budget: bytes, or a text such as "2GiB", that a step may
     hold at its peak: parameters, gradients, optimizer state, activations and workspace, as `accounting.Forecast`
     foresees them. A batch that needs more is worked in parts of the largest number of examples that fit, their
     gradients added up: each step, and so the learning rate and the number of steps, means what it means without a
     budget. What evaluate, checkpoints, the data and the interpreter take is not counted.
     Raises ValueError for arguments that do not fit, TrainingError naming the step where something stops being finite,
-    FileError for a checkpoint of another run, KeyboardInterrupt after writing a checkpoint.
+    CheckpointError for a checkpoint of another run, FileError, before the first step, for a folder that cannot be
+    written, KeyboardInterrupt after writing a checkpoint.
     """
     per_epoch, total = _extent(batches, steps, epochs)
     for name, number in (("evaluate_every", evaluate_every), ("checkpoint_every", checkpoint_every)):
@@ -343,9 +361,13 @@ def fit(
     folder = None if checkpoint is None else Path(checkpoint)
     state = _State(model, optimizer, higher_is_better, restore_best, folder)
     if folder is not None:
+        check_writable(folder)
         state.identify(settings, next(iter(batches.epoch(0))))
-        if resume and folder.exists():
-            state.load(total)
+        if resume and has_checkpoint(folder):
+            try:
+                state.load(total)
+            except FileError as error:
+                raise CheckpointError(str(error)) from error
     every = evaluate_every or per_epoch
     modes = [(module, module.training) for _, module in model.named_modules()]
     source = _from_step(batches, per_epoch, state.step)
@@ -598,17 +620,17 @@ class _State:
             "steps": self.history.steps,
         }
         with _delayed_interrupt():
-            with atomic_folder(self.folder) as target:
-                write_safetensors(target / "training.safetensors", arrays)
-                write_json(target / "training.json", facts)
+            with file_set(self.folder) as target:
+                write_safetensors(target / ARRAYS_FILE, arrays)
+                write_json(target / FACTS_FILE, facts)
             self.saved_at = self.step
 
     def load(self, total: int) -> None:
         """Take up the checkpoint; FileError where it is broken or of another run (nothing is changed then)."""
         assert self.folder is not None
-        path = self.folder / "training.json"
+        path = self.folder / FACTS_FILE
         facts = read_json(path)
-        arrays, _ = read_safetensors(self.folder / "training.safetensors")
+        arrays, _ = read_safetensors(self.folder / ARRAYS_FILE)
         groups: dict[str, dict[str, np.ndarray]] = {"model": {}, "optimizer": {}, "best": {}}
         for key, x in arrays.items():
             kind, _, name = key.partition("/")

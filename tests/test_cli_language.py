@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from tiny_gguf import small_llama, write_llama
 
 from minipeft.accounting import Forecast
@@ -124,7 +125,7 @@ def test_train_saves_an_adapter_that_generate_takes(llama, text, tmp_path, capsy
     report = json.loads(capsys.readouterr().out)
     assert report["perplexity_after"]["validation"] < report["perplexity_before"]["validation"]
     assert len(report["losses"]) == 6
-    assert json.loads((out / "training.json").read_text())["losses"] == report["losses"]
+    assert json.loads((out / "minipeft_training.json").read_text())["losses"] == report["losses"]
     assert {f.name for f in tmp_path.iterdir()} == {"llama.gguf", "prose.txt", "adapter"}, "no checkpoint is left"
     model = PeftModel.from_pretrained(DecoderLM.from_pretrained(llama), out)
     rows = windows(np.array(BytePairs.from_gguf(llama).encode(read_prose(str(text)).test)), 12, 8192)
@@ -146,11 +147,69 @@ def test_an_adapter_that_is_there_is_not_replaced_unless_told(llama, text, tmp_p
     out = tmp_path / "adapter"
     out.mkdir()
     (out / "precious").write_text("mine")
-    assert trained(llama, text, out) == 2
-    assert "replace it with --fresh" in capsys.readouterr().err
-    assert (out / "precious").read_text() == "mine"
-    assert trained(llama, text, out, "--fresh") == 0
-    assert (out / "minipeft_model.safetensors").exists()
+    assert trained(llama, text, out) == 0
+    saved = {f.name: f.read_bytes() for f in out.iterdir()}
+    capsys.readouterr()
+    assert trained(llama, text, out, "--seed", "1") == 2
+    assert "holds an adapter already; name another folder, or replace it with --fresh" in capsys.readouterr().err
+    assert {f.name: f.read_bytes() for f in out.iterdir()} == saved
+    assert trained(llama, text, out, "--seed", "1", "--fresh") == 0
+    assert {f.name for f in out.iterdir()} == saved.keys()
+    assert {name for name in saved if (out / name).read_bytes() == saved[name]} >= {"precious"}
+    assert (out / "minipeft_model.safetensors").read_bytes() != saved["minipeft_model.safetensors"]
+    for name in ("minipeft_model.safetensors", "minipeft_config.json"):
+        (out / name).unlink()
+    assert trained(llama, text, out) == 2, "an adapter of Hugging Face is one, too"
+
+
+def test_train_works_in_the_current_folder_and_fresh_removes_only_what_it_wrote(llama, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = {"training.json": b"mine", "minipeft_unfinished/notes": b"mine", "prose.txt": text.read_bytes()}
+    (tmp_path / "minipeft_unfinished").mkdir()
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    with monkeypatch.context() as patch:
+        patch.setattr(PeftModel, "save_pretrained", interrupt)
+        assert trained(llama, text, ".") == 130
+    unfinished = ("minipeft_unfinished/training.json", "minipeft_unfinished/training.safetensors")
+    assert all((tmp_path / name).exists() for name in unfinished)
+    assert trained(llama, text, ".", "--fresh") == 0
+    files = {f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*") if f.is_file()}
+    assert files == {*mine, *SAVED, "llama.gguf"}
+    assert {name: (tmp_path / name).read_bytes() for name in mine} == mine
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
+
+
+SAVED = {f"{whose}_{what}" for whose in ("adapter", "minipeft") for what in ("config.json", "model.safetensors")}
+SAVED |= {"minipeft_training.json"}
+
+
+def test_an_unfinished_run_with_other_settings_says_how_to_start_over(llama, text, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(PeftModel, "save_pretrained", interrupt)
+        assert trained(llama, text, tmp_path / "out") == 130
+    capsys.readouterr()
+    for options in (["--r", "3"], ["--seed", "7"], ["--steps", "3"]):
+        assert trained(llama, text, tmp_path / "out", *options) == 2
+        assert capsys.readouterr().err.endswith("; --fresh starts over\n")
+    assert trained(llama, text, tmp_path / "out", "--seed", "7", "--fresh") == 0
+    assert {f.name for f in (tmp_path / "out").iterdir()} == SAVED
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half_written(llama, text, tmp_path, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    assert trained(llama, text, tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("minipeft train: ")
+    assert "cannot write there (No space left on device); make room there, or name another folder" in err
+    assert "Traceback" not in err
+    assert {f.name for f in tmp_path.iterdir()} == {"llama.gguf", "prose.txt"}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +237,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_training(llama, text
     for out in (tmp_path / "file" / "adapter", tmp_path / "file" / "deep" / "adapter"):
         assert trained(llama, text, out) == 2
         printed = capsys.readouterr()
-        assert "nothing can be written there" in printed.err
+        assert "file is a file; name a folder" in printed.err
         assert printed.out == ""
     assert trained(llama, text, tmp_path / "new" / "deep" / "adapter", "--targets", "q_porj") == 2
     assert not (tmp_path / "new").exists(), "a mistake leaves no empty folder"
@@ -246,24 +305,24 @@ def test_ctrl_c_keeps_what_was_reached_and_the_same_command_goes_on_to_the_same_
     process = subprocess.Popen(
         [*command, "--out", str(cut)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    reached = tmp_path / "cut.unfinished" / "training.json"
+    reached = cut / "minipeft_unfinished" / "training.json"
     while not reached.exists() and process.poll() is None:  # written every 25 steps
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "interrupted" in err
-    assert not cut.exists()
+    assert [f.name for f in cut.iterdir()] == ["minipeft_unfinished"]
     assert 25 <= json.loads(reached.read_text())["step"] < 400
     step = json.loads(reached.read_text())["step"]
     done = subprocess.run([*command, "--out", str(cut)], env=env, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith(f"going on from {cut}.unfinished (--fresh begins anew)\n")
+    assert done.stdout.startswith(f"going on from {cut}/minipeft_unfinished (--fresh starts over)\n")
     assert f" s from step {step} on; the best" in done.stdout
     for name in ("minipeft_model.safetensors", "adapter_model.safetensors"):
         (a, about_a), (b, about_b) = read_safetensors(cut / name), read_safetensors(whole / name)
         assert about_a == about_b
         assert {n: x.tobytes() for n, x in a.items()} == {n: x.tobytes() for n, x in b.items()}
-    assert not (tmp_path / "cut.unfinished").exists()
+    assert {f.name for f in cut.iterdir()} == SAVED
 
 
 def test_windows_are_spread_evenly_and_share_nothing():

@@ -1,11 +1,13 @@
 """The comparison itself: fair choices, honest rows."""
 
 import dataclasses
+import errno
 import json
 
 import numpy as np
 import pytest
 
+from minipeft.files import FileError
 from minipeft.lab import compare as lab
 from minipeft.lab.tasks import TASKS, Budget
 from minipeft.train import TrainingError
@@ -117,3 +119,25 @@ def test_the_table_marks_a_rate_at_the_edge():
     assert "3.0 MiB" in text
     assert text.endswith("edge of the list that was tried")
     assert json.dumps(base)
+
+
+def nothing_written(folder):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_file_of_somebody_in_the_place_of_the_log_is_refused_and_kept(fresh, tmp_path):
+    (tmp_path / "runs.jsonl").write_text("my runs\n")
+    with pytest.raises(FileError, match=r"runs.jsonl: expected a log with fingerprint in each line"):
+        lab.compare("digits", tmp_path, fresh=fresh, progress=False)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"runs.jsonl": "my runs\n"}
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_the_pretrained_model(tmp_path, monkeypatch):
+    monkeypatch.setitem(lab.TASKS, "digits", dataclasses.replace(TASKS["digits"], prepare=nothing_written))
+    with pytest.raises(FileError, match=r"out: cannot write there \(No space left on device\); make room there"):
+        lab.compare("digits", tmp_path / "out", progress=False)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="file is a file; name a folder"):
+        lab.compare("digits", tmp_path / "file", progress=False)

@@ -55,14 +55,14 @@ def test_a_failed_client_is_quoted_and_leaves_nothing(body, message, cache, tmp_
     with pytest.raises(FetchError, match=message) as caught:
         fetch("thing", progress=False, announce=quiet)
     assert "--from FILE_OR_FOLDER" in str(caught.value)
-    assert list(cache.iterdir()) == []
+    assert not cache.exists()
 
 
 def test_a_missing_client_says_which(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FetchError, match=r"thing: npm was not found .*Without npm: .*--from FILE"):
         fetch("thing", progress=False, announce=quiet)
-    assert list(cache.iterdir()) == []
+    assert not cache.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends the signal of Ctrl-C")
@@ -78,12 +78,12 @@ def test_an_interrupted_download_ends_the_client_and_leaves_nothing(cache, tmp_p
     # a process of its own, which knows the real names alone: this one comes by npm
     process = subprocess.Popen([sys.executable, "-m", "minipeft", "fetch", "sentiment"], stderr=subprocess.PIPE)
     wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
-    assert [p.name.rsplit(".", 1)[1] for p in sorted(cache.iterdir())].count("part") == 1
+    assert {p.name.split(".")[1] for p in cache.iterdir()} == {"sentiment", "sentiment-download"}
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"Traceback" not in said
-    assert list(cache.iterdir()) == []
+    assert not cache.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
@@ -293,7 +293,7 @@ def test_mistakes(name, source, message, cache, tmp_path):
     (tmp_path / "text.tgz").write_text("just text")
     with pytest.raises(FetchError, match=message):
         fetch(name, from_file=None if source is None else tmp_path / source)
-    assert not cache.exists() or list(cache.iterdir()) == []
+    assert not cache.exists()
 
 
 def test_an_incomplete_folder_is_fetched_again(cache, tmp_path, monkeypatch):

@@ -1,24 +1,33 @@
 """Files: what is written is whole, what is read is checked before it is believed."""
 
 import dataclasses
+import errno
 import json
 import os
+import platform
+import re
 import struct
+import subprocess
+import sys
 import threading
 import tracemalloc
 from typing import Literal
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minipeft.files import (
     FileError,
-    atomic_folder,
+    append_row,
     atomic_path,
+    check_writable,
     dataclass_from_json,
+    new_folder,
     read_json,
+    read_rows,
     read_safetensors,
     safetensors_header,
     write_json,
@@ -243,73 +252,148 @@ def test_a_dataclass_from_json():
 def test_an_interrupted_write_leaves_the_old_and_nothing_else(error, tmp_path):
     file, folder = tmp_path / "file", tmp_path / "folder"
     file.write_text("old")
-    folder.mkdir()
-    (folder / "inside").write_text("old")
     with pytest.raises(error), atomic_path(file) as part:
         part.write_text("half")
         raise error
-    with pytest.raises(error), atomic_folder(folder) as part:
+    with pytest.raises(error), new_folder(folder) as part:
         (part / "inside").write_text("half")
         raise error
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder", "inside"]
-    assert file.read_text() == (folder / "inside").read_text() == "old"
+    assert file.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
     with atomic_path(file) as part:
         part.write_text("new")
-    with atomic_folder(folder) as target:
-        (target / "other").write_text("new")
-    assert file.read_text() == "new"
-    assert [p.name for p in folder.iterdir()] == ["other"]
+    with new_folder(folder) as part:
+        (part / "inside").write_text("new")
+    assert file.read_text() == (folder / "inside").read_text() == "new"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
-def test_ctrl_c_between_the_two_renames_leaves_the_old_folder(tmp_path, monkeypatch):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "inside").write_text("old")
-    rename, calls = os.replace, []
-
-    def pressed(source, target):
-        calls.append(target)
-        if len(calls) == 3:  # the first finds a folder there, the second puts it aside
-            raise KeyboardInterrupt
-        rename(source, target)
-
-    monkeypatch.setattr(os, "replace", pressed)
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "folder") as part:
-        (part / "inside").write_text("new")
+def test_a_folder_that_came_first_is_kept(tmp_path):
+    for text in "ab":
+        with new_folder(tmp_path / "folder") as part:
+            (part / "inside").write_text(text)
+    assert (tmp_path / "folder" / "inside").read_text() == "a"
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
-    assert (tmp_path / "folder" / "inside").read_text() == "old"
 
 
-@pytest.mark.parametrize("replace", [True, False])
-def test_of_folders_written_at_once_one_is_there_whole(replace, tmp_path):
+def test_of_folders_made_at_once_one_is_there_whole(tmp_path):
     together = threading.Barrier(4)
     unexpected = []
 
     def write(i):
         try:
-            with atomic_folder(tmp_path / "folder", replace=replace) as part:
+            with new_folder(tmp_path / f"folder-{turn}") as part:
                 for name in "abc":
                     (part / name).write_text(str(i))
                 together.wait(timeout=30)
-        except OSError as error:
+        except FileError as error:
             unexpected.append(error)
 
-    for _ in range(10):
-        threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-        assert [p.name for p in tmp_path.iterdir()] == ["folder"]
-        assert len({(tmp_path / "folder" / name).read_text() for name in "abc"}) == 1
+    for turn in range(10):
+        run_threads(write)
+        assert len({(tmp_path / f"folder-{turn}" / name).read_text() for name in "abc"}) == 1
+    assert len(list(tmp_path.iterdir())) == 10
     assert not unexpected
 
 
-def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+def run_threads(write):
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+
+
+def test_a_file_is_not_replaced_by_a_folder_nor_a_folder_by_a_file(tmp_path):
     (tmp_path / "x").write_text("old")
-    with pytest.raises(OSError, match="directory"), atomic_folder(tmp_path / "x") as part:
+    (tmp_path / "y").mkdir()
+    with pytest.raises(FileError, match="x is a file; name a folder"), new_folder(tmp_path / "x") as part:
         (part / "inside").touch()
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    with pytest.raises(FileError, match="y is a folder; name a file"):
+        write_json(tmp_path / "y", {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x", "y"]
+
+
+def test_a_device_is_not_replaced_by_a_file():
+    with pytest.raises(FileError, match=r"/dev/null is a device; name a file"):
+        write_json("/dev/null", {})
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write_of_the_same_name(tmp_path, monkeypatch):
+    here = re.sub(r"\W", "_", platform.node())
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, foreign, live, old, other = (
+        tmp_path / f".{name}.{host}-{process}-{'0' * 16}.part"
+        for name, host, process in (
+            *(("x", here, ended.pid), ("x", "elsewhere", ended.pid), ("x", here, os.getppid())),
+            *(("x", "longago", ended.pid), ("y", here, ended.pid)),
+        )
+    )
+    left.mkdir()
+    (left / "inside").touch()
+    for part in (foreign, live, old, other):
+        part.touch()
+    os.utime(old, (0, 0))
+    write_json(tmp_path / "x", {})
+    assert {p.name for p in tmp_path.iterdir()} == {"x", foreign.name, live.name, other.name}
+
+
+def test_a_folder_is_checked_by_writing_and_left_as_it_was(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "folder")
+    check_writable(tmp_path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, message in (("file", "file is a file"), ("file/in", "file is a file"), ("link", "link is a broken link")):
+        with pytest.raises(FileError, match=f"{message}; name a folder"):
+            check_writable(tmp_path / name)
+    for number, message in (
+        (errno.ENOSPC, r"cannot write there \(No space left on device\); make room there, or name another folder"),
+        (errno.EROFS, r"cannot write there \(Read-only file system\); make it writable, or name another folder"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(FileError, match=message):
+            patch.setattr(os, "fsync", lambda fd, number=number: fail(number))
+            check_writable(tmp_path / "new" / "folder")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]
+
+
+def fail(number):
+    raise OSError(number, os.strerror(number))
+
+
+def test_a_full_disk_is_an_error_of_the_system_for_tensors_too(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_safetensors(tmp_path / "x", ARRAYS)
+    assert raised.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_log_keeps_whole_rows_and_ends_a_line_that_was_cut_off(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    assert read_rows(log, "a") == []
+    append_row(log, {"a": 1})
+    log.write_text(log.read_text() + '{"a": 2, "hal')
+    assert read_rows(log, "a") == [{"a": 1}]
+    append_row(log, {"a": 3})
+    assert read_rows(log, "a") == [{"a": 1}, {"a": 3}]
+    before = log.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda fd: fail(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        append_row(log, {"a": 4})
+    assert log.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["my notes\n", '{"b": 1}\n', "[1]\n", "7", "\x00\xff"])
+def test_a_file_that_is_no_log_is_refused(text, tmp_path):
+    (tmp_path / "log").write_text(text, encoding="latin-1")
+    with pytest.raises(FileError, match="expected a log with a in each line"):
+        read_rows(tmp_path / "log", "a")
+    assert (tmp_path / "log").read_text(encoding="latin-1") == text
 
 
 def test_a_new_file_has_ordinary_permissions(tmp_path):

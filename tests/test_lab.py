@@ -11,6 +11,7 @@ import time
 import pytest
 
 from minipeft.cli import main
+from minipeft.files import FileError
 from minipeft.lab import report, runner
 from minipeft.lab.experiment import REPRODUCED, Experiment, Table, Verdict, chosen, select
 from minipeft.lab.sizes import EXPERIMENT as SIZES
@@ -62,6 +63,25 @@ def test_finished_runs_are_not_run_again(tmp_path):
     assert len(calls) == 8
     runner.run(TOY, "quick", tmp_path, perform_all=perform_toy(calls), progress=False, fresh=True)
     assert len(calls) == 16
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_file_of_somebody_in_the_place_of_the_log_is_refused_and_kept(fresh, tmp_path):
+    (tmp_path / "toy-quick.jsonl").write_text('{"mine": 1}\n')
+    calls = []
+    with pytest.raises(FileError, match=r"toy-quick.jsonl: expected a log with config, result, seconds in each line"):
+        runner.run(TOY, "quick", tmp_path, perform_all=perform_toy(calls), progress=False, fresh=fresh)
+    assert not calls
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"toy-quick.jsonl": '{"mine": 1}\n'}
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_prepared(tmp_path):
+    (tmp_path / "file").touch()
+    prepared = []
+    experiment = dataclasses.replace(TOY, prepare=lambda mode, folder: prepared.append(mode))
+    with pytest.raises(FileError, match="file is a file; name a folder"):
+        runner.run(experiment, "quick", tmp_path / "file", perform_all=perform_toy([]), progress=False)
+    assert not prepared
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])

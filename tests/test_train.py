@@ -1,5 +1,6 @@
 """Training: shards, evaluation, early stop, checkpoints, Ctrl-C, and the same bits after a resume."""
 
+import errno
 import io
 import signal
 import threading
@@ -15,7 +16,7 @@ from minipeft.data import Batches
 from minipeft.files import FileError, read_json, read_safetensors, write_json
 from minipeft.optim import SGD, AdamW, LinearSchedule
 from minipeft.peft import LoraConfig, get_peft_model
-from minipeft.train import TrainingError, backward, fit, train_step
+from minipeft.train import TrainingError, backward, fit, has_checkpoint, remove_checkpoint, train_step
 
 
 class Noisy(nn.Module):
@@ -463,15 +464,36 @@ def test_a_checkpoint_without_its_arrays_is_refused(tmp_path):
 
 def test_a_failed_write_leaves_the_checkpoint_of_before(tmp_path, monkeypatch):
     def write(path, arrays):
-        raise OSError("the disk is full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     model = Noisy()
     fit(model, problem(), SGD(model, 0.1), steps=2, progress=False, checkpoint=tmp_path / "c")
     monkeypatch.setattr("minipeft.train.write_safetensors", write)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(FileError, match=r"c: cannot write there \(No space left on device\); make room there"):
         fit(model, problem(), SGD(model, 0.1), steps=4, progress=False, checkpoint=tmp_path / "c", resume=True)
-    assert [f.name for f in tmp_path.iterdir()] == ["c"]
+    assert sorted(f.name for f in (tmp_path / "c").iterdir()) == ["training.json", "training.safetensors"]
     assert read_json(tmp_path / "c" / "training.json")["step"] == 2
+
+
+def test_a_checkpoint_folder_may_hold_foreign_files_and_no_checkpoint(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    model = Noisy()
+    options = {"steps": 2, "progress": False, "checkpoint": tmp_path, "resume": True}
+    assert fit(model, problem(), SGD(model, 0.1), **options).resumed_at == 0
+    assert has_checkpoint(tmp_path)
+    assert fit(model, problem(), SGD(model, 0.1), **options).resumed_at == 2
+    remove_checkpoint(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["notes"]
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_checkpoint_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    (tmp_path / "file").touch()
+    model = Noisy()
+    before = bits(model)
+    with pytest.raises(FileError, match="file is a file; name a folder"):
+        fit(model, problem(), SGD(model, 0.1), steps=2, progress=False, checkpoint=tmp_path / "file" / "c")
+    assert same(bits(model), before)
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,24 @@ def load_model(name: str) -> tuple[Any, Any]:
     return DecoderLM.from_pretrained(source), BytePairs.from_gguf(source)
 
 
+def check_output(option: str, folder: Path) -> None:
+    """Raise UserError, before any long work, unless files can be written into the folder of ``option``."""
+    from minipeft.files import FileError, check_writable
+
+    try:
+        check_writable(folder)
+    except FileError as error:
+        raise UserError(f"{option} {error}") from error
+
+
+def check_output_file(option: str, path: Path | None) -> None:
+    """Raise UserError, before any long work, unless the file of ``option`` can be written or replaced."""
+    if path is not None:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{option} {path} is a {'folder' if path.is_dir() else 'device'}; name a file")
+        check_output(option, path.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     from minipeft.files.atomic import atomic_path
 

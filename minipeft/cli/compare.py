@@ -9,6 +9,7 @@ from pathlib import Path
 from minipeft.cli.arguments import (
     Subparsers,
     add_device,
+    check_output,
     default_jobs,
     positive,
     use_device,
@@ -51,9 +52,8 @@ def _compare(args: argparse.Namespace) -> int:
         raise UserError(unknown_name("task", args.task, lab.TASKS))
     task = lab.TASKS[args.task]
     out = args.out or Path("minipeft-compare") / (args.task + ("-quick" if args.quick else ""))
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder")
     use_device(args)
+    check_output("--out", out)
     if not args.json:
         print(f"{task.name}: {task.story}", flush=True)
     budget = lab.quick(task.budget) if args.quick else None

@@ -7,7 +7,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from minipeft.cli.arguments import Parser, Subparsers, default_jobs, positive
+from minipeft.cli.arguments import Parser, Subparsers, check_output, default_jobs, positive
 from minipeft.cli.process import UserError, needs_extra
 
 
@@ -50,8 +50,7 @@ def _lab(args: argparse.Namespace) -> int:
         return 0
     where = args.report or args.out
     for option, folder in (("--out", args.out), ("--report", where)):
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{option} {folder} is a file; name a folder")
+        check_output(option, folder)
     if args.reasons is not None and not args.reasons.is_file():
         raise UserError(f"--reasons {args.reasons}: there is no such file")
     reasons = {} if args.reasons is None else report.read_reasons(args.reasons)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from minipeft.cli.arguments import (
     Subparsers,
     add_device,
     add_model,
+    check_output,
     default_jobs,
     load_model,
     memory_size,
@@ -23,6 +21,9 @@ from minipeft.cli.arguments import (
     write_text,
 )
 from minipeft.cli.process import UserError
+
+UNFINISHED = "minipeft_unfinished"  # the folder of the checkpoint, inside that of --out
+REPORT = "minipeft_training.json"
 
 
 def add_train(commands: Subparsers) -> None:
@@ -62,45 +63,24 @@ def add_train(commands: Subparsers) -> None:
     )
     train.add_argument("--lr", type=positive_number, default=1e-3, help="the peak rate (default: %(default)s)")
     train.add_argument("--seed", type=natural, default=0, help="of windows and weights (default: %(default)s)")
-    train.add_argument("--fresh", action="store_true", help="begin anew, and replace what is in the --out folder")
+    train.add_argument("--fresh", action="store_true", help="start over, and replace the adapter in the --out folder")
     train.add_argument("--json", action="store_true", help="print the report as JSON")
     train.set_defaults(run=run_train)
 
 
-@contextmanager
-def parent_to_write_in(folder: Path) -> Iterator[None]:
-    """Make the folder's parent before the long work, not after it; take it away again where nothing came into it."""
-    parents = [folder.parent, *folder.parent.parents]
-    made = [p for p in parents if not p.exists()]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder.parent, os.W_OK | os.X_OK):
-            raise PermissionError("no permission to write there")
-    except OSError as error:
-        raise UserError(f"--out {folder}: nothing can be written there ({error})") from error
-    try:
-        yield
-    finally:
-        for p in made:
-            with suppress(OSError):  # not empty
-                p.rmdir()
-
-
 def run_train(args: argparse.Namespace) -> int:
-    import shutil
-
     from minipeft.lab import language
     from minipeft.peft import LoraConfig, read_config
+    from minipeft.peft.saving import holds_adapter
+    from minipeft.train import CheckpointError, has_checkpoint, remove_checkpoint
 
     out = args.out or Path("minipeft-train") / Path(args.data).stem
-    unfinished = out.with_name(out.name + ".unfinished")
-    for path in (out, unfinished):
-        if path.exists() and not path.is_dir():
-            raise UserError(f"--out: {path} is a file; name a folder")
-    if args.fresh and unfinished.exists():
-        shutil.rmtree(unfinished)
-    if out.exists() and not args.fresh:
-        raise UserError(f"--out {out} is there already; name another folder, or replace it with --fresh")
+    unfinished = out / UNFINISHED
+    for folder in (out, unfinished):
+        check_output("--out", folder)
+    resuming = has_checkpoint(unfinished) and not args.fresh
+    if holds_adapter(out) and not (resuming or args.fresh):
+        raise UserError(f"--out {out} holds an adapter already; name another folder, or replace it with --fresh")
     use_device(args)
     targets = args.targets if args.targets == "all-linear" else args.targets.split(",")
     alpha = 2.0 * args.r if args.alpha is None else args.alpha
@@ -124,18 +104,21 @@ def run_train(args: argparse.Namespace) -> int:
         if not args.json:
             print(line, flush=True)
 
-    if unfinished.exists():
-        say(f"going on from {unfinished} (--fresh begins anew)")
-    with parent_to_write_in(out):
-        try:
-            peft, report = language.finetune(
-                model, tokenizer.encode, prose, config, plan, unfinished, progress=not args.json, say=say
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        peft.save_pretrained(out)
-        write_text(out / "training.json", json.dumps(report, indent=2) + "\n")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    if resuming:
+        say(f"going on from {unfinished} (--fresh starts over)")
+    else:
+        remove_checkpoint(unfinished)
+    try:
+        peft, report = language.finetune(
+            model, tokenizer.encode, prose, config, plan, unfinished, progress=not args.json, say=say
+        )
+    except CheckpointError as error:
+        raise UserError(f"{error}; --fresh starts over") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    peft.save_pretrained(out)
+    write_text(out / REPORT, json.dumps(report, indent=2) + "\n")
+    remove_checkpoint(unfinished)
     after = report["perplexity_after"]
     judged, best, since = len(report["evaluations"]), report["best_step"], report["resumed_at"]
     took = f"in {report['seconds']:.0f} s" + (f" from step {since} on" if since else "")

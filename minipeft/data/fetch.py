@@ -5,7 +5,6 @@ The sha256 of every file decides what is accepted, not the way it came: a file g
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import os
 import re
@@ -19,14 +18,14 @@ from typing import Any
 
 from minipeft.data.resources import RESOURCES, FetchError, Package, Resource
 from minipeft.data.unpack import unpack
-from minipeft.data.workspace import remove_leftovers, workspace
-from minipeft.files.atomic import atomic_folder
+from minipeft.files.atomic import FULL, new_folder, remove_abandoned, temporary
 from minipeft.files.cache import cache_folder, cached
+from minipeft.files.errors import FileError
 from minipeft.files.names import unknown_name
+from minipeft.files.sets import current, file_set
 
 PATIENCE = 10.0  # seconds that a client may take to end when it is told to
 ELSEWHERE = "Another folder can be named in the environment variable MINIPEFT_CACHE"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ClientError(FetchError):
@@ -57,30 +56,41 @@ def fetch(
     if resource is None:
         raise FetchError(unknown_name("name", name, sorted(RESOURCES)))
     folder = cache_folder() / name
-    remove_leftovers(folder.parent, RESOURCES)
+    for left in RESOURCES:
+        remove_abandoned(folder.with_name(left))
+        remove_abandoned(_workspace(left))
     there = cached(name)
     if there is not None and from_file is None and _is_whole(resource, there):
         return there
+    notices = {n: digest for n, (digest, _) in resource.notices.items()}
     try:
         with (
-            workspace(folder.parent, name) as scratch,
-            atomic_folder(folder, replace=from_file is not None or there is not None) as target,
+            new_folder(folder) if there is None else file_set(folder, obsolete=notices) as target,
+            temporary(_workspace(name)) as scratch,
         ):
+            scratch.mkdir()
             if from_file is None:
                 from_file = _download(resource, scratch, progress, announce or _say)
             _check_room(resource, resource.unpacked)
             unpack(resource, Path(from_file), target)
-    except OSError as error:
-        what = f"no room at {folder.parent}" if error.errno in FULL else f"the cache is {folder.parent}"
-        raise FetchError(f"{name}: {what} ({error}); nothing was kept. {ELSEWHERE}") from error
+    except (OSError, FileError) as error:
+        why = error.__cause__ or error
+        full = isinstance(why, OSError) and why.errno in FULL
+        what = f"no room at {folder.parent}" if full else f"the cache is {folder.parent}"
+        raise FetchError(f"{name}: {what} ({why}); nothing was kept. {ELSEWHERE}") from error
     return folder
+
+
+def _workspace(name: str) -> Path:
+    return cache_folder() / f"{name}-download"
 
 
 def _is_whole(resource: Resource, folder: Path) -> bool:
     """Return whether all files are there in their full size (their sums were checked when they came)."""
+    files = {name: current(folder / name) for name in resource.files}
     return all(
-        (folder / name).is_file() and (folder / name).stat().st_size in (size for _, size in resource.accepted(name))
-        for name in resource.files
+        file.is_file() and file.stat().st_size in (size for _, size in resource.accepted(name))
+        for name, file in files.items()
     )
 
 

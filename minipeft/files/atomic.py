@@ -1,78 +1,206 @@
-"""Writing so that nothing half-written stays behind: to a temporary name, then renamed."""
+"""Writing so that no half-written file is ever seen: to a temporary name in the same folder, synced, then renamed.
+
+A temporary name holds the machine and the process that made it. An exception removes what has that name; what a killed
+process left is removed by the next write to the same path.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ATTEMPTS = 100  # to rename a folder into place while other processes do the same
+from minipeft.files.errors import FileError
+
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>\w*)-(?P<process>\d{1,9})-[0-9a-f]{16}\.part", re.DOTALL)
+LONGEST = 40  # characters of a name that a temporary name repeats: file systems allow 255 bytes
+DAY = 86400.0  # seconds
+NO_FOLDER_SYNC = {errno.EACCES, errno.EINVAL, errno.ENOTSUP}
+FULL = {errno.ENOSPC, errno.EDQUOT}
+_active: set[str] = set()  # the temporary names that this process uses
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; renamed to it on success, removed on any exception (Ctrl-C too)."""
+    """Yield a temporary path beside ``path``; it replaces ``path`` on success and is removed on any exception.
+
+    Raises FileError, before anything is written, if ``path`` is a folder or a device.
+    """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise FileError(f"{path} is a {'folder' if path.is_dir() else 'device'}; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = _beside(path, "part")
-    part.touch(exist_ok=False)
-    mode = part.stat().st_mode
-    try:
+    staged = is_staged(path)
+    with temporary(path) as part:
+        part.touch(exist_ok=False)
+        mode = part.stat().st_mode
         yield part
         os.chmod(part, mode)  # some writers (safetensors) make files that only their owner can read
+        if not staged:
+            sync(part)
         os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    if not staged:
+        sync(path.parent)
 
 
 @contextmanager
-def atomic_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that takes its place on success and vanishes on any exception.
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path`` on success and is removed on any exception.
 
-    What stood at ``path`` before is removed only after the new folder is there. replace: False keeps a folder that
-    stands there by then (another process was quicker) and drops the new one.
-    Several processes may write one folder at once: the last one's stays. Raises NotADirectoryError for a file there.
+    A folder that is at ``path`` by then is kept, and the new one dropped. Only for private folders whose existence
+    means that they are complete, such as those of the cache; `sets.file_set` writes into folders that users name.
+    Raises FileError if ``path`` is a file, or its folder cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _beside(path, "part")
-    part.mkdir()
+    if os.path.lexists(path) and not path.is_dir():
+        raise FileError(f"{path} is a file; name a folder")
+    with writing_into(path.parent), temporary(path) as part:
+        part.mkdir()
+        yield part
+        for inside in part.rglob("*"):
+            sync(inside)
+        sync(part)
+        try:
+            os.rename(part, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        sync(path.parent)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Check that files can be written into ``folder``, by writing one and removing it; call it before long work.
+
+    A folder that does not exist is created for the check and removed after it.
+    Raises FileError if it cannot be written, or is a file.
+    """
+    folder = Path(folder)
+    with writing_into(folder), temporary(folder / "check") as part:
+        part.write_bytes(bytes(4096))  # a full disk still takes an empty file
+        sync(part)
+
+
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """Create ``folder`` and its parents; remove those of them that are still empty at the end.
+
+    Raises FileError, saying what to do, if the folder is a file or the system cannot write there.
+    """
+    missing = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        elsewhere = isinstance(error.filename, str) and not Path(error.filename).is_relative_to(folder)
+        if is_staged(folder) or (elsewhere and error.filename not in map(str, missing)):
+            raise  # for whoever staged the folder, or of a file that the caller reads
+        raise _unwritable(folder, error) from error
+    finally:
+        for p in missing:
+            with suppress(OSError):
+                p.rmdir()
+
+
+def _unwritable(folder: Path, error: OSError) -> FileError:
+    for path in (folder, *folder.parents):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            return FileError(f"{path} is a {'file' if os.path.exists(path) else 'broken link'}; name a folder")
+    advice = "make room there" if error.errno in FULL else "make it writable"
+    return FileError(f"{folder}: cannot write there ({error.strerror or error}); {advice}, or name another folder")
+
+
+def is_staged(path: Path) -> bool:
+    """True in a temporary folder of this process, which is synced and renamed as a whole."""
+    return not _active.isdisjoint(path.parts)
+
+
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """Yield a new name in the folder of ``path``; whatever has that name in the end is removed."""
+    remove_abandoned(path)
+    part = _new_name(path)
+    _active.add(part.name)
     try:
         yield part
-        _place(part, path, replace)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        _remove(part)
+        _active.discard(part.name)
 
 
-def _place(part: Path, path: Path, replace: bool) -> None:
-    """Move ``part`` to ``path``. What stands there goes aside first, and comes back if that cannot be finished."""
-    aside: list[Path] = []
-    placed = False
+def _new_name(path: Path) -> Path:
+    return path.parent / f".{path.name[:LONGEST]}.{_host()}-{os.getpid()}-{secrets.token_hex(8)}.part"
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", platform.node())[:LONGEST]
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left under temporary names of ``path``, if that is possible."""
     try:
-        for attempt in range(ATTEMPTS):  # others may do the same: whoever comes last stays
+        names = os.listdir(path.parent)
+    except OSError:  # no folder yet, or one whose names cannot be read
+        return
+    for name in names:
+        found = TEMPORARY.fullmatch(name)
+        if found and found["name"] == path.name[:LONGEST] and _is_abandoned(path.parent / name, found):
+            taken = _new_name(path)
+            with suppress(OSError):
+                os.rename(path.parent / name, taken)  # at once, should its process live after all
+            _remove(taken)
+
+
+def _is_abandoned(part: Path, found: re.Match[str]) -> bool:
+    """True if the process that made a temporary name has ended, or, where that is unknown, was idle for a day."""
+    process = int(found["process"])
+    if found["host"] == _host():
+        if process == os.getpid():
+            return part.name not in _active
+        if os.name == "posix":
             try:
-                os.replace(part, path)  # does it where nothing stands, or an empty folder
-                placed = True
-                return
-            except OSError:
-                if attempt == ATTEMPTS - 1 or path.is_file():
-                    raise
-            if not replace and path.is_dir():
-                return
-            aside.append(_beside(path, "old"))
-            with suppress(FileNotFoundError):  # another process was quicker
-                os.replace(path, aside[-1])
+                os.kill(process, 0)  # sends nothing
+            except ProcessLookupError:
+                return True
+            except PermissionError:  # it runs as another user
+                pass
+            return False
+    with suppress(OSError):
+        return time.time() - part.stat().st_mtime > DAY
+    return False
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's contents, or a folder's names where the system can do that, are on the disk."""
+    if path.is_dir():
+        if os.name == "nt":
+            return
+        try:
+            _sync(path, os.O_RDONLY)
+        except OSError as error:
+            if error.errno not in NO_FOLDER_SYNC:
+                raise
+    else:
+        _sync(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags)
+    try:
+        os.fsync(fd)
     finally:
-        for old in reversed(aside):
-            if not placed:
-                with suppress(OSError):  # something stands there by now, or this one was never moved
-                    os.replace(old, path)
-            if placed or path.exists():
-                shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.parent / f".{path.name}.{secrets.token_hex(8)}.{suffix}"
+        os.close(fd)

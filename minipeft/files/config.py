@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 from minipeft.files.atomic import atomic_path
 from minipeft.files.errors import FileError
 from minipeft.files.names import close_to
+from minipeft.files.sets import current
 
 T = TypeVar("T")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file; FileError where the file is missing, no JSON, no object, or holds NaN."""
-    path = Path(path)
+    path = current(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except FileNotFoundError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 
 from minipeft.files.atomic import atomic_path
 from minipeft.files.errors import FileError
+from minipeft.files.sets import current
 
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(code)
@@ -42,7 +45,7 @@ def safetensors_header(path: str | Path) -> tuple[dict[str, Entry], dict[str, st
     Raises FileError for a file that is missing, truncated or inconsistent: the header is bounded by the file's size
     before it is read, and the arrays must fill the data exactly, in order, without overlap or gap.
     """
-    path = Path(path)
+    path = current(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -115,7 +118,7 @@ def _naturals(values: Any) -> bool:
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """All arrays of a file and its metadata; BF16 comes as float32. Raises FileError as `safetensors_header` does."""
-    path = Path(path)
+    path = current(path)
     entries, metadata = safetensors_header(path)
     arrays: dict[str, np.ndarray] = {}
     with path.open("rb") as file:
@@ -154,8 +157,9 @@ def write_safetensors(
     """Write the arrays and metadata, whole or not at all (by the safetensors library).
 
     The same arrays and metadata give the same bytes. Raises FileError for an array of a type that the format does not
-    have, or a name or metadata that it cannot hold.
+    have, or a name or metadata that it cannot hold; OSError if the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     for name, x in arrays.items():
@@ -168,7 +172,13 @@ def write_safetensors(
         raise FileError(f"{path}: nothing was written, the metadata must map strings to strings, got {dict(metadata)}")
     contiguous = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in arrays.items()}
     with atomic_path(path) as part:
-        save_file(contiguous, part, metadata=dict(metadata) if metadata else None)
+        try:
+            save_file(contiguous, part, metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:  # the library's error for a full disk has the number only in its text
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         _sort_metadata(part)
 
 

@@ -11,12 +11,14 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minipeft import accounting
+from minipeft.files.atomic import check_writable, new_folder
+from minipeft.files.log import append_row, read_rows
 from minipeft.lab.tasks import TASKS, Budget, Round, Task
 from minipeft.nn.module import Module
 from minipeft.optim import AdamW, LinearSchedule
@@ -190,15 +192,17 @@ def compare(
 ) -> dict[str, Any]:
     """Run the comparison of task ``name``; finished runs are kept in ``out``, by device, and not run again.
 
+    Raises FileError, before the first run, if ``out`` cannot be written.
     Returns {"task", "rows": one a method, "runs": number run now, "reused": number taken from before}.
     """
     task = TASKS[name] if budget is None else replace(TASKS[name], budget=budget)
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     mark = fingerprint(task) + ("" if device == "cpu" else f"-{device}")
     log = RunLog(out / "runs.jsonl", mark, fresh)
     folder = out / f"pretrained-{fingerprint(replace(task, budget=TASKS[name].budget))}"
     if not folder.exists():
-        task.prepare(folder)
+        with new_folder(folder) as part:
+            task.prepare(part)
     tuned = log.complete(tuning_runs(task), folder, jobs, "learning rates", progress, device)
     rates = best_rates(task, tuned)
     finals = log.complete(final_runs(task, rates), folder, jobs, "seeds", progress, device)
@@ -217,26 +221,15 @@ class RunLog:
         self.run_now = 0
         self.reused = 0
         self.rows: dict[tuple[Any, ...], Row] = {}
-        if fresh and path.exists():
-            path.unlink()
-        for row in self._read():
-            if row.get("fingerprint") == mark:
-                self.rows[self._key(row)] = row
+        rows = read_rows(path, "fingerprint")
+        if fresh:
+            path.unlink(missing_ok=True)
+        else:
+            self.rows = {self._key(row): row for row in rows if row["fingerprint"] == mark}
 
     @staticmethod
     def _key(row: Row) -> tuple[Any, ...]:
         return tuple(row[k] for k in ("task", "method", "learning_rate", "seed", "split", "steps"))
-
-    def _read(self) -> Iterator[Row]:
-        if not self.path.exists():
-            return
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # the line that was being written when an earlier comparison was killed
-                continue
-            if isinstance(row, dict):
-                yield row
 
     def complete(
         self, jobs: list[Run], folder: Path, workers: int, label: str, progress: bool, device: str = "cpu"
@@ -252,8 +245,7 @@ class RunLog:
         quiet = None if progress and missing else True  # None: a bar on a terminal alone
         for row in tqdm(results, total=len(missing), desc=label, disable=quiet, unit="run"):
             row["fingerprint"] = self.mark
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(self.path, row)
             self.rows[self._key(row)] = row
             self.run_now += 1
         return [self.rows[self._key(asdict(j))] for j in jobs]

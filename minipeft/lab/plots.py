@@ -10,6 +10,8 @@ from typing import Any
 
 import matplotlib
 
+from minipeft.files.atomic import atomic_path
+
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
@@ -48,12 +50,11 @@ def save(figure: Any, stem: Path) -> list[Path]:
     figure.tight_layout()
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
     for path in paths:
-        part = path.with_name(f".{path.name}.part")
-        if path.suffix == ".svg":
-            figure.savefig(part, format="svg", metadata={"Date": None})
-        else:
-            few_colours(figure, part, dpi=150, colours=128)
-        part.replace(path)
+        with atomic_path(path) as part:
+            if path.suffix == ".svg":
+                figure.savefig(part, format="svg", metadata={"Date": None})
+            else:
+                few_colours(figure, part, dpi=150, colours=128)
     return paths
 
 

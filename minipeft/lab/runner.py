@@ -15,7 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from minipeft.files.atomic import atomic_folder
+from minipeft.files.atomic import check_writable, new_folder
+from minipeft.files.log import append_row, read_rows
 from minipeft.files.names import unknown_name
 from minipeft.lab.experiment import Config, Experiment, Row
 
@@ -55,29 +56,20 @@ def versions() -> dict[str, str]:
 class Log:
     """Finished runs in a file, one JSON object a line: {"config", "result", "seconds", "versions"}.
 
-    Appended as they finish, each line in one write, so a killed sweep loses at most the run that it was in; a line that
-    was cut off is left out when the file is read, and mended before the next is appended.
+    Raises FileError for a file that is not such a log. fresh: forget the runs in it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, fresh: bool = False):
         self.path = path
-        self.rows: dict[str, Row] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        self._ends_well = not text or text.endswith("\n")
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-                self.rows[key(entry["config"])] = _row(entry)
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
+        rows = read_rows(path, "config", "result", "seconds")
+        entries = [e for e in rows if isinstance(e["config"], dict) and isinstance(e["result"], dict)]
+        if fresh:
+            path.unlink(missing_ok=True)
+        self.rows: dict[str, Row] = {} if fresh else {key(e["config"]): _row(e) for e in entries}
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Keep one finished run."""
-        line = json.dumps(entry) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line if self._ends_well else "\n" + line)
-        self._ends_well = True
+        append_row(self.path, entry)
         self.rows[key(entry["config"])] = _row(entry)
 
 
@@ -144,17 +136,16 @@ def run(
     """Every row of an experiment, in the order of its runs; those in the log of ``out`` are not run again.
 
     out: a folder; the log is ``out/NAME-MODE.jsonl``, what the runs share is in ``out/NAME-MODE-base``. perform_all: in
-    place of the processes here (for tests).
+    place of the processes here (for tests). Raises FileError, before the first run, if the folder cannot be written.
     """
     from tqdm import tqdm
 
     log_path = out / f"{experiment.name}-{mode}.jsonl"
     base = (out / f"{experiment.name}-{mode}-base").resolve()
-    if fresh:
-        log_path.unlink(missing_ok=True)
-    log = Log(log_path)
+    check_writable(out)
+    log = Log(log_path, fresh)
     if not base.is_dir():
-        with atomic_folder(base, replace=False) as part:
+        with new_folder(base) as part:
             experiment.prepare(mode, part)
     quiet = None if progress else True  # None: a bar on a terminal alone
     while True:

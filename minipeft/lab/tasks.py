@@ -21,7 +21,6 @@ from minipeft.data.fetch import fetch
 from minipeft.data.sentiment import load_sentiment, split_sentiment
 from minipeft.data.text import characters, stretches
 from minipeft.data.wordpiece import WordPiece
-from minipeft.files.atomic import atomic_folder
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier, Model, ViT, ViTConfig
 from minipeft.nn.layers import Linear
 from minipeft.optim import AdamW, CosineSchedule
@@ -163,8 +162,6 @@ def prepare_sentiment(folder: Path) -> None:
     """Get MiniLM's weights and the labelled sentences, unless they are in the cache."""
     fetch("minilm")
     fetch("sentiment")
-    with atomic_folder(folder):
-        pass
 
 
 def draw_sentiment(folder: Path, seed: int) -> Round:

@@ -12,14 +12,14 @@ import numpy as np
 from minipeft import ops
 from minipeft.array import Array, device_of, to_device, to_numpy
 from minipeft.autograd import Tensor
-from minipeft.files.atomic import atomic_folder
 from minipeft.files.cache import cached
 from minipeft.files.config import dataclass_from_json, read_json, write_json
 from minipeft.files.errors import FileError
 from minipeft.files.gguf import GGUF, read_gguf
 from minipeft.files.safetensors import read_safetensors, safetensors_header, write_safetensors
+from minipeft.files.sets import file_set
 from minipeft.models.gguf import gguf_arrays, gguf_settings, gguf_sizes
-from minipeft.models.huggingface import Layout, Settings, read_checkpoint
+from minipeft.models.huggingface import Layout, Settings, checkpoint_files, read_checkpoint
 from minipeft.nn.attention import Angles, ScaledDotProduct
 from minipeft.nn.checkpoint import checkpoint
 from minipeft.nn.layers import Linear
@@ -47,15 +47,16 @@ class Model(Module):
         raise NotImplementedError(f"{type(self).__name__} defines no __init__")
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors, under our own names, to ``folder``, all or nothing.
+        """Write config.json and model.safetensors, with minipeft's names of tensors, into ``folder``, all or nothing.
 
         Weights that were tied and have become different tensors (by merging an adapter of one of them) are all written,
         and config.json says that the model is not tied.
+        Other files of the folder stay as they are. Raises FileError if it cannot be written.
         """
         config, state = self._saved()
         settings = {"model_type": "minipeft", "model_class": type(self).__name__, **asdict(config)}
         arrays = {name: to_numpy(x) for name, x in state.items()}
-        with atomic_folder(folder) as target:
+        with file_set(folder) as target:
             write_json(target / "config.json", settings)
             write_safetensors(target / "model.safetensors", arrays, {"format": "minipeft"})
 
@@ -228,7 +229,8 @@ class Folder:
         if self.gguf is not None:
             sizes = [math.prod(entry.shape) for entry in self.gguf.entries.values()]
         else:
-            files = sorted(self.path.glob("*.safetensors"))
+            own = self.path / "model.safetensors"
+            files = [own] if self.is_ours else checkpoint_files(self.path)
             sizes = [math.prod(entry.shape) for f in files for entry in safetensors_header(f)[0].values()]
         free = {"context"} if getattr(config, "rotary", False) else set()  # it has no table of positions
         for name in {f.name for f in fields(config)} - free if sizes else ():

@@ -14,6 +14,7 @@ import numpy as np
 from minipeft.files.config import read_json
 from minipeft.files.errors import FileError
 from minipeft.files.safetensors import read_safetensors
+from minipeft.files.sets import current
 from minipeft.models.fields import Asked, check_fields, values_of
 
 INDEX = "model.safetensors.index.json"
@@ -21,12 +22,24 @@ Settings = dict[str, Any]
 
 
 def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
-    """All arrays of model.safetensors, or of the shards that model.safetensors.index.json names.
+    """Return all arrays of the files that `checkpoint_files` names; raises FileError as it does."""
+    files = checkpoint_files(folder)
+    arrays = {name: x for file in files for name, x in read_safetensors(file)[0].items()}
+    if files[0].name != "model.safetensors":
+        missing = sorted(read_json(folder / INDEX)["weight_map"].keys() - arrays.keys())
+        if missing:
+            raise FileError(f"{folder / INDEX}: the tensor {missing[0]!r} is in none of the shards")
+    return arrays
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return model.safetensors, or the shards that model.safetensors.index.json names.
 
     Raises FileError for a folder without safetensors (pickles are never loaded) or an index that leads outside of it.
     """
-    if (folder / "model.safetensors").exists():
-        return read_safetensors(folder / "model.safetensors")[0]
+    whole = current(folder / "model.safetensors")
+    if whole.exists():
+        return [whole]
     if not (folder / INDEX).exists():
         raise FileError(
             f"{folder}: expected model.safetensors (or {INDEX}), there is no such file; "
@@ -35,15 +48,10 @@ def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
     shards = read_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
         raise FileError(f"{folder / INDEX}: expected weight_map, from names to files")
-    arrays: dict[str, np.ndarray] = {}
-    for name in sorted(set(shards.values())):
+    for name in shards.values():
         if Path(name).name != name:
             raise FileError(f"{folder / INDEX}: the shard {name!r} is no plain file name")
-        arrays |= read_safetensors(folder / name)[0]
-    missing = sorted(shards.keys() - arrays.keys())
-    if missing:
-        raise FileError(f"{folder / INDEX}: the tensor {missing[0]!r} is in none of the shards")
-    return arrays
+    return [folder / name for name in sorted(set(shards.values()))]
 
 
 @dataclass(frozen=True)

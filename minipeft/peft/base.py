@@ -362,9 +362,10 @@ class PeftModel(Module):
         return base_checksum(self.base_model)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write exactly the active adapter's trained tensors and its configuration to ``folder``, all or nothing.
+        """Write exactly the active adapter's trained tensors and its configuration into ``folder``, all or nothing.
 
-        Beside our own files stand Hugging Face PEFT's, where it has a form for the method and the model.
+        Hugging Face PEFT's files are written as well, if it has a form for the method and the model. Other files of the
+        folder, such as the base model's, stay as they are. Raises FileError if the folder cannot be written.
         """
         self._ready()
         write_adapter(self, folder)

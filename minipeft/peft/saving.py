@@ -17,9 +17,10 @@ import numpy as np
 
 from minipeft.array import device_of, to_device, to_numpy
 from minipeft.autograd import Tensor
-from minipeft.files.atomic import atomic_folder
 from minipeft.files.config import dataclass_from_json, read_json, write_json
-from minipeft.files.safetensors import read_safetensors, write_safetensors
+from minipeft.files.errors import FileError
+from minipeft.files.safetensors import read_safetensors, safetensors_header, write_safetensors
+from minipeft.files.sets import current, file_set, sha256
 from minipeft.nn.module import Module
 from minipeft.peft.config import METHODS, PeftConfig, PeftError
 
@@ -50,18 +51,39 @@ def base_checksum(model: Module) -> str:
 
 
 def write_adapter(peft: Any, folder: str | Path) -> None:
-    """Write the active adapter of ``peft`` in every form there is for it, all or nothing."""
+    """Write the active adapter of ``peft`` into ``folder`` in every form there is for it, all or nothing.
+
+    The metadata of minipeft's tensors hold the SHA-256 of Hugging Face's files: if the next adapter saved there has no
+    such form, those files are removed, unless someone changed them.
+    """
+    folder = Path(folder)
     config, model = peft.peft_config, peft.base_model
     tensors = {name: np.asarray(to_numpy(p.data), order="C") for name, p in peft.trained().items()}
     settings = {"peft_type": config.peft_type, **asdict(config)}
-    with atomic_folder(Path(folder)) as target:
-        write_safetensors(target / WEIGHTS_FILE, tensors, {"format": "minipeft", "base": base_checksum(model)})
-        write_json(target / CONFIG_FILE, settings)
+    metadata = {"format": "minipeft", "base": base_checksum(model)}
+    with file_set(folder, obsolete=_written_files(folder)) as target:
         for to_theirs, _ in _exchange:
             theirs = to_theirs(peft)
             if theirs is not None:
                 write_safetensors(target / THEIR_WEIGHTS, theirs[0], {"format": "pt"})
                 write_json(target / THEIR_CONFIG, theirs[1])
+                metadata |= {name: sha256(target / name) for name in (THEIR_WEIGHTS, THEIR_CONFIG)}
+        write_safetensors(target / WEIGHTS_FILE, tensors, metadata)
+        write_json(target / CONFIG_FILE, settings)
+
+
+def _written_files(folder: Path) -> dict[str, str]:
+    """Return Hugging Face's files that were saved with the adapter in ``folder``, {name: SHA-256}."""
+    try:
+        _, metadata = safetensors_header(folder / WEIGHTS_FILE)
+    except FileError:  # no adapter of minipeft is there
+        return {}
+    return {name: metadata[name] for name in (THEIR_WEIGHTS, THEIR_CONFIG) if name in metadata}
+
+
+def holds_adapter(folder: str | Path) -> bool:
+    """True if an adapter is saved in ``folder``, minipeft's or Hugging Face's."""
+    return any(current(Path(folder) / name).exists() for name in (CONFIG_FILE, THEIR_CONFIG))
 
 
 def read_adapter(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays, str | None]:
@@ -70,7 +92,7 @@ def read_adapter(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays,
     Raises FileError or PeftError for a folder that holds no adapter, or a broken one.
     """
     folder = Path(folder)
-    if not (folder / CONFIG_FILE).exists() and (folder / THEIR_CONFIG).exists():
+    if not current(folder / CONFIG_FILE).exists() and current(folder / THEIR_CONFIG).exists():
         return *_exchange[0][1](model, folder), None
     config = read_config(folder / CONFIG_FILE)
     tensors, metadata = read_safetensors(folder / WEIGHTS_FILE)
