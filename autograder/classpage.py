@@ -35,7 +35,7 @@ svg.plain rect { fill: var(--soft); } svg.plain text { fill: var(--ink); font-si
 
 
 def page(homework: Homework, records: Sequence[dict[str, Any]], skipped: Sequence[str] = ()) -> str:
-    """The class in one page. skipped: names in the folder that are no submissions."""
+    """Return the page of a class. skipped: names in the folder that are not submissions."""
     records = sorted(records, key=lambda r: r["id"])
     graded = [r for r in records if r["status"] == "graded"]
     scores = [r["score"] for r in graded]
@@ -51,12 +51,12 @@ def page(homework: Homework, records: Sequence[dict[str, Any]], skipped: Sequenc
     body += ["<h2>Programs that look alike</h2>", alike(graded), "<h2>Submissions</h2>", everyone(homework, records)]
     if skipped:
         items = "".join(f"<li>{esc(name)}</li>" for name in skipped)
-        body.append(f"<h2>Skipped</h2><p>No submissions, and without a row:</p><ul>{items}</ul>")
+        body.append(f"<h2>Skipped</h2><p>These are not submissions and have no row.</p><ul>{items}</ul>")
     return whole_page(f"{homework.name}: the class", body, STYLE)
 
 
 def wide(what: str, head: str, rows: Iterable[str]) -> str:
-    """A table that scrolls by itself where it is wider than the page."""
+    """Return a table that scrolls on its own if it is wider than the page."""
     inside = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f'<div class="wide" role="region" tabindex="0" aria-label="{esc(what)}">{inside}</div>'
 
@@ -109,7 +109,7 @@ def problems(homework: Homework, graded: Sequence[dict[str, Any]]) -> str:
 
 
 def mistakes(homework: Homework, graded: Sequence[dict[str, Any]]) -> list[str]:
-    """What most submissions were told: of whole files, once; then for each problem."""
+    """List the commonest reasons for lost points: once for whole files, then by problem."""
     notes = commonest(Counter(r["note"] for r in graded if r["note"]))
     parts = [f"<h3>Before any problem</h3>{notes}"] if notes else []
     for p in homework.problems:
@@ -120,7 +120,7 @@ def mistakes(homework: Homework, graded: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def commonest(told: Counter[str]) -> str:
-    """The sentences that occur most often, with their counts; "" for none."""
+    """Return a table of the commonest sentences with their counts; "" if there are none."""
     listed = sorted(told.items(), key=lambda item: (-item[1], item[0]))[:MISTAKES]
     rows = "".join(f"<tr><td class=n>{n}</td><td>{esc(text)}</td></tr>" for text, n in listed)
     head = "<thead><tr><th class=n>times</th><th>what</th></tr></thead>"
@@ -145,7 +145,7 @@ def alike(graded: Sequence[dict[str, Any]]) -> str:
 
 
 def everyone(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
-    """A row a submission, with a link to the staff's page of it; why it was refused, if it was."""
+    """Return a row for each submission: a link to its staff page, and its scores or why it was refused."""
     head = "".join(f"<th class=n>{esc(p.id)}</th>" for p in homework.problems)
     rows = []
     for r in records:

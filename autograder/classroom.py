@@ -41,8 +41,7 @@ SHOWN = 20  # names of one kind in the summary; the page of the class has all
 
 @dataclass(frozen=True)
 class Rules:
-    """What all submissions are graded by. homework: its name, or its folder. trust: unconfined, for programs that one
-    would run oneself."""
+    """What is the same for all submissions. homework: its name or its folder. trust: do not confine programs."""
 
     homework: str
     seed: str
@@ -52,14 +51,14 @@ class Rules:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A class graded: a record for each submission; the names of what is no submission; submissions that are gone."""
+    """A class graded. skipped: names of entries that are not submissions. removed: ids of submissions that are gone."""
 
     records: list[dict[str, Any]]
     skipped: list[str]
     removed: list[str]
 
     def summary(self, points: float) -> str:
-        """What happened to every entry of the folder, in lines."""
+        """Return what happened to every entry of the folder as text, with counts that add up."""
         scores = [r["score"] for r in self.records if r["status"] == GRADED]
         turned_down = [r for r in self.records if r["status"] == REFUSED]
         counts = f"{len(scores)} graded + {len(turned_down)} refused + {len(self.skipped)} skipped"
@@ -67,20 +66,20 @@ class Outcome:
         lines = [f"{len(self.records) + len(self.skipped)} entries = {counts}{mean}"]
         reasons = [r["note"] if r["file"] in r["note"] else f"{r['file']}: {r['note']}" for r in turned_down]
         lines += shortened("refused, with 0 points:", reasons)
-        lines += shortened("skipped, since they are no submissions:", self.skipped)
+        lines += shortened("skipped, not submissions:", self.skipped)
         lines += shortened("no longer handed in, so their pages were removed:", self.removed)
         return "\n".join(lines)
 
 
 def shortened(head: str, items: Sequence[str]) -> list[str]:
-    """A list under a headline, as far as a terminal has room; nothing for no items."""
+    """Return a headline and at most `SHOWN` items; nothing if there are no items."""
     rest = len(items) - SHOWN
     more = [f"  and {rest} more, which index.html names"] if rest > 0 else []
     return [head, *(f"  {' '.join(item.split())}" for item in items[:SHOWN]), *more] if items else []
 
 
 def grader_version(homework: Homework) -> str:
-    """A hash of the homework, the grader and the library: what a grade was made with."""
+    """Return a hash of the homework, the grader and the library."""
     total = hashlib.sha256(homework.name.encode() + b"\0" + (homework.folder / "homework.toml").read_bytes())
     for part in ("autograder", "minipeft"):
         for file in sorted((ROOT / part).rglob("*.py")):
@@ -90,12 +89,12 @@ def grader_version(homework: Homework) -> str:
 
 
 def key(entry: Entry, version: str, rules: Rules) -> dict[str, Any]:
-    """What a grade depends on: a submission for which any of it differs is graded again."""
+    """Return what a grade depends on. If any of it has changed, the submission is graded again."""
     return {"digest": digest(entry), "grader": version, "deadline": rules.deadline, "trust": rules.trust}
 
 
 def grade_one(entry: Entry, rules: Rules) -> dict[str, Any]:
-    """Grade a submission in this process: {"record", "results", "report", "staff"}. No exception of the student's."""
+    """Grade a submission in this process. Returns {"record": …, "results": …, "report": …, "staff": …}."""
     homework = load_homework(rules.homework)
     record: dict[str, Any] = {"id": entry.id, "homework": homework.name, **identity(entry)}
     title = f"{homework.title}: {entry.name}"
@@ -133,7 +132,7 @@ def grade_one(entry: Entry, rules: Rules) -> dict[str, Any]:
 
 
 def identity(entry: Entry) -> dict[str, Any]:
-    """Whose a submission is, for its record."""
+    """Return the part of a record that says whose the submission is."""
     return {"file": entry.file, "name": entry.name, "students": [asdict(s) for s in entry.students]}
 
 
@@ -141,9 +140,9 @@ Finished = Iterator[tuple[Entry, dict[str, Any]]]
 
 
 def by_processes(todo: Sequence[Entry], rules: Rules, jobs: int) -> Finished:
-    """Each submission and what came of it, as they finish, ``jobs`` processes at a time.
+    """Yield each submission with its result as it finishes, from ``jobs`` processes.
 
-    ClassError where a grader is killed, by the kernel for its memory or by hand.
+    Raises ClassError if a grader is killed, by the kernel for its memory or by hand.
     """
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
@@ -163,7 +162,7 @@ def by_processes(todo: Sequence[Entry], rules: Rules, jobs: int) -> Finished:
 
 
 def end_with(parent: int) -> None:
-    """End this process, a grader, when its parent does, however that ends: nobody else would tell it to."""
+    """End this process, a grader, when its parent ends, however that happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != parent:
@@ -171,10 +170,10 @@ def end_with(parent: int) -> None:
 
 
 def by_cluster(todo: Sequence[Entry], rules: Rules, address: str) -> Finished:
-    """The same on the Dask cluster at ``address``, whose workers have the autograder and see the submissions.
+    """Yield the same from the Dask cluster at ``address``, whose workers have the autograder and see the submissions.
 
-    What a worker had when it died is given to another. ClassError where there is no cluster, and where one submission
-    was at hand each time that several workers died.
+    If a worker dies, another takes over. Raises ClassError if there is no cluster, and if several workers died on the
+    same submission.
     """
     try:
         distributed: Any = import_module("dask.distributed")
@@ -200,7 +199,7 @@ def by_cluster(todo: Sequence[Entry], rules: Rules, address: str) -> Finished:
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Hold the folder of grades, until any end of the process. ClassError where another grade-all does."""
+    """Hold the folder of grades inside the block. Raises ClassError if another grade-all holds it."""
     if sys.platform == "win32":
         yield
         return
@@ -212,7 +211,7 @@ def alone(out: Path) -> Iterator[None]:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ClassError(
-                f"another grade-all is writing in {out}: wait for its end, or take another --out"
+                f"another grade-all is writing in {out}: wait for its end, or choose another --out"
             ) from None
         yield
     finally:
@@ -234,11 +233,12 @@ def grade_all(
     progress: bool = True,
     order: Callable[[list[Entry]], list[Entry]] = list,
 ) -> Outcome:
-    """Grade every submission of a folder; the records in the order of their ids.
+    """Grade every submission of a folder. The records are in the order of their ids.
 
     seed: of the cases; by default the one in ``out``, or a new one. resume: go on in an ``out`` that has grades of this
-    homework; fresh: forget them. order: in which the submissions are begun (for tests). Raises ClassError, and
-    ConfinementError where programs of others cannot be kept apart here.
+    homework; fresh: forget them. order: in which the submissions are begun (for tests).
+
+    Raises ClassError, and ConfinementError if programs of others cannot be confined here.
     """
     from tqdm import tqdm
 
@@ -281,7 +281,7 @@ def grade_all(
 
 
 def _seed(path: Path, given: str | None) -> str:
-    """The seed of a folder of grades: the one that it has, else the given one or a new one."""
+    """Return the seed of a folder of grades: the one that it has, else the given one or a new one."""
     if path.is_file():
         kept = path.read_text("utf-8").strip()
         if given is not None and given != kept:

@@ -1,7 +1,7 @@
-"""What a class handed in: every entry of a folder has a row, whatever it is.
+"""List what a class handed in. Every entry of a folder is a submission, whatever it is.
 
-What systems leave behind (``.DS_Store``, ``Thumbs.db``, ``__MACOSX``, …), the list of a Gradescope export and the
-folder of the grades themselves are no submissions. They have no row and are named as skipped.
+Three kinds are skipped and named: what systems leave behind (``.DS_Store``, ``Thumbs.db``, ``__MACOSX``, …), the list
+of a Gradescope export, and the folder of the grades.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUFFIX = re.compile(r"(\.tar)?\.(7z|[A-Za-z][A-Za-z0-9]{0,5})\Z")
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the folder: its id, which is the name of its files on every platform, and whose it is."""
+    """A submission: its id, which names its pages on every platform, its place, and the students who handed it in."""
 
     id: str
     path: Path
@@ -34,23 +34,25 @@ class Entry:
 
     @property
     def file(self) -> str:
-        """Its name in the folder, as text."""
+        """Return its name in the folder as text."""
         return readable_name(self.path.name)
 
     @property
     def name(self) -> str:
-        """Whose it is."""
+        """Return the names of its students, or its name in the folder if none is known."""
         return ", ".join(s.name for s in self.students if s.name) or self.file
 
 
 def entries(folder: Path, out: Path | None = None) -> tuple[list[Entry], list[str]]:
-    """The submissions of a folder or of a Gradescope export, in the order of their ids; and what is skipped.
+    """Return the submissions of a folder or of a Gradescope export in the order of their ids, and the names skipped.
 
-    out: a folder that is no submission. A folder that only the export's list names is a submission that is missing.
-    Raises ClassError if there is none, or if the export's list cannot be read.
+    A folder that only the export's list names is a submission, too: a missing one. out: the folder of the grades.
+    Raises ClassError if there is no submission, or if the export's list cannot be read.
     """
     if not folder.is_dir():
-        raise ClassError(f"{folder} is no folder; expected one with a folder, a zip or a file for each submission")
+        raise ClassError(
+            f"{folder} is not a folder; expected a folder with a folder, a zip or a file for each submission"
+        )
     known = submitters(folder / METADATA)
     try:
         with os.scandir(folder) as found:
@@ -75,14 +77,14 @@ def entries(folder: Path, out: Path | None = None) -> tuple[list[Entry], list[st
 
 
 def _stem(name: str) -> str:
-    """A file's name without its suffix."""
+    """Return a file's name without its suffix."""
     return SUFFIX.sub("", name) or name
 
 
 def identify(stems: Mapping[str, str]) -> dict[str, str]:
-    """An id for each name: its stem if that is a file's name on every platform, else what is left of it and a digest.
+    """Return an id for each name: its stem if that is a safe file name on every platform, else a part and a digest.
 
-    No two ids are the same, in capitals or not.
+    No two ids differ only in capitals.
     """
     plain = {name: _slug(stem) for name, stem in stems.items()}
     ids = {n: plain[n] if plain[n] == stems[n] else f"{plain[n]}-{_digest(n, DIGITS[0])}" for n in stems}
@@ -94,7 +96,7 @@ def identify(stems: Mapping[str, str]) -> dict[str, str]:
 
 
 def _slug(stem: str) -> str:
-    """Letters, digits, ``-``, ``_``, ``.`` and ``@`` of a name: ``Müller`` becomes ``Muller``."""
+    """Return the letters, digits, ``-``, ``_``, ``.`` and ``@`` of a name: ``Müller`` becomes ``Muller``."""
     letters = unicodedata.normalize("NFKD", stem)
     letters = "".join(c for c in letters if not unicodedata.combining(c))
     slug = re.sub(r"[^A-Za-z0-9_.@-]+", "_", letters)[:LONGEST_ID].strip("-_.@") or "submission"
@@ -102,13 +104,13 @@ def _slug(stem: str) -> str:
 
 
 def _digest(name: str, digits: int, exact: bool = False) -> str:
-    """A digest of a name. exact: of its bytes; otherwise both forms of an accented letter give the same."""
+    """Return a hash of a name. exact: of its bytes; otherwise both Unicode forms of an accented letter are equal."""
     data = os.fsencode(name if exact else unicodedata.normalize("NFC", name))
     return hashlib.sha256(data).hexdigest()[:digits]
 
 
 def digest(entry: Entry) -> str:
-    """A hash of a submission: whose it is, the names and bytes of its files, or why they cannot be read."""
+    """Return a hash of a submission: its students, and the names and bytes of its files or why they cannot be read."""
     total = hashlib.sha256(repr((entry.path.name, entry.students)).encode("utf-8", "surrogatepass"))
     try:
         for name, data in content(entry.path):

@@ -1,7 +1,7 @@
-"""Who handed in what: ``submission_metadata.yml`` of a Gradescope export.
+"""Read ``submission_metadata.yml`` of a Gradescope export: who handed in what.
 
-Only lines of the form that Gradescope writes are read, and only the list of submitters. What students may have written,
-such as the outputs of their programs, comes further down and names nobody:
+Only lines in the form that Gradescope writes are read, and only the list of submitters that follows a folder's name.
+What students may have written, such as the output of their programs, comes later and is not read:
 
     submission_123:
       :submitters:
@@ -37,9 +37,9 @@ class ClassError(ValueError):
 
 
 def submitters(path: Path) -> dict[str, tuple[Student, ...]]:
-    """The students of each submission of an export, by the name of its folder; {} if there is no such list.
+    """Return the students of each submission of an export by the name of its folder; {} if there is no such list.
 
-    Raises ClassError if the list cannot be read or names something that is no folder beside it.
+    Raises ClassError if the list cannot be read, or names something other than a folder next to it.
     """
     if path.is_symlink() or not path.is_file():
         return {}
@@ -68,7 +68,7 @@ def submitters(path: Path) -> dict[str, tuple[Student, ...]]:
         raise ClassError(f"{path} cannot be read: {error.strerror}") from None
     for folder in found:
         if not folder or folder in (".", "..") or re.search(r"[/\\\0]", folder):
-            raise ClassError(f"{path} names {folder[:80]!r}: expected the names of folders beside it")
+            raise ClassError(f"{path} names {folder[:80]!r}: expected the names of folders next to it")
     return {folder: tuple(map(_student, whose)) for folder, whose in found.items()}
 
 
@@ -78,12 +78,12 @@ def _student(fields: dict[str, str]) -> Student:
 
 
 def _folded(before: str, line: str) -> str:
-    """A value that goes on in the next line."""
+    """Join a value and its continuation in the next line."""
     return before[:-1] + line.removeprefix("\\") if before.endswith("\\") else f"{before} {line}"
 
 
 def plain(text: str) -> str:
-    """A scalar of YAML as text, out of its quotes."""
+    """Return a YAML scalar as text, without its quotes and escapes."""
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] == "'":
         return text[1:-1].replace("''", "'")
@@ -97,6 +97,6 @@ def _unescaped(match: re.Match[str]) -> str:
     if len(code) == 1:
         return ESCAPES.get(code, code)
     try:
-        return chr(int(code[1:], 16))
-    except ValueError:
+        return chr(int(code[1:], 16)).encode("utf-8", "replace").decode()
+    except (ValueError, OverflowError):
         return "\N{REPLACEMENT CHARACTER}"

@@ -1,11 +1,11 @@
-"""The folder of grades of a class: what is kept in it, and grades.csv.
+"""Keep the grades of a class in a folder.
 
     OUT/graded.jsonl              a line that names the homework; then one for each finished submission
     OUT/students/ID/              results.json and report.html, as the student may see them
     OUT/staff/ID.html             the same with everything told
     OUT/grades.csv, index.html    the class, written at the end
 
-Only files that were written here are ever removed: those of a submission that has a line.
+Only files that were written here are ever removed: those of submissions that have a line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMULA = re.compile(r'(^|[;,|"])(\s*)(?=[=+\-@＝＋－＠])')
 
 
 class Book:
-    """What has been graded in a folder; one writer."""
+    """The grades in a folder. Only one process may write."""
 
     def __init__(self, out: Path):
         self.out = out
@@ -51,13 +51,13 @@ class Book:
                     continue  # the line that was being written when it ended
 
     def begin(self, homework: Homework) -> None:
-        """Name the homework of a new folder, before anything else is written there."""
+        """Write the homework's name into a new folder, before anything else is written there."""
         if not self.homeworks:
             write_text(self.log, json.dumps({"homework": homework.name}) + "\n")
             self._ends_well = True
 
     def check(self, homework: Homework, resume: bool) -> None:
-        """Raise ClassError if the folder has grades that would be lost, or files that are not grades."""
+        """Raise ClassError if grades would be lost, or if the folder has files of other origin."""
         if not self.log.is_file():
             taken = [name for name in ("students", "staff", TABLE, INDEX) if (self.out / name).exists()]
             if taken:
@@ -79,19 +79,19 @@ class Book:
             )
 
     def files(self, name: str) -> list[Path]:
-        """The files of a submission."""
+        """Return the paths of a submission's files."""
         student = self.out / "students" / name
         return [student / "results.json", student / "report.html", self.out / "staff" / f"{name}.html"]
 
     def has(self, name: str, key: dict[str, Any]) -> bool:
-        """Whether a submission was graded with this key, and its files are there."""
+        """Return whether a submission was graded with this key and its files exist."""
         record = self.records.get(name)
         if record is None or any(record.get(k) != value for k, value in key.items()):
             return False
         return all(path.is_file() for path in self.files(name))
 
     def keep(self, done: dict[str, Any], key: dict[str, Any]) -> None:
-        """Keep a finished submission: its files first, then its line."""
+        """Save a finished submission: first its files, then its line."""
         record = {**done["record"], **key}
         results, student, staff = self.files(record["id"])
         for path in (results, staff):
@@ -108,7 +108,7 @@ class Book:
         self.records[record["id"]] = record
 
     def drop(self, names: Iterable[str]) -> None:
-        """Remove the files of these submissions, and the folders that are empty then."""
+        """Remove the files of these submissions, and their folders if nothing else is in them."""
         for name in names:
             for path in self.files(name):
                 path.unlink(missing_ok=True)
@@ -125,14 +125,14 @@ class Book:
                 (self.out / name).rmdir()
 
     def stale(self, current: Iterable[str]) -> list[str]:
-        """The submissions that have files here and are no longer handed in."""
+        """Return the submissions that have files here and are no longer handed in."""
         present = {name.casefold() for name in current}  # some file systems take anna and Anna for one
         gone = (name for name in self.records if name.casefold() not in present)
         return sorted(name for name in gone if any(path.exists() for path in self.files(name)))
 
 
 def tidy(out: Path) -> None:
-    """Remove the files that were being written when a grade-all was killed."""
+    """Remove files that a killed grade-all left half written."""
     for folder in (out, out / "staff", *(out / "students").glob("*")):
         for path in folder.glob(".*"):
             if re.fullmatch(r"\.(.+\.(jsonl|json|html|csv)|seed)\.[a-z0-9_]{8}", path.name) and path.is_file():
@@ -140,7 +140,7 @@ def tidy(out: Path) -> None:
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:
-    """A text in place in one stroke."""
+    """Write a file atomically."""
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "w", encoding="utf-8", errors="replace", newline="\n") as file:
@@ -153,7 +153,7 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def table(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
-    """grades.csv: a row for each student of each submission, in the order of the ids.
+    """Return grades.csv: a row for each student of each submission, in the order of the ids.
 
     The text begins with a byte order mark: without it Excel reads UTF-8 as another encoding. No cell is a formula.
     """
@@ -171,10 +171,10 @@ def table(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
 
 
 def harmless(cell: str) -> str:
-    """A cell in one line that no spreadsheet takes for a formula.
+    """Return a cell as one line that no spreadsheet takes for a formula.
 
-    An apostrophe goes before each sign that begins a formula, at the start and wherever a cell could start if another
-    separator were expected.
+    An apostrophe is put in front of each sign that begins a formula: at the start, and after every character that
+    separates cells in some country's settings.
     """
     cell = " ".join(cell.split())
     return cell if re.fullmatch(r"-?[0-9.]+", cell) else FORMULA.sub(r"\1\2'", cell)

@@ -1,4 +1,4 @@
-"""Which files of a submission can be imported, and why the others cannot.
+"""Find out which files of a submission can be imported, and why the others cannot.
 
 A file that cannot be imported has no function to call, so the problems of that file get no points. This is said once,
 and not as an exception of every problem.
@@ -53,8 +53,8 @@ def load(
 ) -> tuple[dict[str, str], dict[str, Unloaded]]:
     """Import the submission in a worker.
 
-    Returns the sources, with its stub in the place of each file that cannot be imported; and by module what went wrong,
-    under "" what no file could be blamed for.
+    Returns the sources, with the stub instead of each file that cannot be imported; and what went wrong by module,
+    under "" if no file could be blamed.
     """
     blank = stubs(homework)
     by_module = {f.module: blank[f.stub] for f in homework.files}
@@ -74,9 +74,9 @@ def load(
 
 
 def absent(failure: Raised, source: str) -> str:
-    """The package that the grader lacks and that an import failed for; "" if it failed for another reason.
+    """Return the package that an import needs and the grader lacks; "" if the import failed for another reason.
 
-    Only what the text itself imports in that line is named: the message of an exception may say anything.
+    Only a package that the text itself imports in that line is named: an exception's message may say anything.
     """
     if failure.error != "ModuleNotFoundError":
         return ""

@@ -1,6 +1,6 @@
-"""Taking in a submission: a folder, a zip or a single file. Text is read; nothing is run, linked or unpacked to disk.
+"""Read a submission: a folder, a zip or a single file. Nothing is run, followed or unpacked to disk.
 
-take(path, homework)    a `Submission`; IntakeError where the named files are not there, which costs no attempt
+take(path, homework)    a `Submission`; IntakeError if the files are not there, which costs no attempt
 """
 
 from __future__ import annotations
@@ -122,18 +122,18 @@ def content(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def readable_name(name: str) -> str:
-    """A file's name as it may be printed: control characters, direction marks and bytes that are no UTF-8 escaped."""
+    """Return a file name for printing: control characters, direction marks and bytes outside UTF-8 are escaped."""
     broken = {c: f"\\x{ord(c) - 0xDC00:02x}" for c in name if 0xDC80 <= ord(c) <= 0xDCFF}
     return "".join(c if c.isprintable() else broken.get(c) or c.encode("unicode_escape").decode() for c in name)
 
 
 def shown(name: str) -> str:
-    """A file's name in quotes, as it may be printed."""
+    """Return a file name in quotes for printing."""
     return f"'{readable_name(name[:80])}'"
 
 
 def left_by_system(name: str) -> bool:
-    """Whether a file or folder of that name is left behind by a system or a tool, and handed in by nobody."""
+    """Return whether systems or tools leave files of that name behind, which nobody hands in."""
     return name.casefold() in SYSTEM_NAMES or name.startswith("._")
 
 
@@ -182,7 +182,7 @@ def _opened(path: Path) -> io.BufferedReader:
     file = os.fdopen(fd, "rb")
     if not stat.S_ISREG(os.fstat(fd).st_mode):  # another one by now
         file.close()
-        raise IntakeError(f"{shown(path.name)} is no regular file")
+        raise IntakeError(f"{shown(path.name)} is not a regular file")
     return file
 
 
@@ -217,7 +217,7 @@ def _choose(places: list[PurePosixPath], wanted: list[str]) -> tuple[dict[str, P
     chosen = {_stub(p.name, wanted): p for p in places if _stub(p.name, wanted)}
     folders = sorted({str(p.parent) for p in places if _stub(p.name, wanted)})
     if len(folders) > 1:
-        raise IntakeError(f"the files lie in more than one folder ({', '.join(map(shown, folders[:4]))}): hand in one")
+        raise IntakeError(f"the files are in more than one folder ({', '.join(map(shown, folders[:4]))}): hand in one")
     return chosen, [str(p) for p in places if not _stub(p.name, wanted)]
 
 
@@ -294,7 +294,7 @@ def _from_zip(file: io.BufferedReader, wanted: list[str]) -> tuple[dict[str, byt
 
 
 def _safe(entry: zipfile.ZipInfo) -> PurePosixPath:
-    """The entry's path; IntakeError where it leads out of the folder or is no plain file.
+    """The entry's path; IntakeError if it leads out of the folder or is not a plain file.
 
     Some programs on Windows, PowerShell's Compress-Archive among them, separate folders by a backslash.
     """
@@ -314,7 +314,7 @@ def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> by
     if entry.file_size > FILE_LIMIT:
         raise IntakeError(f"{shown(name)} is larger than {FILE_LIMIT // 1024} KiB")
     if entry.file_size > SMALL and entry.file_size > RATIO * max(1, entry.compress_size):
-        raise IntakeError(f"{shown(name)} is packed {RATIO} times smaller than it is: that is no program")
+        raise IntakeError(f"{shown(name)} has a compression ratio above {RATIO}:1; refusing to unpack it")
     with archive.open(entry) as file:
         return _program(file, name)
 

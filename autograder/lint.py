@@ -23,7 +23,7 @@ LONGEST_LITERAL = 2000  # characters of one string or entries of one list
 
 @dataclass(frozen=True)
 class Remark:
-    """Something that a reader should look at, with its file and line. costs: where this line runs, points are lost."""
+    """Something that a reader should look at, with its file and line. costs: if this line runs, points are lost."""
 
     file: str
     line: int
@@ -44,7 +44,7 @@ def lint(homework: Homework, sources: Mapping[str, str]) -> list[Remark]:
 
 
 def warnings(remarks: Iterable[Remark]) -> list[str]:
-    """The remarks that cost points, as sentences, and which packages the grader has."""
+    """Return the remarks that cost points as sentences, followed by what the grader has."""
     found = [f"{r.file}, line {r.line}: {r.text}." for r in remarks if r.costs]
     return [*found, THERE] if found else []
 
@@ -65,7 +65,7 @@ def imported(source: str) -> Iterator[tuple[str, int, bool]]:
 
 
 def _nodes(tree: ast.AST, inside: str = "") -> Iterator[tuple[ast.stmt | ast.expr, str]]:
-    """Every statement and expression, and the innermost function or ``try`` that it is part of."""
+    """Yield every statement and expression, and whether a function or a ``try`` is the innermost around it."""
     todo = [(tree, inside)]
     while todo:
         node, inside = todo.pop()

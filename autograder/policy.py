@@ -73,7 +73,7 @@ def late_share(policy: Policy, metadata: Mapping[str, Any]) -> tuple[float, str]
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds in words, to the second that has begun."""
+    """Return a duration as hours, minutes and seconds in words, rounded up to a second."""
     total = math.ceil(seconds)
     parts = {"hour": total // 3600, "minute": total // 60 % 60, "second": total % 60}
     return " ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in parts.items() if n) or "0 seconds"

@@ -218,7 +218,7 @@ def html(done: Graded, hidden: bool, title: str = "") -> str:
 
 
 def refusal(title: str, why: str) -> str:
-    """The page of a submission that was refused."""
+    """Return the page of a submission that was refused."""
     text = f"<p>{esc(why)}</p><p>Nothing was graded, and this does not count as an attempt.</p>"
     return page(title, [f"<h1>{esc(title)}</h1>", text])
 

@@ -88,7 +88,7 @@ def results(graded: Graded, *, hidden: bool = True, extra: Mapping[str, Any] | N
 
 
 def notes(graded: Graded, hidden: bool) -> list[str]:
-    """What is said of a submission as a whole: of files that are missing or cannot be run, and what that costs."""
+    """Return what is said of a submission as a whole, such as files that are missing or cannot be imported."""
     return [*graded.notes, *(one.text(hidden) for one in graded.unloaded)]
 
 

@@ -216,6 +216,6 @@ def test_what_the_handout_gave_is_nobodys():
 def test_the_command_line(handed, tmp_path, capsys):
     code = main(["grade-all", str(tmp_path / "nothing"), "--homework", "hw8_few_shot", *trusting])
     assert code == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert main(["grade-all", str(handed[0]), "--homework", "hw99", *trusting]) == 2
     assert "no homework 'hw99'" in capsys.readouterr().err

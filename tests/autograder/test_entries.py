@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autograder.entries import digest, entries, identify
-from autograder.export import ClassError, Student, submitters
+from autograder.export import ClassError, Student, plain, submitters
 from autograder.homework import load_homework
 from autograder.intake import IntakeError, take
 
@@ -66,6 +66,20 @@ def test_an_export_names_every_student_of_a_group_and_nobody_else(tmp_path):
     assert submitters(tmp_path / "none.yml") == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (" 'a''b' ", "a'b"),
+        (r'"M\u00fcller \"x\" \\"', 'Müller "x" \\'),
+        (r'"\ud800\Uffffffff\xzz\e"', "?\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"),
+        ("null", ""),
+        ("plain: text", "plain: text"),
+    ],
+)
+def test_a_scalar_out_of_its_quotes(text, value):
+    assert plain(text) == value
+
+
 def test_what_an_export_names_and_lacks_has_a_row(tmp_path):
     (tmp_path / "submission_metadata.yml").write_text(EXPORT, "utf-8")
     (tmp_path / "submission_1.zip").touch()  # packed by hand
@@ -85,7 +99,7 @@ def test_what_an_export_names_and_lacks_has_a_row(tmp_path):
 @pytest.mark.parametrize("name", ["../a", "/etc", "a/b", "..", "a\\b"])
 def test_an_export_that_leads_out_of_its_folder_is_refused(tmp_path, name):
     (tmp_path / "submission_metadata.yml").write_text(f"{name}:\n  :submitters:\n")
-    with pytest.raises(ClassError, match="expected the names of folders beside it"):
+    with pytest.raises(ClassError, match="expected the names of folders next to it"):
         entries(tmp_path)
 
 
@@ -172,7 +186,7 @@ def test_what_systems_leave_behind_is_skipped_by_name(tmp_path):
 def test_a_folder_without_submissions_is_told(tmp_path):
     with pytest.raises(ClassError, match="holds no submission"):
         entries(tmp_path)
-    with pytest.raises(ClassError, match="is no folder"):
+    with pytest.raises(ClassError, match="is not a folder"):
         entries(tmp_path / "nothing")
 
 

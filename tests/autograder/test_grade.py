@@ -166,10 +166,11 @@ def test_a_submission_without_the_files_gets_one_clear_message_and_no_attempt(tm
         (["submit", "nothing"], "no homework 'nothing'"),
         (["grade", "nowhere", "--homework", "hw0"], "no homework 'hw0'"),
         (["grade", "nowhere", "--homework", "hw6_lora", "--deadline", "-1"], "--deadline must be"),
-        (["grade", "nowhere", "--homework", "hw6_lora", "--seed-file", "nowhere"], "No such file"),
+        (["grade", ".", "--homework", "hw6_lora", "--seed-file", "nowhere"], "No such file"),
+        (["grade", "nowhere", "--homework", "hw6_lora"], "no file or folder 'nowhere'"),
         (["validate", "nowhere.json"], "No such file"),
         (["selftest", "hw6_lora", "--seeds", "0"], "--seeds must be at least 1"),
-        (["fetch"], "invalid choice"),
+        (["fetch"], "unknown command 'fetch'"),
         ([], "required"),
     ],
 )

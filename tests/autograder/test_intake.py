@@ -122,7 +122,7 @@ def test_other_files_are_refused_by_name_with_what_to_do(tmp_path, name, says):
         ([(entry("lora.py", stat.S_IFLNK), "/etc/shadow")], "a link or a device"),
         ([(entry("lora.py", stat.S_IFCHR), "")], "a link or a device"),
         ([("lora.py", "#" * (intake.FILE_LIMIT + 1))], "larger than"),
-        ([("lora.py", "#" * (intake.FILE_LIMIT - 1))], "that is no program"),
+        ([("lora.py", "#" * (intake.FILE_LIMIT - 1))], "compression ratio above 100:1"),
         ([(f"{i}.txt", "") for i in range(201)], "201 entries"),
     ],
 )
