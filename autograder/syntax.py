@@ -34,6 +34,7 @@ MESSAGES = (  # what an older Python says where the line does not tell
     (r"f-string expression part cannot include", QUOTES, (3, 12)),
     (r"f-string: expressions nested too deeply", "an f-string with a nested format", (3, 12)),
 )
+LONGEST_LINE = 300  # characters that are looked at: the patterns try many places, and a submission is not trusted
 ONLY = re.compile(r"(?P<what>.*) (?:is|are) only supported in Python (?P<major>\d+)\.(?P<minor>\d+) and greater")
 NAMES = {"Type statement": TYPE, "Type parameter lists": PARAMETERS, "Type parameter defaults": DEFAULTS}
 NAMES |= {"t-strings": TEMPLATE, "except expressions without parentheses": EXCEPT}
@@ -71,7 +72,8 @@ def why_not(error: SyntaxError, here: tuple[int, int] = HERE) -> str:
 
 def _newer_than(error: SyntaxError, here: tuple[int, int]) -> Newer | None:
     """Return the newer syntax that the line of an error, or its message, points to."""
-    told = [(pattern, error.text or "", what, version) for pattern, what, version in LINES]
+    line = (error.text or "")[:LONGEST_LINE]
+    told = [(pattern, line, what, version) for pattern, what, version in LINES]
     told += [(pattern, error.msg, what, version) for pattern, what, version in MESSAGES]
     for pattern, text, what, version in told:
         if version > here and re.match(pattern, text):

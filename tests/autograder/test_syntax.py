@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import time
 import tomllib
 
 import pytest
@@ -72,6 +73,14 @@ def test_syntax_newer_than_this_python_is_named_with_both_versions(text):
 def test_plain_mistakes_are_not_taken_for_newer_syntax(text):
     error = read(text)
     assert why_not(error) == f"is not valid Python {written(HERE)}, which the grader runs ({error.msg})"
+
+
+@pytest.mark.parametrize("part", ['f"{', "f'{ ", "{", " ", "type ", "def f[", "except A,", "[", 'f"{x[(,'])
+def test_a_long_line_is_looked_at_in_no_time(part):
+    began = time.process_time()
+    for begin in ("", "def f[", "type X [", "f'{"):
+        assert why_not(SyntaxError("invalid syntax", ("f.py", 1, 1, begin + part * 20_000)))
+    assert time.process_time() - began < 1.0
 
 
 def test_what_was_not_parsed_has_no_version():
