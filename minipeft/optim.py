@@ -80,6 +80,10 @@ class Optimizer:
     options: tuple[str, ...] = ("weight_decay",)
 
     def __init__(self, params: Parameters, lr: float | Schedule, weight_decay: float, no_decay: NoDecay = ()):
+        if not isinstance(params, Iterable) and not isinstance(params, Module):
+            raise TypeError(f"expected a model or its parameters first, got {type(params).__name__}")
+        if not callable(lr) and not isinstance(lr, (int, float, np.number)):
+            raise TypeError(f"expected the learning rate as a number or a schedule, got {lr!r}")
         self.params = _named_trainables(params)
         if not callable(lr) and not lr > 0:
             raise ValueError(f"the learning rate must be positive, got {lr}")
@@ -91,6 +95,15 @@ class Optimizer:
         self.steps = 0
         self.state: dict[str, dict[str, Array]] = {}
         self.buffers = Buffers()
+
+    def __repr__(self) -> str:
+        schedule = f" by {type(self.schedule).__name__}" if callable(self.schedule) else ""
+        options = "".join(f", {name}={getattr(self, name)}" for name in self.options)
+        n = sum(p.size for p in self.params.values())
+        return (
+            f"{type(self).__name__}(lr={self.lr:g}{schedule}{options}): "
+            f"{n:,} parameters in {len(self.params)} tensors, {self.steps} steps done"
+        )
 
     @property
     def lr(self) -> float:
@@ -110,8 +123,14 @@ class Optimizer:
     def step(self, threads: int = 1) -> None:
         """Update every trainable parameter that has a gradient, in place, by blocks that stay in the cache.
 
-        threads: share the blocks out among so many, where there are enough of them; the result is the same.
+        threads: share the blocks among this many threads, if there are enough blocks; the result is the same.
+        Raises RuntimeError if no parameter has a gradient.
         """
+        if all(p.grad is None for p in self.params.values()):
+            raise RuntimeError(
+                f"none of the optimizer's {len(self.params)} parameters has a gradient: call backward() on the loss "
+                "first, and make the optimizer after get_peft_model()"
+            )
         lr = self.lr
         self.steps += 1
         on_gpu: list[tuple[str, Array, Array]] = []
@@ -230,7 +249,10 @@ def _named_trainables(params: Parameters) -> dict[str, Tensor]:
             seen.add(id(p))
             named[name] = p
     if not named:
-        raise ValueError(f"nothing to train: none of the {len(items)} parameters requires a gradient")
+        raise ValueError(
+            f"nothing to train: none of the {len(items)} parameters requires a gradient; "
+            "call requires_grad_() on what is to be trained, or unmerge_adapter() if an adapter is merged"
+        )
     return named
 
 

@@ -31,6 +31,7 @@ from minipeft.array import (
     to_numpy,
 )
 from minipeft.autograd import Tensor, no_grad
+from minipeft.data.batches import as_batches
 from minipeft.files.atomic import check_writable
 from minipeft.files.config import read_json, write_json
 from minipeft.files.errors import FileError
@@ -40,7 +41,9 @@ from minipeft.nn.layers import random_stream
 from minipeft.nn.module import Module
 from minipeft.ops.loss import IGNORED
 from minipeft.optim import ENOUGH_BLOCKS, Optimizer, gradients, scale_gradients, squared_norm
+from minipeft.peft.base import PeftModel
 from minipeft.peft.saving import base_checksum
+from minipeft.peft.untrained import MAKE_IT_AFTER, inactive, strangers, why_nothing_trains
 
 Batch = Mapping[str, Any]
 Evaluate = Callable[[Any], Any]
@@ -78,15 +81,29 @@ def train_step(
     rng: Seed | None = None,
     at_once: int | None = None,
 ) -> float:
-    """One step: loss, backward, clipping, update; the loss as a number.
+    """Take one training step (loss, backward, clipping, update) and return the loss.
 
-    batch: the arguments of ``model.loss`` by name, arrays of B rows. shards: split the batch over as many threads, each
-    with a gradient buffer of its own, summed in a fixed order, so that the result does not depend on timing. rng seeds
-    the dropout masks, shard by shard; by default the optimizer's step does. at_once: a larger batch is worked in parts
-    of at most so many rows, whose gradients are added up, each weighed by its labels: the same step up to rounding, in
-    the memory of a part. Raises TrainingError for a loss or a gradient norm that is not finite; the parameters are as
-    they were then.
+    Args:
+        model: has ``loss``; an adapter on it must be neither merged nor disabled.
+        batch: the arguments of ``model.loss`` by name, arrays of B rows.
+        optimizer: holds the parameters to train.
+        shards: threads that share the batch. Each has its own gradient buffer, and these are summed in a fixed order,
+            so the result does not depend on timing.
+        max_norm: the largest norm of all gradients together; larger ones are scaled down.
+        rng: seed of the dropout masks, shard by shard; by default the optimizer's step number.
+        at_once: work on at most this many rows at a time and add up the gradients, each part weighted by its number of
+            labels: the same step up to rounding, in the memory of a part.
+
+    Raises:
+        TypeError: arguments of another kind, or in another order.
+        PeftError: the adapter is merged or disabled.
+        TrainingError: nothing would be trained, or the loss or the gradients' norm is not finite. The parameters are as
+            they were.
     """
+    _check_kinds("train_step(model, batch, optimizer)", model, optimizer)
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"train_step: expected one batch, a dict of arrays, got {type(batch).__name__}")
+    batch = {name: np.asarray(x) if isinstance(x, list) else x for name, x in batch.items()}
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
     seed = (0, optimizer.steps) if rng is None else rng
@@ -94,20 +111,57 @@ def train_step(
     with _lent(optimizer, shards):
         result = _accumulated(model, batch, shards, seed, at_once)
     grads = gradients(optimizer.params.values())
+    if len(grads) < len(optimizer.params):
+        _check_gradients(model, optimizer, grads)
     loss, *squares = read(result, *([] if max_norm is None else [squared_norm(grads)]))  # one wait for a GPU
     if not math.isfinite(loss):
-        raise TrainingError(f"the loss became {loss}; first tensor that is not finite: {_blame(model, batch, seed)}")
+        bad = _blame(model, batch, seed)
+        advice = "" if bad.startswith("the batch") else f"; {_slower(optimizer)}"
+        raise TrainingError(f"the loss became {loss}; first tensor that is not finite: {bad}{advice}")
     if max_norm is not None:
         norm = math.sqrt(squares[0])
         if not math.isfinite(norm):
             raise TrainingError(
-                f"the gradients' norm became {norm}; first tensor that is not finite: {_bad_gradient(model)}"
+                f"the gradients' norm became {norm}; first tensor that is not finite: {_bad_gradient(model)}; "
+                f"{_slower(optimizer)}"
             )
         if norm > max_norm:
             scale_gradients(grads, max_norm / (norm + 1e-6))
     optimizer.step(threads=shards)
     optimizer.zero_grad()
     return loss
+
+
+def _check_kinds(call: str, model: Any, optimizer: Any) -> None:
+    """Raise TypeError for swapped arguments of ``call``, PeftError if the model's adapter is merged or disabled."""
+    if not isinstance(model, Module) or not hasattr(model, "loss"):
+        raise TypeError(f"{call}: expected a model that has a loss first, got {type(model).__name__}")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{call}: expected an optimizer third, got {type(optimizer).__name__}")
+    if isinstance(model, PeftModel):
+        model.check_active()
+
+
+def _check_gradients(model: Module, optimizer: Optimizer, grads: Sequence[Array]) -> None:
+    """Raise TrainingError if no parameter of the optimizer received a gradient, or some are not the model's."""
+    params = optimizer.params
+    if not grads:
+        raise TrainingError(
+            f"nothing is trained: none of the optimizer's {len(params)} parameters received a gradient; "
+            f"{why_nothing_trains(model, params.values())}"
+        )
+    others = strangers(model, params.values())
+    if others:
+        raise TrainingError(f"{_not_in_model(optimizer, others)}; {MAKE_IT_AFTER}")
+
+
+def _not_in_model(optimizer: Optimizer, others: Sequence[Tensor]) -> str:
+    first = next(name for name, p in optimizer.params.items() if p is others[0])
+    return f"{len(others)} of the optimizer's {len(optimizer.params)} parameters are not in this model, first {first!r}"
+
+
+def _slower(optimizer: Optimizer) -> str:
+    return f"try a smaller learning rate (now {optimizer.lr:g})"
 
 
 def _lent(optimizer: Optimizer, shards: int) -> AbstractContextManager[None]:
@@ -141,8 +195,7 @@ def _accumulated(model: Any, batch: Batch, shards: int, rng: Seed, at_once: int 
 def _backward(model: Any, batch: Batch, shards: int, rng: Seed, share: float = 1.0) -> Array | float:
     """`backward`, whose loss stays on the device; loss and gradients times ``share``."""
     if shards == 1:
-        with random_stream(_shard_rng(rng, 0)):
-            loss = model.loss(**batch)
+        loss = _recorded_loss(model, batch, _shard_rng(rng, 0))
         loss.backward(None if share == 1.0 else array_module(loss.data).full_like(loss.data, share))
         return loss.data if share == 1.0 else loss.data * share
     if any(has_kernels(p.data) for p in model.parameters()):
@@ -153,8 +206,7 @@ def _backward(model: Any, batch: Batch, shards: int, rng: Seed, share: float = 1
     def work(index: int) -> tuple[float, dict[Tensor, Array]]:
         part, n = parts[index]
         grads: dict[Tensor, Array] = {}
-        with random_stream(_shard_rng(rng, index)):
-            loss = model.loss(**part)
+        loss = _recorded_loss(model, part, _shard_rng(rng, index))
         loss.backward(array_module(loss.data).full_like(loss.data, n / total), into=grads)
         return loss.item() * n / total, grads
 
@@ -169,6 +221,17 @@ def _backward(model: Any, batch: Batch, shards: int, rng: Seed, share: float = 1
         else:
             p.grad += g
     return sum(loss for loss, _ in results)
+
+
+def _recorded_loss(model: Any, batch: Batch, rng: np.random.Generator) -> Tensor:
+    """Return ``model.loss(**batch)``; TrainingError if it depends on nothing trainable."""
+    with random_stream(rng):
+        loss: Tensor = model.loss(**batch)
+    if not loss.requires_grad:
+        frozen = not any(p.requires_grad for p in model.parameters())
+        reason = "every parameter of the model is frozen" if frozen else "the step runs inside no_grad()"
+        raise TrainingError(f"nothing is trained: {inactive(model) or reason}")
+    return loss
 
 
 def _add(total: dict[Tensor, Array], grads: dict[Tensor, Array], threads: int) -> None:
@@ -331,22 +394,50 @@ def fit(
 ) -> History:
     """Train for a number of steps or epochs.
 
-    batches: has ``len()`` and ``epoch(e)``, which yields the batches of epoch e in an order that depends on e alone.
-    evaluate(model): a number, or a dict of numbers whose first decides; run every ``evaluate_every`` steps (by default
-    once an epoch) and at the end. patience: stop after that many evaluations without a better one. restore_best: put
-    the best weights back at the end, where there is evaluate. checkpoint: a folder that gets a checkpoint
-    every ``checkpoint_every`` steps, at the end and on Ctrl-C; its other files stay as they are. resume=True goes on
-    from the checkpoint, to the same bits, and starts from scratch if there is none.
-    seed: of the dropout masks. memory_budget: bytes, or a text such as "2GiB", that a step may
-    hold at its peak: parameters, gradients, optimizer state, activations and workspace, as `accounting.Forecast`
-    foresees them. A batch that needs more is worked in parts of the largest number of examples that fit, their
-    gradients added up: each step, and so the learning rate and the number of steps, means what it means without a
-    budget. What evaluate, checkpoints, the data and the interpreter take is not counted.
-    Raises ValueError for arguments that do not fit, TrainingError naming the step where something stops being finite,
-    CheckpointError for a checkpoint of another run, FileError, before the first step, for a folder that cannot be
-    written, KeyboardInterrupt after writing a checkpoint.
+    Args:
+        model: has ``loss``; an adapter on it must be neither merged nor disabled.
+        batches: has ``len()`` and ``epoch(e)``, which yields the batches of epoch e in an order that depends only on
+            e; or any iterable of batches, for example a list.
+        optimizer: holds every trainable parameter of the model.
+        steps: number of steps; give this or epochs.
+        epochs: number of passes over the batches.
+        shards: as in `train_step`.
+        evaluate: evaluate(model) returns a number, or a dict of numbers whose first decides.
+        evaluate_every: steps between evaluations, by default one epoch; there is also one at the end.
+        patience: stop after this many evaluations without a better one.
+        higher_is_better: which evaluation is the better one.
+        checkpoint: a folder that gets a checkpoint every ``checkpoint_every`` steps, at the end and on Ctrl-C; other
+            files in it stay as they are.
+        checkpoint_every: steps between checkpoints.
+        resume: continue from the checkpoint, to the same bits; start from scratch if there is none.
+        max_norm: as in `train_step`.
+        seed: seed of the dropout masks.
+        progress: show a progress bar.
+        restore_best: put the best weights back at the end, if there is evaluate.
+        memory_budget: bytes, or a text such as "2GiB", that a step may hold at its peak: parameters, gradients,
+            optimizer state, activations and workspace, as `accounting.Forecast` predicts them. A batch that needs more
+            is worked on in parts of the largest number of examples that fit, and their gradients are added up, so each
+            step means what it means without a budget. Not counted: evaluate, checkpoints, data, the interpreter.
+
+    Returns:
+        One row for each step and one for each evaluation.
+
+    Raises:
+        TypeError: arguments of another kind, or in another order.
+        ValueError: arguments that do not fit, or an optimizer of other parameters than the model's.
+        PeftError: the adapter is merged or disabled.
+        TrainingError: something is not finite, or nothing would be trained; the message names the step.
+        CheckpointError: the checkpoint is of another run.
+        FileError: the folder cannot be written, before the first step.
+        KeyboardInterrupt: after writing a checkpoint.
     """
-    per_epoch, total = _extent(batches, steps, epochs)
+    _check_kinds("fit(model, batches, optimizer)", model, optimizer)
+    _check_length(steps, epochs)
+    batches = as_batches(batches, steps)
+    per_epoch = len(batches)
+    if per_epoch < 1:
+        raise ValueError("fit: there are no batches")
+    total = int(steps or 0) or int(epochs or 0) * per_epoch
     for name, number in (("evaluate_every", evaluate_every), ("checkpoint_every", checkpoint_every)):
         if number is not None and number < 1:
             raise ValueError(f"fit: {name} must be at least 1, got {number}")
@@ -429,26 +520,30 @@ class _Limit:
         return self.forecasts[shapes].at_once(max(map(len, arrays.values())), self.bytes)
 
 
-def _extent(batches: Any, steps: int | None, epochs: int | None) -> tuple[int, int]:
-    """The number of batches of an epoch, and of all steps."""
+def _check_length(steps: Any, epochs: Any) -> None:
+    """Raise ValueError or TypeError unless exactly one of them is given, as a whole number of at least 1."""
     if (steps is None) == (epochs is None):
         raise ValueError("fit needs either steps or epochs")
-    per_epoch = len(batches)
-    if per_epoch < 1:
-        raise ValueError("fit: there are no batches")
-    total = steps if steps is not None else int(epochs or 0) * per_epoch
-    if total < 1:
-        raise ValueError(f"fit: the number of steps must be at least 1, got {total}")
-    return per_epoch, total
+    name, number = ("epochs", epochs) if steps is None else ("steps", steps)
+    if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
+        raise TypeError(f"fit: {name} must be a whole number, got {number!r}")
+    if number < 1:
+        raise ValueError(f"fit: {name} must be at least 1, got {number}")
 
 
 def _check_optimizer(model: Module, optimizer: Optimizer) -> None:
-    held = {id(p) for p in optimizer.params.values()}
+    params = list(optimizer.params.values())
+    others = strangers(model, params)
+    if not any(p.requires_grad for p in params) or len(others) == len(params):
+        raise ValueError(f"fit: nothing would be trained; {why_nothing_trains(model, params)}")
+    if others:
+        raise ValueError(f"fit: {_not_in_model(optimizer, others)}; {MAKE_IT_AFTER}")
+    held = {id(p) for p in params}
     missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
     if missing:
         raise ValueError(
             f"fit: {len(missing)} trainable parameters of the model are not in the optimizer, the first is "
-            f"{missing[0]!r}; make the optimizer after the model has its final form, or freeze them"
+            f"{missing[0]!r}; {MAKE_IT_AFTER}, or freeze them"
         )
 
 
@@ -558,9 +653,7 @@ class _State:
                 yield
                 self.half_done = False
         except TrainingError as error:
-            raise TrainingError(
-                f"step {self.step + 1}: {error}; try a smaller learning rate (now {self.optimizer.lr:g})"
-            ) from None
+            raise TrainingError(f"step {self.step + 1}: {error}") from None
 
     def record(self, loss: float, lr: float) -> None:
         self.step += 1

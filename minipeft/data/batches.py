@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +18,16 @@ class Batches:
 
     def __init__(
         self,
-        arrays: Mapping[str, np.ndarray],
+        arrays: Mapping[str, Any],
         batch_size: int,
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
         trim: str | None = None,
     ):
+        if not isinstance(arrays, Mapping):
+            raise TypeError(f"Batches: expected a dict of arrays by name first, got {type(arrays).__name__}")
+        arrays = {name: np.asarray(x) if isinstance(x, list) else x for name, x in arrays.items()}
         lengths = {name: len(x) for name, x in arrays.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"Batches: the arrays must have one length, got {lengths}")
@@ -62,16 +67,16 @@ class Batches:
 class LanguageModelBatches:
     """Random windows of a text: ids (B, T) and labels (B, T), labels[:, t] being the token after ids[:, t].
 
-    An epoch has as many windows as the text has lengths; they depend on (seed, epoch) alone.
+    An epoch has as many windows as the text has lengths; they depend only on (seed, epoch).
     Raises ValueError for a text shorter than a window, or a batch size or length below 1.
     """
 
-    def __init__(self, tokens: np.ndarray, batch_size: int, length: int, seed: int = 0):
+    def __init__(self, tokens: np.ndarray | Sequence[int], batch_size: int, length: int, seed: int = 0):
         if batch_size < 1 or length < 1:
             raise ValueError(f"the batch size and the length must be at least 1, got {batch_size} and {length}")
         if len(tokens) < length + 1:
             raise ValueError(f"a text of {len(tokens)} tokens has no window of {length} and the token after it")
-        self.tokens = tokens
+        self.tokens = np.asarray(tokens)
         self.batch_size = batch_size
         self.length = length
         self.seed = seed
@@ -86,3 +91,36 @@ class LanguageModelBatches:
             starts = rng.integers(0, len(self.tokens) - self.length, self.batch_size)
             windows = self.tokens[starts[:, None] + np.arange(self.length + 1)]  # (B, T + 1)
             yield {"ids": windows[:, :-1], "labels": windows[:, 1:]}
+
+
+class Repeated:
+    """The batches of an iterable, the same in each epoch."""
+
+    def __init__(self, batches: Iterable[Mapping[str, Any]]):
+        self.batches = list(batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, e: int) -> Iterator[Mapping[str, Any]]:
+        """The batches of epoch e."""
+        return iter(self.batches)
+
+
+def as_batches(batches: Any, steps: int | None = None) -> Any:
+    """Return ``batches`` if it has ``len()`` and ``epoch(e)``, else `Repeated` for an iterable of batches.
+
+    steps: read at most this many from the iterable. Raises TypeError for anything else, naming what was given.
+    """
+    if hasattr(batches, "epoch") and hasattr(batches, "__len__"):
+        return batches
+    expected = "expected Batches, or a list of batches that are dicts of arrays"
+    if isinstance(batches, Mapping):
+        raise TypeError(f"{expected}; got one dict: for a single batch give [batch]")
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"{expected}; got {type(batches).__name__}")
+    repeated = Repeated(islice(batches, steps))
+    odd = [type(batch).__name__ for batch in repeated.batches if not isinstance(batch, Mapping)]
+    if odd:
+        raise TypeError(f"{expected}; got {type(batches).__name__} of {odd[0]}")
+    return repeated

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,8 +20,10 @@ from minipeft.nn.module import Module, find, replace
 from minipeft.peft.config import PeftConfig, PeftError, check_values
 from minipeft.peft.saving import base_checksum, fill, read_adapter, write_adapter
 from minipeft.peft.select import heads
+from minipeft.peft.swaps import DEFAULT, Applied, Mergeable, Merged, MergeReport, Record, Swap, checksums
 
-DEFAULT = "default"
+HAS_METHOD = "_has_method"  # marks a base model, from PeftModel(...) to unload() or merge_and_unload()
+
 _combine: list[Callable[..., None]] = []
 
 
@@ -31,91 +32,26 @@ def register_combination(add_weighted: Callable[..., None]) -> None:
     _combine[:] = [add_weighted]
 
 
-class Mergeable(Module):
-    """A module that a plain layer can stand in for."""
+class PeftModel(Module):
+    """A frozen base model and the adapters on it, one of them active; calls, ``loss`` and the like go to the base.
 
-    base: Any
-
-    def merged(self) -> Module:
-        """The plain layer that computes the same; the base's own arrays are not written."""
-        raise NotImplementedError(f"{type(self).__name__} defines no merged")
-
-    def merge_error(self) -> tuple[float, float]:
-        """The largest error of the merged weight against the exact one, absolute and relative to the largest change."""
-        raise NotImplementedError(f"{type(self).__name__} defines no merge_error")
-
-
-@dataclass
-class Swap:
-    """One change: at ``key`` of ``owner``, at ``path`` of the model, stands ``new`` where the base has ``old``."""
-
-    path: str
-    owner: Any
-    key: str | int
-    old: Any
-    new: Any
-
-    def put(self, value: Any) -> None:
-        if isinstance(self.owner, (list, dict)):
-            self.owner[self.key] = value  # type: ignore[index]
-        else:
-            setattr(self.owner, str(self.key), value)
-
-
-@dataclass
-class Applied:
-    """One method as it was applied: its configuration and its swaps, in their order."""
-
-    config: PeftConfig
-    swaps: list[Swap] = field(default_factory=list)
-
-    def put_in(self) -> None:
-        for s in self.swaps:
-            s.put(s.new)
-
-    def take_out(self) -> None:
-        for s in reversed(self.swaps):
-            s.put(s.old)
-
-
-@dataclass
-class Record:
-    """What was done to a base model, kept out of the walk over its parameters."""
-
-    trainable: list[tuple[Tensor, bool]]
-    adapters: dict[str, Applied] = field(default_factory=dict)
-    active: str = DEFAULT
-    merged: bool = False
-    disabled: bool = False
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """What merging cost in precision.
-
-    layers: by path, the largest error of a weight, absolute and relative to the largest change of its matrix.
-    output: the largest absolute change of an output, where a batch was given.
+    Raises TypeError for anything but a model, PeftError for a model that has a method already.
     """
 
-    layers: dict[str, tuple[float, float]]
-    output: float | None
-
-    @property
-    def absolute(self) -> float:
-        """The largest absolute error of a weight."""
-        return max((a for a, _ in self.layers.values()), default=0.0)
-
-    @property
-    def relative(self) -> float:
-        """The largest error of a weight relative to the largest change of its matrix."""
-        return max((r for _, r in self.layers.values()), default=0.0)
-
-
-class PeftModel(Module):
-    """A frozen base model and the adapters on it, one of them active; calls, ``loss`` and the like go to the base."""
-
     def __init__(self, base_model: Module):
+        given: Any = base_model
+        if not isinstance(given, Module):
+            what = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+            raise TypeError(
+                f"expected a model first, got {what}; make or load one, for example DecoderLM.from_pretrained(folder)"
+            )
+        if any(isinstance(m, PeftModel) or vars(m).get(HAS_METHOD) for _, m in base_model.named_modules()):
+            raise PeftError(
+                f"this {type(base_model).__name__} already has a method; call add_adapter or load_adapter of its "
+                "PeftModel for another adapter, or unload() to remove it"
+            )
         self.base_model = base_model
+        vars(base_model)[HAS_METHOD] = True
         self._record = Record([(p, p.requires_grad) for p in base_model.parameters()])
         base_model.requires_grad_(False)
 
@@ -126,6 +62,11 @@ class PeftModel(Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.base_model(*args, **kwargs)
+
+    def described(self) -> str:
+        state = ", merged" if self._record.merged else ", disabled" if self._record.disabled else ""
+        kinds = {name: adapter.config.peft_type for name, adapter in self._record.adapters.items()}
+        return f"({kinds[self.active_adapter]} {self.active_adapter!r}{state})" if kinds else ""
 
     @property
     def active_adapter(self) -> str:
@@ -174,7 +115,7 @@ class PeftModel(Module):
 
         Raises PeftError where the name is taken or the configuration does not fit; nothing is changed then.
         """
-        self._ready()
+        self.check_active()
         if adapter_name in self._record.adapters:
             raise PeftError(f"there is an adapter {adapter_name!r} already; delete it first, or choose another name")
         if not isinstance(config, PeftConfig):
@@ -231,7 +172,7 @@ class PeftModel(Module):
 
     def set_adapter(self, adapter_name: str) -> None:
         """Make another adapter the active one: its modules are swapped in, nothing is computed or copied."""
-        self._ready()
+        self.check_active()
         self._known(adapter_name)
         self._active.take_out()
         self._record.active = adapter_name
@@ -249,7 +190,8 @@ class PeftModel(Module):
             raise PeftError(f"there is no adapter {name!r}; there are {self.adapters}")
         return self._record.adapters[name]
 
-    def _ready(self) -> None:
+    def check_active(self) -> None:
+        """Raise PeftError if the adapter is merged or disabled, so that it can neither be trained nor changed."""
         if self._record.merged:
             raise PeftError("the adapter is merged; call unmerge_adapter() first")
         if self._record.disabled:
@@ -257,8 +199,11 @@ class PeftModel(Module):
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """The base model inside, to the bit; the adapter again afterwards."""
-        self._ready()
+        """Switch to the base model, to the bit; switch back to the adapter at the end.
+
+        This holds for the model, not for a thread: another thread that calls the model meanwhile gets the base too.
+        """
+        self.check_active()
         self._active.take_out()
         self._record.disabled = True
         try:
@@ -272,36 +217,55 @@ class PeftModel(Module):
         if self._record.adapters:
             self._active.take_out()
         self._record.adapters.clear()
-        self._record.merged = False
+        self._record.merged = None
         for p, flag in self._record.trainable:
             p.requires_grad_(flag)
+        vars(self.base_model).pop(HAS_METHOD, None)
         return self.base_model
 
     def merge_adapter(self, **batch: Any) -> MergeReport:
-        """Put plain layers with the change built in where the active adapter's stand, until `unmerge_adapter`.
+        """Replace the active adapter's layers by plain ones with the change built in, until `unmerge_adapter`.
 
-        The adapter and W₀ are kept, so unmerging gives the same bits, however often. batch: arguments of the model, to
-        report how far its output moves. Raises PeftError for a method that plain layers cannot compute.
+        The adapter and W₀ are kept, so unmerging gives the same bits, however often. Meanwhile nothing is trainable.
+        batch: arguments of the model, to report how far its output moves. Raises PeftError for a method that plain
+        layers cannot compute.
         """
-        self._ready()
+        self.check_active()
         self._check_mergeable()
         before = self._output(batch)
-        layers = {}
+        trainable = list(self.trained().values())
+        errors: dict[str, tuple[float, float]] = {}
+        layers: dict[str, Module] = {}
         for s in self._active.swaps:
             if isinstance(s.new, Mergeable):
-                layers[s.path] = s.new.merge_error()
-                s.put(s.new.merged())
-        self._record.merged = True
+                errors[s.path] = s.new.merge_error()
+                layers[s.path] = s.new.merged()
+                s.put(layers[s.path])
+        self.base_model.requires_grad_(False)
+        self._record.merged = Merged(layers, checksums(layers), trainable)
         after = self._output(batch)
-        return MergeReport(layers, None if before is None or after is None else float(np.abs(after - before).max()))
+        return MergeReport(errors, None if before is None or after is None else float(np.abs(after - before).max()))
 
     def unmerge_adapter(self) -> None:
-        """The adapter beside W₀ again, to the bit."""
-        if not self._record.merged:
+        """Put the adapter's layers back, next to W₀, to the bit.
+
+        Raises PeftError if a merged weight was changed in the meantime, because that change would be lost.
+        """
+        merged = self._record.merged
+        if merged is None:
             raise PeftError("the adapter is not merged")
-        self._record.merged = False
+        sums = checksums(merged.layers)
+        changed = [path for path, known in merged.checksums.items() if sums[path] != known]
+        if changed:
+            raise PeftError(
+                f"{len(changed)} merged weights were changed after merge_adapter(), the first at {changed[0]}; "
+                "unmerging would lose that. Keep the change with merge_and_unload(), or drop it with unload()"
+            )
+        self._record.merged = None
         for s in self._active.swaps:
             s.put(s.new)
+        for p in merged.trainable:
+            p.requires_grad_(True)
 
     def merge_and_unload(self) -> Module:
         """The base model with the active adapter's change built in and nothing around it; other adapters are forgotten.
@@ -314,6 +278,8 @@ class PeftModel(Module):
         copies = [s.new for s in self._active.swaps if isinstance(s.new, Tensor)]
         flags = {id(p): flag for p, flag in self._record.trainable}
         self._record.adapters.clear()
+        self._record.merged = None
+        vars(self.base_model).pop(HAS_METHOD, None)
         for p in self.base_model.parameters():
             p.requires_grad_(flags.get(id(p), True) or any(p is c for c in copies))
         return self.base_model
@@ -332,6 +298,8 @@ class PeftModel(Module):
     def to(self, target: Any) -> Self:
         """Move base and adapters, the active one and the others, and what they stand in for."""
         super().to(target)
+        if self._record.merged:
+            self._record.merged.checksums = checksums(self._record.merged.layers)
         for adapter in self._record.adapters.values():
             for s in adapter.swaps:
                 for part in (s.old, s.new):
@@ -343,6 +311,16 @@ class PeftModel(Module):
                         part.to(target)
         return self
 
+    def origin(self, tensor: Tensor) -> str | None:
+        """Return whose parameter a tensor is: "" for the base model's own, the name of an adapter, None for neither."""
+        if any(tensor is p for p, _ in self._record.trainable):
+            return ""
+        for name, adapter in self._record.adapters.items():
+            parts = (s.new.parameters() if isinstance(s.new, Module) else [s.new] for s in adapter.swaps)
+            if any(tensor is p for part in parts for p in part):
+                return name
+        return None
+
     def trained(self) -> dict[str, Tensor]:
         """The trainable parameters by their path in the base model."""
         return {name: p for name, p in self.base_model.named_parameters() if p.requires_grad}
@@ -351,6 +329,8 @@ class PeftModel(Module):
         """(trainable, all) numbers of parameters, each tensor counted once."""
         sizes = [(p.size, p.requires_grad) for p in self.parameters()]
         return sum(n for n, flag in sizes if flag), sum(n for n, _ in sizes)
+
+    get_nb_trainable_parameters = trainable_counts  # as it is called at Hugging Face
 
     def print_trainable_parameters(self) -> None:
         """Print how many parameters are trained, of how many."""
@@ -367,7 +347,7 @@ class PeftModel(Module):
         Hugging Face PEFT's files are written as well, if it has a form for the method and the model. Other files of the
         folder, such as the base model's, stay as they are. Raises FileError if the folder cannot be written.
         """
-        self._ready()
+        self.check_active()
         write_adapter(self, folder)
 
     def load_adapter(self, folder: str | Path, adapter_name: str, allow_zero: bool = False) -> None:
@@ -376,7 +356,7 @@ class PeftModel(Module):
         Raises PeftError for an adapter that was made for another base model, does not fit, or changes nothing since all
         of it is zero (allow_zero takes it), FileError for a broken file; nothing is changed then.
         """
-        self._ready()
+        self.check_active()
         if self._record.adapters:
             with self.disable_adapter():
                 config, tensors, checksum = read_adapter(self.base_model, folder)
@@ -399,21 +379,13 @@ class PeftModel(Module):
         cls, model: Module, folder: str | Path, adapter_name: str = DEFAULT, allow_zero: bool = False
     ) -> PeftModel:
         """Apply the adapter in ``folder`` to ``model``; raises as `load_adapter` does, with ``model`` as it was."""
-        peft = _wrapped(model)
+        peft = cls(model)
         try:
             peft.load_adapter(folder, adapter_name, allow_zero)
         except BaseException:
             peft.unload()
             raise
         return peft
-
-
-def _wrapped(model: Module) -> PeftModel:
-    if isinstance(model, PeftModel):
-        raise PeftError(
-            "this model has a method applied already; use add_adapter or load_adapter, or call unload() first"
-        )
-    return PeftModel(model)
 
 
 def get_peft_model(
@@ -424,10 +396,13 @@ def get_peft_model(
     The model's modules are swapped in place (``unload()`` puts them back); its weights are not touched.
     Raises PeftError where the configuration does not fit the model; the model is then as it was.
     """
-    peft = _wrapped(model)
+    peft = PeftModel(model)
     try:
         peft.add_adapter(adapter_name, config, rng)
     except BaseException:
         peft.unload()
         raise
     return peft
+
+
+__all__ = ["MergeReport", "Mergeable", "PeftModel", "Swap", "get_peft_model", "register_combination"]

@@ -38,7 +38,7 @@ def mixed_adapters(peft: PeftModel, names: Sequence[str]) -> Iterator[None]:
     The base's products are made once for the whole batch. Raises PeftError for adapters that are not LoRA on linear
     layers alone (heads, biases and embeddings belong to no single example).
     """
-    peft._ready()
+    peft.check_active()
     wanted = sorted(set(names) - {BASE})
     by_path: dict[str, dict[str, LoraLayer]] = {}
     owners: dict[str, Swap] = {}
@@ -83,7 +83,7 @@ def add_weighted_adapter(
         raise PeftError("svd_rank belongs to combination_type 'svd', and to it alone")
     if adapter_name in peft.adapters:
         raise PeftError(f"there is an adapter {adapter_name!r} already; delete it first, or choose another name")
-    peft._ready()
+    peft.check_active()
     swaps = [_lora_swaps(peft, a, "a weighted sum") for a in adapters]
     layers: dict[str, Layer] = {}
     for path in dict.fromkeys(path for each in swaps for path in each):
