@@ -167,13 +167,21 @@ class Tensor:
         flag = ", requires_grad=True" if self.requires_grad and not self.node else ""
         return f"Tensor({self.data!r}{made_by}{flag})"
 
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec else str(self), spec)
+
     __array_ufunc__ = None  # so that `array * tensor` asks the tensor
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         raise TypeError("a Tensor is not converted to an array silently; use tensor.data")
 
     def item(self) -> float:
-        """The single value as a Python number (from a GPU this waits for the device)."""
+        """Return the single value as a Python number (from a GPU this waits for the device)."""
+        if self.data.size != 1:
+            raise ValueError(f"expected a tensor of one number, got shape {self.shape}; use tensor.data for the array")
         return self.data.item()
 
     def detach(self) -> Tensor:

@@ -10,12 +10,14 @@ import numpy as np
 
 from minipeft.array import generator, to_numpy
 from minipeft.autograd import Tensor, no_grad
+from minipeft.models.arguments import takes_lists
 from minipeft.models.decoder import DecoderLM
 from minipeft.models.encoder_decoder import EncoderDecoder
 from minipeft.nn.module import Module
-from minipeft.nn.transformer import Cache, TextInput, new_cache
+from minipeft.nn.transformer import Cache, TextInput, checked_mask, new_cache
 
 
+@takes_lists
 def generate(
     model: Any,
     ids: np.ndarray,
@@ -29,7 +31,7 @@ def generate(
     pad: int | None = None,
     use_cache: bool = True,
 ) -> np.ndarray:
-    """Continue ids (B, T) by n tokens, n at most ``max_new_tokens``: (B, T + n).
+    """Continue ids (B, T) by n tokens, n at most ``max_new_tokens``: (B, T + n). Also a method of the models.
 
     From an encoder-decoder come the targets alone, (B, 1 + n), the start token first.
     mask (B, T): True for real tokens; pad on the left, so that every row goes on from its last token (an
@@ -61,8 +63,7 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """The tokens of `generate` one by one as they are made, (B,) each; arguments are checked at the call."""
     ids = np.asarray(ids)
-    mask = None if mask is None else np.asarray(mask, dtype=bool)
-    _check(model, ids, mask, max_new_tokens, eos, pad)
+    mask = _checked(model, ids, mask, max_new_tokens, eos, pad)
     _check_choice(temperature, top_k, top_p)
     draws = generator(rng)
     modules = [module for _, module in model.named_modules()]
@@ -177,15 +178,15 @@ def probabilities(
     return result
 
 
-def _check(
+def _checked(
     model: Any, ids: np.ndarray, mask: np.ndarray | None, max_new_tokens: int, eos: int | None, pad: int | None
-) -> None:
+) -> np.ndarray | None:
+    """Check the arguments of `stream` and return the mask as booleans."""
     if not (_has_encoder(model) or isinstance(getattr(model, "base_model", model), DecoderLM)):
         raise TypeError(f"generate needs a DecoderLM or an EncoderDecoder, got {type(model).__name__}")
     if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
         raise ValueError(f"generate: ids must be integers (B, T) with T at least 1, got {ids.dtype} {ids.shape}")
-    if mask is not None and mask.shape != ids.shape:
-        raise ValueError(f"generate: the mask must have the ids' shape {ids.shape}, got {mask.shape}")
+    mask = None if mask is None else checked_mask(mask, ids.shape)
     if mask is not None and not _has_encoder(model) and not mask[:, -1].all():
         raise ValueError("generate: a row ends in padding; pad on the left, so that the new tokens follow the text")
     if max_new_tokens < 1:
@@ -198,6 +199,7 @@ def _check(
         _check_room(model.decoder_input, 1, max_new_tokens)
     else:
         _check_room(model.input, ids.shape[1] if mask is None else int(mask.sum(axis=1).max()), max_new_tokens)
+    return mask
 
 
 def _check_room(entry: TextInput, n_tokens: int, n_new: int) -> None:
@@ -221,3 +223,13 @@ def _check_choice(temperature: float, top_k: int | None, top_p: float | None) ->
         raise ValueError(f"generate: top_k must be at least 1, got {top_k}")
     if top_p is not None and not 0.0 < top_p <= 1.0:
         raise ValueError(f"generate: top_p must lie in (0, 1], got {top_p}")
+
+
+def _install() -> None:
+    """Give ``generate`` to the models that can generate, as ops/operators.py gives operators to tensors."""
+    models: Any = DecoderLM, EncoderDecoder
+    for model in models:
+        model.generate = generate
+
+
+_install()

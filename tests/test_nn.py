@@ -72,7 +72,7 @@ def test_to_changes_the_type_of_parameters_and_constants():
     model.to("strict")
     assert type(model.table).__name__ == "StrictArray"
     model.to("cpu")
-    with pytest.raises(TypeError, match="floating-point"):
+    with pytest.raises(TypeError, match="float32 or float64"):
         model.to(np.int64)
 
 

@@ -20,7 +20,7 @@ FLOORS = [  # from the top of the picture to its foundation
     ("layers; files", ["nn", "files"]),
     ("operations", ["ops"]),
     ("the engine", ["autograd", "gradcheck"]),
-    ("NumPy or CuPy", ["array", "fused", "cuda", "buffers"]),
+    ("NumPy or CuPy", ["array", "fused", "cuda", "buffers", "hints"]),
 ]
 WIDTH, HEIGHT, LABEL, ROOM = 860, 62, 190, 118
 

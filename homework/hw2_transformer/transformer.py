@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import Array, array_module, device_of, to_device
+from minipeft.array import Array, array_module, device_of, is_array, to_device
 from minipeft.autograd import Tensor
 from minipeft.nn.attention import Angles, LayerCache, MultiHeadAttention
 from minipeft.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm, Seed, normal
@@ -167,16 +167,20 @@ class TextInput(SequenceInput):
 
         mask (B, T_all): boolean, True for real tokens, over the cached tokens and these; positions count real tokens,
         so padding on the left moves nothing. start: how many positions a cache holds already, the prompt's included.
-        Raises ValueError where the sequence is longer than the context.
+        Raises ValueError for ids or a mask of another shape, a mask of other numbers than 0 and 1, and a sequence that
+        is longer than the context.
         """
-        if ids.ndim != 2:
-            raise ValueError(f"ids must have shape (B, T), got {ids.shape}")
+        if getattr(ids, "ndim", None) != 2:
+            got = ids.shape if is_array(ids) else type(ids).__name__
+            raise ValueError(f"ids must be an array of token ids of shape (B, T), one row a text; got {got}")
         x = self.tokens(ids)  # (B, T, d)
         if start == 0:
             x = self.prompted(x)  # (B, P + T, d)
         T = x.shape[1]
         if mask is not None:
-            mask = padded_mask(mask, start + T)
+            prompt = T - ids.shape[1] if start == 0 else self.prompted(x[:, :0]).shape[1]
+            mask = checked_mask(mask, (len(ids), start + T - prompt))
+            mask = np.pad(mask, ((0, 0), (prompt, 0)), constant_values=True)
             positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -T:]
         else:
             positions = np.arange(start, start + T)
@@ -200,12 +204,23 @@ class TextInput(SequenceInput):
         return Inputs(x, None if mask is None else to_device(mask, device_of(x.data)), positions)
 
 
-def padded_mask(mask: np.ndarray, length: int) -> np.ndarray:
-    """mask (B, T) with True in front for the prompt's rows, up to ``length`` columns; ValueError if it is longer."""
-    mask = np.asarray(mask, dtype=bool)
-    if mask.ndim != 2 or mask.shape[1] > length:
-        raise ValueError(f"the mask must have shape (B, T) with T at most {length}, got {mask.shape}")
-    return np.pad(mask, ((0, 0), (length - mask.shape[1], 0)), constant_values=True)
+def checked_mask(mask: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Return ``mask`` as booleans, True for real tokens.
+
+    Raises ValueError for another shape, and for anything but booleans and whole numbers 0 and 1: in a mask that is
+    added to scores, 0 means the opposite.
+    """
+    mask = np.asarray(mask)
+    if mask.shape != shape:
+        raise ValueError(f"the mask must have one entry for each token, shape {shape}, got {mask.shape}")
+    whole = mask.dtype.kind in "biu"
+    if not whole or (mask.size and not 0 <= mask.min() <= mask.max() <= 1):
+        values = f" from {mask.min()} to {mask.max()}" if mask.size and mask.dtype.kind in "iuf" else ""
+        raise ValueError(
+            f"the mask must be boolean, or whole numbers 0 and 1, with True for real tokens; got {mask.dtype}{values}; "
+            "for a mask that is added to scores, give mask == 0"
+        )
+    return mask.astype(bool)
 
 
 class PatchInput(SequenceInput):

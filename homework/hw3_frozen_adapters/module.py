@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
-from typing import Any, Self
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from minipeft import hints
 from minipeft.array import Array, device_of, is_array, to_device
 from minipeft.autograd import Tensor
 
@@ -25,6 +27,22 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
+
+    if not TYPE_CHECKING:  # a type checker would believe in every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise hints.missing(self, name, hints.MODULE)
+
+    def __repr__(self) -> str:
+        head, *parts = _tree(self)
+        return "\n".join([f"{head} parameters" if any(p.size for p in self.parameters()) else head, *parts])
+
+    def described(self) -> str:
+        """Return what a printed model says of this module: its own tensors' shapes or, without any, its settings."""
+        shapes = [f"{name} {x.shape}" for name, x in vars(self).items() if isinstance(x, Tensor)]
+        plain = ((name, x) for name, x in vars(self).items() if isinstance(x, (int, float, str)))
+        settings = [f"{name}={x}" for name, x in plain if name != "training" and not name.startswith("_")]
+        return f"({', '.join(shapes or settings)})" if shapes or settings else ""
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module (named ``prefix``) and all below it, each once, with their paths."""
@@ -93,7 +111,8 @@ class Module:
     def to(self, target: Any) -> Self:
         """Move parameters and constants to a device ("cpu", "cuda"), or change the floating-point type, in place.
 
-        ``target``: a device name or a NumPy dtype such as numpy.float64. Gradients are forgotten.
+        ``target``: a device name, or float32 or float64 as a NumPy dtype or its name. Gradients are forgotten.
+        Raises TypeError for another type: the operations do not compute in half precision.
         """
         for p in self.parameters():
             p.data = _converted(p.data, target)
@@ -105,13 +124,15 @@ class Module:
         return self
 
 
+TYPES = ("float32", "float64")
+
+
 def _converted(x: Array, target: Any) -> Array:
-    if isinstance(target, str) and target not in ("float16", "float32", "float64"):
+    if isinstance(target, str) and target not in (*TYPES, "float16", "bfloat16"):
         return to_device(x, target)
-    dtype = np.dtype(target)
-    if dtype.kind != "f":
-        raise TypeError(f"to: expected a device name or a floating-point type, got {target!r}")
-    return x.astype(dtype) if x.dtype.kind == "f" else x
+    if target == "bfloat16" or np.dtype(target) not in TYPES:
+        raise TypeError(f"to: expected a device name, float32 or float64, got {target!r}")
+    return x.astype(target) if x.dtype.kind == "f" else x
 
 
 def _walk(path: str, value: Any) -> Iterator[tuple[str, Module | Tensor]]:
@@ -130,6 +151,33 @@ def _walk(path: str, value: Any) -> Iterator[tuple[str, Module | Tensor]]:
         return
     for name, child in items:
         yield from _walk(f"{path}.{name}" if path else str(name), child)
+
+
+def _tree(value: Any, indent: str = "  ") -> list[str]:
+    """Return the lines of a printed module, tensor, list or dict; equal neighbours in a list share theirs."""
+    if isinstance(value, Tensor):
+        return [f"Tensor {value.shape}{_counted([value])}"]
+    lines, inside = [""], value
+    if isinstance(value, Module):
+        lines = [f"{type(value).__name__}{value.described()}{_counted(value.parameters())}"]
+        inside = {name: x for name, x in vars(value).items() if not isinstance(x, Tensor)}  # tensors are in its line
+    items: Any = inside.items() if isinstance(inside, dict) else enumerate(inside)
+    parts = [(name, _tree(x, indent + "  ")) for name, x in items if any(_walk("", x))]
+    for _, group in itertools.groupby(parts, lambda part: part[1] if isinstance(value, (list, tuple)) else part):
+        run = list(group)
+        (name, (head, *rest)), n = run[0], len(run)
+        part = f"({name}): {head}" if n == 1 else f"({name}-{run[-1][0]}): {n} x {head}"
+        lines += [f"{indent}{part}".rstrip(), *rest]
+    return lines
+
+
+def _counted(tensors: Iterable[Tensor]) -> str:
+    """Return how many numbers the tensors have and how many of these are trainable; nothing for no tensors."""
+    sizes = [(p.size, p.requires_grad) for p in tensors]
+    total, trained = sum(n for n, _ in sizes), sum(n for n, flag in sizes if flag)
+    if 0 < trained < total:
+        return f": {trained:,} of {total:,} trainable"
+    return f": {total:,} {'trainable' if trained else 'frozen'}" if sizes else ""
 
 
 def _near(name: str, known: Any) -> str:

@@ -18,6 +18,7 @@ from minipeft.files.errors import FileError
 from minipeft.files.gguf import GGUF, read_gguf
 from minipeft.files.safetensors import read_safetensors, safetensors_header, write_safetensors
 from minipeft.files.sets import file_set
+from minipeft.models.arguments import takes_lists
 from minipeft.models.gguf import gguf_arrays, gguf_settings, gguf_sizes
 from minipeft.models.huggingface import Layout, Settings, checkpoint_files, read_checkpoint
 from minipeft.nn.attention import Angles, ScaledDotProduct
@@ -40,8 +41,15 @@ class Model(Module):
     tied_weights: ClassVar[tuple[str, ...]] = ()
     classes: ClassVar[dict[str, type[Model]]] = {}
 
+    labels_note: ClassVar[str] = ""  # what the labels of `loss` are, where Hugging Face's differ
+
     def __init_subclass__(cls) -> None:
         Model.classes[cls.__name__] = cls
+        own: Any = cls
+        if "forward" in vars(cls):
+            own.forward = takes_lists(own.forward)
+        if "loss" in vars(cls):
+            own.loss = takes_lists(own.loss, translate=False, note=cls.labels_note)
 
     def __init__(self, config: Any, rng: int | np.random.Generator = 0):
         raise NotImplementedError(f"{type(self).__name__} defines no __init__")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -76,6 +76,11 @@ class DecoderLM(Model):
 
     config_class = DecoderConfig
     tied_weights = ("input.tokens.weight", "lm_head.weight")
+    labels_note = "labels are not shifted here: labels[:, t] is the token after ids[:, t]"
+
+    if TYPE_CHECKING:  # generate.py gives it to the models that can generate
+
+        def generate(self, ids: np.ndarray, mask: np.ndarray | None = None, **options: Any) -> np.ndarray: ...
 
     def __init__(self, config: DecoderConfig, rng: int | np.random.Generator = 0):
         rng = generator(rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,6 +46,10 @@ class EncoderDecoder(Model):
 
     config_class = EncoderDecoderConfig
     tied_weights = ("encoder_input.tokens.weight", "decoder_input.tokens.weight", "lm_head.weight")
+
+    if TYPE_CHECKING:  # generate.py gives it to the models that can generate
+
+        def generate(self, ids: np.ndarray, mask: np.ndarray | None = None, **options: Any) -> np.ndarray: ...
 
     def __init__(self, config: EncoderDecoderConfig, rng: int | np.random.Generator = 0):
         rng = generator(rng)

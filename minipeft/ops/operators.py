@@ -6,6 +6,7 @@ from typing import Any
 
 import minipeft.ops.arithmetic as arithmetic
 import minipeft.ops.shape as shape
+from minipeft import hints
 from minipeft.autograd import Tensor
 from minipeft.ops.activation import tanh
 
@@ -27,3 +28,8 @@ def install() -> None:
         *(shape.reshape, shape.transpose, shape.swapaxes, tanh),
     ):
         setattr(T, function.__name__, function)
+    T.__getattr__ = _missing
+
+
+def _missing(tensor: Tensor, name: str) -> Any:
+    raise hints.missing(tensor, name, hints.TENSOR)
