@@ -219,17 +219,30 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half_written(llama, 
         (["--targets", "q_porj"], "q_porj"),
         (["--alpha", "nan"], "lora_alpha must be finite, got nan"),
         (["--alpha", "0"], "lora_alpha is 0, so that nothing would be changed"),
-        (["--length", "4000"], "has no window of 4000"),
+        (["--length", "4000"], "prose.txt is too short: its train part has"),
+        (["--data", "EMPTY"], "empty.txt is empty; expected a text to train on"),
+        (["--data", os.devnull], f"{os.devnull} is empty"),
         (["--lr", "1e30"], "the loss became nan"),
         (["--memory-budget", "9KiB"], "a memory budget of 9.0 KiB is below the smallest that works"),
     ],
 )
 def test_a_mistake_in_train_is_one_line_and_leaves_nothing(args, message, llama, text, tmp_path, capsys):
+    (tmp_path / "empty.txt").touch()
+    args = [str(tmp_path / "empty.txt") if a == "EMPTY" else a for a in args]
     with np.errstate(all="ignore"):
         assert trained(llama, text, tmp_path / "adapter", *args) == 2
     err = capsys.readouterr().err
     assert message in err.splitlines()[-1]
-    assert {f.name for f in tmp_path.iterdir()} == {"llama.gguf", "prose.txt"}
+    assert {f.name for f in tmp_path.iterdir()} == {"llama.gguf", "prose.txt", "empty.txt"}
+
+
+def test_a_budget_that_cannot_be_kept_is_told_before_the_text_is_read(llama, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(BytePairs, "encode", None)
+    monkeypatch.setattr("minipeft.lab.language.perplexity", None)
+    assert trained(llama, text, tmp_path / "adapter", "--memory-budget", "1") == 2
+    out = capsys.readouterr()
+    assert "a memory budget of 1 B is below the smallest that works" in out.err
+    assert out.out == ""
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_training(llama, text, tmp_path, capsys):

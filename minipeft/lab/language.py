@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from minipeft.accounting import Forecast, bytes_of
 from minipeft.autograd import no_grad
 from minipeft.data.austen import load_austen
 from minipeft.data.batches import LanguageModelBatches
@@ -69,6 +70,8 @@ def read_prose(source: str) -> Prose:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: expected the name austen, or a text file in UTF-8 ({error})") from error
+    if not text:
+        raise FileError(f"{path} is empty; expected a text to train on")
     a, b = len(text) * 8 // 10, len(text) * 9 // 10
     return Prose(path.name, text[:a], text[a:b], text[b:])
 
@@ -113,23 +116,35 @@ def finetune(
     progress: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[PeftModel, dict[str, Any]]:
-    """Train ``config`` on the prose; the model with the best adapter by validation, and the report.
+    """Train ``config`` on the prose; return the model with the best adapter by validation, and the report.
 
-    checkpoint: a folder, written at every evaluation and on Ctrl-C, that the next call with the same arguments goes on
-    from.
-    Raises ValueError for a text too short for a window, and what `fit` raises.
+    checkpoint: a folder, written at every evaluation and on Ctrl-C, from which the next call with the same arguments
+    goes on.
+
+    Raises ValueError for a text too short for a window and for a memory budget that is too small, before any work, and
+    what `fit` raises.
     """
+    peft = get_peft_model(model, config, rng=plan.seed)  # first: a configuration that does not fit is told at once
+    optimizer = AdamW(peft, lr=CosineSchedule(plan.lr, plan.steps, warmup=plan.steps // 10))
+    if plan.memory_budget is not None:
+        ids = np.zeros((plan.batch_size, plan.length), dtype=np.int64)
+        forecast = Forecast(peft, optimizer, {"ids": ids, "labels": ids}, plan.shards)
+        forecast.at_once(plan.batch_size, bytes_of(plan.memory_budget))
     parts = {part: np.array(encode(getattr(prose, part))) for part in ("train", "validation", "test")}
+    for part, tokens in parts.items():
+        needed = plan.length + 1 if part == "train" else 2
+        if len(tokens) < needed:
+            raise ValueError(
+                f"{prose.name} is too short: its {part} part has {len(tokens)} tokens, expected at least {needed}"
+            )
     batches = LanguageModelBatches(parts["train"], plan.batch_size, plan.length, plan.seed)
     validation = windows(parts["validation"], plan.length, plan.judge_tokens)
     test = windows(parts["test"], plan.length, plan.judge_tokens)
-    peft = get_peft_model(model, config, rng=plan.seed)  # first: a configuration that does not fit is told at once
     trained, total = peft.trainable_counts()
     say(f"{config.peft_type}: {trained:,} of {total:,} parameters are trained, on {len(parts['train']):,} tokens")
     with peft.disable_adapter():
         before = {"validation": perplexity(peft, validation), "test": perplexity(peft, test)}
     say(f"base: perplexity {before['validation']:.2f} on validation, {before['test']:.2f} on test")
-    optimizer = AdamW(peft, lr=CosineSchedule(plan.lr, plan.steps, warmup=plan.steps // 10))
     start = time.perf_counter()
     history = fit(
         peft,
