@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from minipeft.cli import main
 from minipeft.files import FileError
 from minipeft.lab import compare as lab
 from minipeft.lab.tasks import TASKS, Budget
@@ -50,6 +52,37 @@ def test_a_method_that_diverges_everywhere_is_said(task):
     rows = [row("full", 0.1, 1, 0.5)] + [row("probe", lr, 1, None) for lr in (0.1, 0.2, 0.4)]
     with pytest.raises(TrainingError, match="probe diverged at every learning rate"):
         lab.best_rates(task, rows)
+
+
+def blas_threads():
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_the_pretraining_is_announced_has_a_bar_and_uses_one_thread(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def prepare(folder, progress):
+        seen.append((blas_threads(), progress))
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(TASKS, "digits", dataclasses.replace(TASKS["digits"], prepare=prepare))
+    monkeypatch.chdir(tmp_path)
+    with threadpool_limits(2):
+        assert main(["compare"]) == 130
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1] == "pretraining the base model, once for all runs"
+        assert main(["compare", "--json"]) == 130
+        assert capsys.readouterr().out == ""
+    assert seen == [({1}, True), ({1}, False)]
+
+
+@pytest.mark.parametrize("task", ["digits", "text"])
+def test_a_pretraining_shows_its_steps(task, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("minipeft.lab.tasks.fit", lambda *args, progress, **kwargs: shown.append(progress))
+    for progress in (True, False):
+        TASKS[task].prepare(tmp_path / str(progress), progress)
+    assert shown == [True, False]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +154,7 @@ def test_the_table_marks_a_rate_at_the_edge():
     assert json.dumps(base)
 
 
-def nothing_written(folder):
+def nothing_written(folder, progress):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from minipeft.cli import main
 from minipeft.files import FileError
@@ -82,6 +83,21 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_prepared(
     with pytest.raises(FileError, match="file is a file; name a folder"):
         runner.run(experiment, "quick", tmp_path / "file", perform_all=perform_toy([]), progress=False)
     assert not prepared
+
+
+def test_what_the_runs_share_is_announced_and_made_with_one_thread(tmp_path):
+    said, threads = [], []
+
+    def prepare(mode, folder):
+        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+
+    shared = dataclasses.replace(TOY, prepare=prepare)
+    with threadpool_limits(2):
+        for _ in range(2):
+            runner.run(shared, "quick", tmp_path, perform_all=perform_toy([]), progress=False, say=said.append)
+        runner.run(TOY, "quick", tmp_path / "toy", perform_all=perform_toy([]), progress=False, say=said.append)
+    assert said == ["toy: pretraining the base model, once for all runs"]
+    assert set(threads) == {1}
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])

@@ -189,6 +189,18 @@ def test_its_links_lead_somewhere(path):
             assert (FOLDER / target.partition("#")[0]).exists(), target
 
 
+def test_the_tour_leads_to_every_other_notebook():
+    linked = set(re.findall(r"\]\(([0-9]{2}_[^)#]+)", prose(read(FOLDER / "00_tour.ipynb"))))
+    assert linked == {p.name for p in FOLDER.glob("[0-9]*.ipynb")} - {"00_tour.ipynb"}
+
+
+def test_jupyter_is_started_where_the_links_of_the_notebooks_work():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    commands = [c for page in pages for c in re.findall(r"jupyter lab[^`\n]*", page.read_text(encoding="utf-8"))]
+    assert commands
+    assert set(commands) == {"jupyter lab"}
+
+
 def test_what_would_be_found():
     assert second_definitions(ast.parse("class LoRALinear(Function): pass")) == ["LoRALinear"]
     assert second_definitions(ast.parse("class Mine(mp.peft.PeftConfig): pass")) == ["Mine"]
@@ -300,3 +312,13 @@ def test_the_slider_redraws_for_the_value_that_was_chosen(monkeypatch):
 def test_no_widget_is_loaded_to_import_the_helpers():
     command = [sys.executable, "-c", "import sys, minipeft.lab.notebook; print('ipywidgets' in sys.modules)"]
     assert subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == "False"
+
+
+def test_the_helpers_give_blas_one_thread():
+    code = (
+        "import numpy, minipeft.lab.notebook, threadpoolctl\n"
+        "print({p['num_threads'] for p in threadpoolctl.threadpool_info() if p['user_api'] == 'blas'})"
+    )
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "{1}\n"

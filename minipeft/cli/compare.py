@@ -54,10 +54,14 @@ def _compare(args: argparse.Namespace) -> int:
     out = args.out or Path("minipeft-compare") / (args.task + ("-quick" if args.quick else ""))
     use_device(args)
     check_output("--out", out)
-    if not args.json:
-        print(f"{task.name}: {task.story}", flush=True)
+
+    def say(line: str) -> None:
+        if not args.json:
+            print(line, flush=True)
+
+    say(f"{task.name}: {task.story}")
     budget = lab.quick(task.budget) if args.quick else None
-    result = lab.compare(args.task, out, budget, args.jobs, args.fresh, not args.json, args.device)
+    result = lab.compare(args.task, out, budget, args.jobs, args.fresh, not args.json, args.device, say)
     figures = plots.draw_comparison(task, result["rows"], out / "compare")
     write_text(out / "compare.json", json.dumps(result, indent=2) + "\n")
     if args.json:

@@ -55,13 +55,20 @@ def _lab(args: argparse.Namespace) -> int:
         raise UserError(f"--reasons {args.reasons}: there is no such file")
     reasons = {} if args.reasons is None else report.read_reasons(args.reasons)
     mode = "full" if args.full else "quick"
+
+    def say(line: str) -> None:
+        if not args.json:
+            print(line, flush=True)
+
     sections = []
     try:
         for name in runner.NAMES if args.name == "all" else (args.name,):
             experiment = runner.load(name)
             if experiment.draw is not None:
                 from minipeft.lab import plots  # noqa: F401  # missed now, not after the runs
-            rows = runner.run(experiment, mode, args.out, args.jobs, args.cluster, args.fresh, progress=not args.json)
+            rows = runner.run(
+                experiment, mode, args.out, args.jobs, args.cluster, args.fresh, progress=not args.json, say=say
+            )
             sections.append(report.section(experiment, mode, rows, where, reasons.get(name, "")))
             if not args.json:
                 print("\n\n".join(map(report.text, sections[-1].tables)))

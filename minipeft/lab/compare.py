@@ -19,6 +19,7 @@ from typing import Any
 from minipeft import accounting
 from minipeft.files.atomic import check_writable, new_folder
 from minipeft.files.log import append_row, read_rows
+from minipeft.lab.runner import one_blas_thread
 from minipeft.lab.tasks import TASKS, Budget, Round, Task
 from minipeft.nn.module import Module
 from minipeft.optim import AdamW, LinearSchedule
@@ -189,8 +190,12 @@ def compare(
     fresh: bool = False,
     progress: bool = True,
     device: str = "cpu",
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run the comparison of task ``name``; finished runs are kept in ``out``, by device, and not run again.
+
+    progress: show bars if stderr is a terminal.
+    say: receives a line before the base model is pretrained.
 
     Raises FileError, before the first run, if ``out`` cannot be written.
     Returns {"task", "rows": one a method, "runs": number run now, "reused": number taken from before}.
@@ -201,8 +206,10 @@ def compare(
     log = RunLog(out / "runs.jsonl", mark, fresh)
     folder = out / f"pretrained-{fingerprint(replace(task, budget=TASKS[name].budget))}"
     if not folder.exists():
-        with new_folder(folder) as part:
-            task.prepare(part)
+        if task.pretrains:
+            say("pretraining the base model, once for all runs")
+        with new_folder(folder) as part, one_blas_thread():
+            task.prepare(part, progress)
     tuned = log.complete(tuning_runs(task), folder, jobs, "learning rates", progress, device)
     rates = best_rates(task, tuned)
     finals = log.complete(final_runs(task, rates), folder, jobs, "seeds", progress, device)

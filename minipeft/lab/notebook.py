@@ -1,6 +1,7 @@
 """What the notebooks draw and show with: the library's source, matrices, the way back of a gradient, sliders.
 
-Pictures are PNGs without a date or a version inside, so that the same cell gives the same bytes.
+Pictures are PNGs without a date or a version inside, so that the same cell gives the same bytes. Importing this module
+gives BLAS one thread: the arrays of the notebooks are small, and threads would wait for each other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,15 @@ from minipeft.lab.plots import STYLE, few_colours, plt
 
 STATIC = "MINIPEFT_STATIC"  # set: every slider is a row of pictures
 TRAINED, FROZEN, HIDDEN = "#f2b266", "#cfd8dc", "0.88"
+
+
+def _one_blas_thread() -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+
+
+_one_blas_thread()
 
 
 class Source(str):

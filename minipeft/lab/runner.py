@@ -10,6 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from minipeft.files.atomic import check_writable, new_folder
 from minipeft.files.log import append_row, read_rows
 from minipeft.files.names import unknown_name
-from minipeft.lab.experiment import Config, Experiment, Row
+from minipeft.lab.experiment import Config, Experiment, Row, no_preparation
 
 NAMES = (  # in the order of the lecture
     *("few_shot", "adapters", "sizes", "intrinsic_dimension", "latency", "which_weights", "rank", "low_data"),
@@ -77,12 +78,17 @@ def _row(entry: Mapping[str, Any]) -> Row:
     return {**entry["config"], **entry["result"], "seconds": entry["seconds"]}
 
 
-def perform(name: str, config: Config, folder: str) -> dict[str, Any]:
-    """One run, in this process: the entry for the log."""
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Give BLAS one thread inside the block: for small arrays more threads only wait for each other."""
     from threadpoolctl import threadpool_limits
 
+    return threadpool_limits(1)
+
+
+def perform(name: str, config: Config, folder: str) -> dict[str, Any]:
+    """Return the entry for the log of one run, made in this process."""
     start = time.perf_counter()
-    with threadpool_limits(1):
+    with one_blas_thread():
         result = dict(load(name).run(config, Path(folder)))
     seconds = round(time.perf_counter() - start, 3)
     return {"config": config, "result": result, "seconds": seconds, "versions": versions()}
@@ -132,11 +138,15 @@ def run(
     fresh: bool = False,
     progress: bool = True,
     perform_all: Callable[..., Results] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
-    """Every row of an experiment, in the order of its runs; those in the log of ``out`` are not run again.
+    """Return every row of an experiment, in the order of its runs; those in the log of ``out`` are not run again.
 
-    out: a folder; the log is ``out/NAME-MODE.jsonl``, what the runs share is in ``out/NAME-MODE-base``. perform_all: in
-    place of the processes here (for tests). Raises FileError, before the first run, if the folder cannot be written.
+    out: a folder; the log is ``out/NAME-MODE.jsonl``, what the runs share is in ``out/NAME-MODE-base``.
+    perform_all: replaces the processes here (for tests).
+    say: receives a line before the model that the runs share is pretrained.
+
+    Raises FileError, before the first run, if the folder cannot be written.
     """
     from tqdm import tqdm
 
@@ -145,7 +155,9 @@ def run(
     check_writable(out)
     log = Log(log_path, fresh)
     if not base.is_dir():
-        with new_folder(base) as part:
+        if experiment.prepare is not no_preparation:
+            say(f"{experiment.name}: pretraining the base model, once for all runs")
+        with new_folder(base) as part, one_blas_thread():
             experiment.prepare(mode, part)
     quiet = None if progress else True  # None: a bar on a terminal alone
     while True:

@@ -59,7 +59,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Task:
-    """A task by name: how to prepare it (once), how to draw a round from it, what is measured, and the methods."""
+    """A task by name: how to prepare it (once), how to draw a round from it, what is measured, and the methods.
+
+    prepare(folder, progress): make or fetch the pretrained model; pretrains: whether that takes long.
+    """
 
     name: str
     story: str
@@ -68,8 +71,9 @@ class Task:
     higher_is_better: bool
     methods: dict[str, PeftConfig | None]
     budget: Budget
-    prepare: Callable[[Path], None]
+    prepare: Callable[[Path, bool], None]
     draw: Callable[[Path, int], Round]
+    pretrains: bool = True
 
 
 def digits_methods() -> dict[str, PeftConfig | None]:
@@ -95,13 +99,13 @@ def _digit_splits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return images[source], labels[source], images[~source], labels[~source] - 5
 
 
-def prepare_digits(folder: Path) -> None:
+def prepare_digits(folder: Path, progress: bool = False) -> None:
     """Pre-train the ViT on the digits 0 to 4."""
     images, labels, _, _ = _digit_splits()
     model = ViT(DIGITS, rng=0)
     batches = Batches({"images": images, "labels": labels}, batch_size=64, seed=0)
     steps = 15 * len(batches)
-    fit(model, batches, AdamW(model, lr=CosineSchedule(2e-3, steps, warmup=20)), steps=steps, progress=False)
+    fit(model, batches, AdamW(model, lr=CosineSchedule(2e-3, steps, warmup=20)), steps=steps, progress=progress)
     model.save_pretrained(folder)
 
 
@@ -133,12 +137,12 @@ def draw_digits(folder: Path, seed: int) -> Round:
 TEXT = {"d_model": 96, "n_layers": 4, "n_heads": 4, "context": 96}
 
 
-def prepare_text(folder: Path) -> None:
+def prepare_text(folder: Path, progress: bool = False) -> None:
     """Pre-train a character model on Python's documentation."""
     tokenizer, prose, _ = characters()
     model = DecoderLM(DecoderConfig.gpt2(vocab_size=tokenizer.vocab_size, **TEXT), rng=0)
     batches = LanguageModelBatches(prose, batch_size=16, length=64, seed=0)
-    fit(model, batches, AdamW(model, lr=CosineSchedule(3e-3, 600, warmup=30)), steps=600, progress=False)
+    fit(model, batches, AdamW(model, lr=CosineSchedule(3e-3, 600, warmup=30)), steps=600, progress=progress)
     model.save_pretrained(folder)
 
 
@@ -158,10 +162,10 @@ def draw_text(folder: Path, seed: int) -> Round:
     return Round(model, LanguageModelBatches(parts["train"].reshape(-1), 16, 64, seed=seed), evaluate)
 
 
-def prepare_sentiment(folder: Path) -> None:
+def prepare_sentiment(folder: Path, progress: bool = False) -> None:
     """Get MiniLM's weights and the labelled sentences, unless they are in the cache."""
-    fetch("minilm")
-    fetch("sentiment")
+    fetch("minilm", progress=progress)
+    fetch("sentiment", progress=progress)
 
 
 def draw_sentiment(folder: Path, seed: int) -> Round:
@@ -224,5 +228,6 @@ TASKS = {
         Budget((2e-5, 1e-4, 5e-4, 2e-3, 1e-2, 5e-2), (101,), (0, 1, 2), 75),
         prepare_sentiment,
         draw_sentiment,
+        pretrains=False,
     ),
 }
