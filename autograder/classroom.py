@@ -64,7 +64,8 @@ class Outcome:
         counts = f"{len(scores)} graded + {len(turned_down)} refused + {len(self.skipped)} skipped"
         mean = f"; mean {sum(scores) / len(scores):.1f} of {points:g}" if scores else ""
         lines = [f"{len(self.records) + len(self.skipped)} entries = {counts}{mean}"]
-        reasons = [r["note"] if r["file"] in r["note"] else f"{r['file']}: {r['note']}" for r in turned_down]
+        why = ((r["file"], r["note"]) for r in turned_down)
+        reasons = [note if note.startswith(f"'{file}'") else f"{file}: {note}" for file, note in why]
         lines += shortened("refused, with 0 points:", reasons)
         lines += shortened("skipped, not submissions:", self.skipped)
         lines += shortened("no longer handed in, so their pages were removed:", self.removed)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import sys
 import zipfile
 
@@ -99,7 +100,7 @@ def test_every_kind_of_entry_is_graded_or_refused_with_its_reason(tmp_path, one_
     (made / "heidi" / "lora.py").write_text("def (")
     (made / "ivan").symlink_to("heidi")
     (made / "judy.zip").write_text("no zip")
-    (made / "empty").mkdir()
+    (made / "has").mkdir()
     (made / "Thumbs.db").touch()
     done = graded(made, LORA, tmp_path / "out")
     found = {r["file"]: r for r in rows(tmp_path / "out")}
@@ -110,13 +111,15 @@ def test_every_kind_of_entry_is_graded_or_refused_with_its_reason(tmp_path, one_
         "grace.txt": "is neither a zip nor lora.py",
         "ivan": "is a link, which is not followed",
         "judy.zip": "is not a zip, or it is damaged",
-        "empty": "expected lora.py; it has no files",
+        "has": "expected lora.py; it has no files",  # a name that the sentence has, too
     }
     assert set(found) == {p.name for p in made.iterdir()} - {"Thumbs.db"}
     for file, r in found.items():
         assert r["status"] == ("refused" if file in refused else "graded")
         assert refused.get(file, "lora.py, line 1 is not valid Python") in r["note"]
         assert r["name"] == file.partition(".")[0]
+    for file in refused:
+        assert re.search(rf"\n  '?{re.escape(file)}('|:) ", done.summary(40.0))
     assert "17 entries = 9 graded + 7 refused + 1 skipped" in done.summary(40.0)
 
 
