@@ -257,7 +257,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_training(llama, text
     assert trained(llama, text, tmp_path / "new" / "deep" / "adapter") == 0
     out = capsys.readouterr().out
     assert re.search(r"base: perplexity [\d.]+ on validation, [\d.]+ on test\n", out)
-    assert re.search(r"\n6 steps, judged 1 times, in \d+ s; the best: step 6\nadapted: perplexity [\d.]+ on", out)
+    assert re.search(r"\n6 steps, 1 evaluations, in \d+ s; best step: 6\nadapted: perplexity [\d.]+ on", out)
 
 
 def test_train_within_a_memory_budget_takes_fewer_windows_at_once(llama, text, tmp_path, capsys):
@@ -330,7 +330,7 @@ def test_ctrl_c_keeps_what_was_reached_and_the_same_command_goes_on_to_the_same_
     step = json.loads(reached.read_text())["step"]
     done = subprocess.run([*command, "--out", str(cut)], env=env, check=True, capture_output=True, text=True)
     assert done.stdout.startswith(f"going on from {cut}/minipeft_unfinished (--fresh starts over)\n")
-    assert f" s from step {step} on; the best" in done.stdout
+    assert f" s from step {step} on; best step" in done.stdout
     for name in ("minipeft_model.safetensors", "adapter_model.safetensors"):
         (a, about_a), (b, about_b) = read_safetensors(cut / name), read_safetensors(whole / name)
         assert about_a == about_b

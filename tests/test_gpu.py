@@ -163,7 +163,7 @@ def test_a_missing_gpu_is_one_line_and_nothing_is_begun(command, llama, tmp_path
     for more, message in (
         (["--device", "cuda"], 'device "cuda" needs CuPy 14 or newer; install it'),
         (["--device", "tpu"], "--device: unknown device 'tpu'; expected one of"),
-        (["--tf32"], "--tf32: TF32 is a GPU's; give --device cuda too"),
+        (["--tf32"], "--tf32: TF32 needs a GPU; add --device cuda"),
     ):
         assert main([str(llama) if a == "MODEL" else a for a in command] + more) == 2
         err = capsys.readouterr().err

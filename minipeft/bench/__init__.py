@@ -25,19 +25,18 @@ class Part(NamedTuple):
 
 
 BENCHES = {
-    "step": "a training step, LoRA and full, beside PyTorch eager + PEFT (needs the extra [parity])",
-    "hips": "the same at the teaching size beside HIPS autograd (needs [parity])",
-    "profile": "where a LoRA step at GPT-2 small's shape spends its time, by operation, beside the floor",
-    "buffers": "a training step in memory that it takes again, beside one in new memory each time",
+    "step": "a training step, LoRA and full, compared with PyTorch eager + PEFT (needs the extra [parity])",
+    "hips": "the same at the teaching size, compared with HIPS autograd (needs [parity])",
+    "profile": "where a LoRA step at GPT-2 small's shape spends its time, by operation, and its lower bound",
+    "buffers": "a training step that reuses memory, compared with one that takes new memory",
     "memory": "peak memory of a training step, each side in its own process (needs [parity])",
-    "forward": "SmolLM2's forward and cached generation beside transformers' (needs [parity])",
-    "memory_saving": "checkpointing and blockwise attention: memory and time beside the default",
-    "scaling": "time for each counted FLOP over widths and lengths; the top K layers beside all",
-    "latency": "a forward pass with merged LoRA, AdapterL and AdapterH, batch by length",
-    "gpu": "a training step beside PyTorch eager + PEFT on one GPU, TF32 off and on (needs [parity] and [gpu])",
-    "swap": "switching, disabling, merging and loading adapters, beside a forward pass",
+    "forward": "SmolLM2's forward and cached generation, compared with transformers (needs [parity])",
+    "memory_saving": "checkpointing and blockwise attention: memory and time, compared with the default",
+    "scaling": "time per counted FLOP over widths and lengths; the top K layers compared with all",
+    "latency": "a forward pass with merged LoRA, AdapterL and AdapterH, by batch and length",
+    "gpu": "a training step compared with PyTorch eager + PEFT on one GPU, TF32 off and on (needs [parity] and [gpu])",
+    "swap": "switching, disabling, merging and loading adapters, compared with a forward pass",
 }
-
 
 NUMBER = len("1.23e-05")  # characters of the longest float
 

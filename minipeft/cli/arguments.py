@@ -78,7 +78,7 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def positive(text: str, least: int = 1) -> int:
-    """A whole number of at least 1, for argparse."""
+    """Parse a whole number of at least ``least``, for argparse."""
     try:
         value = int(text)
     except ValueError:
@@ -89,12 +89,12 @@ def positive(text: str, least: int = 1) -> int:
 
 
 def natural(text: str) -> int:
-    """A whole number of at least 0, for argparse."""
+    """Parse a whole number of at least 0, for argparse."""
     return positive(text, 0)
 
 
 def memory_size(text: str) -> str:
-    """A size in bytes with a unit or without, for argparse."""
+    """Check a size in bytes, with or without a unit, for argparse."""
     from minipeft.accounting import bytes_of
 
     try:
@@ -105,7 +105,7 @@ def memory_size(text: str) -> str:
 
 
 def positive_number(text: str) -> float:
-    """A finite number above 0, for argparse."""
+    """Parse a finite number above 0, for argparse."""
     try:
         value = float(text)
     except ValueError:
@@ -116,31 +116,36 @@ def positive_number(text: str) -> float:
 
 
 def default_jobs() -> int:
-    """One run for each core that this process may use."""
+    """Return the number of cores that this process may use, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, 8))
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default="smollm2", metavar="NAME", help="a fetched name or a GGUF file (default: %(default)s)"
+        "--model",
+        default="smollm2",
+        metavar="NAME",
+        help="a GGUF file, or a name from `minipeft fetch` (default: %(default)s)",
     )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), or cuda for a GPU by CuPy")
-    parser.add_argument("--tf32", action="store_true", help="on a GPU, products of float32 rounded to TF32: faster")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), or cuda for a GPU with CuPy")
+    parser.add_argument(
+        "--tf32", action="store_true", help="on a GPU: multiply float32 matrices in TF32, faster and less precise"
+    )
 
 
 def use_device(args: argparse.Namespace) -> None:
-    """Make --device and --tf32 ready before anything else is done; UserError for what cannot be had."""
+    """Check --device and apply --tf32, before any work; raise UserError if that is not possible."""
     from minipeft.array import backend_named
     from minipeft.cuda import NoGpuError, allow_tf32
 
     try:
         backend_named(args.device)
         if args.tf32 and args.device == "cpu":
-            raise ValueError("TF32 is a GPU's; give --device cuda too")
+            raise ValueError("TF32 needs a GPU; add --device cuda")
         if args.tf32:
             allow_tf32()
     except ValueError as error:
@@ -150,7 +155,7 @@ def use_device(args: argparse.Namespace) -> None:
 
 
 def load_model(name: str) -> tuple[Any, Any]:
-    """Return a decoder and its tokenizer, from a file or folder, or by a name that can be fetched."""
+    """Return a decoder and its tokenizer, from a GGUF file or by a name that can be fetched."""
     from minipeft.data import BytePairs
     from minipeft.data.fetch import fetch
     from minipeft.data.resources import RESOURCES
@@ -161,8 +166,8 @@ def load_model(name: str) -> tuple[Any, Any]:
         models = [r.name for r in RESOURCES.values() if r.generates]
         if name in RESOURCES and name not in models:
             raise UserError(
-                f"--model {name}: {RESOURCES[name].summary}; it cannot generate text. Expected a GGUF file, a model's "
-                f"folder, or one of: {', '.join(models)}"
+                f"--model {name}: {RESOURCES[name].summary}; it cannot generate text. Expected a GGUF file, "
+                f"or one of: {', '.join(models)}"
             )
         if name not in models:
             guess = close_to(name, models) or f"; there are: {', '.join(models)}"
@@ -197,7 +202,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def installed(module: str) -> str | None:
-    """The version of an optional package, without importing it; None where it is not installed."""
+    """Return the version of an optional package without importing it; None if it is not installed."""
     from importlib.metadata import packages_distributions, version
 
     names = packages_distributions().get(module)

@@ -23,11 +23,11 @@ def add_bench(commands: Subparsers) -> None:
     bench = commands.add_parser(
         "bench",
         help="measure speed and memory",
-        description="Run a measurement and print its table: ratios taken in turn, medians of several.",
+        description="Run a benchmark and print its table. Both sides are timed in turn; ratios are medians.",
     )
-    bench.add_argument("name", nargs="?", metavar="NAME", help="which; without it, what there is")
-    bench.add_argument("--quick", action="store_true", help="small sizes, few repeats: only to see that it works")
-    bench.add_argument("--json", action="store_true", help="print the rows as JSON, at the end")
+    bench.add_argument("name", nargs="?", metavar="NAME", help="the benchmark; without a name, list them")
+    bench.add_argument("--quick", action="store_true", help="use small sizes and few repeats, to check that it works")
+    bench.add_argument("--json", action="store_true", help="print JSON at the end instead of the table")
     bench.set_defaults(run=partial(run_bench, bench))
 
 

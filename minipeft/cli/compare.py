@@ -23,17 +23,26 @@ def add_compare(commands: Subparsers) -> None:
     """Add the command to the parser."""
     compare = commands.add_parser(
         "compare",
-        help="every method on one task, side by side",
-        description="Adapt a pretrained Transformer with every method and show what each trains, reaches and costs.",
-        epilog="Finished runs are kept in the --out folder; the same command takes them up again.",
+        help="compare every method on one task",
+        description="Adapt a pretrained Transformer with every method. Show how many parameters each trains, how well "
+        "it does, and what it costs.",
+        epilog="Finished runs are kept in the --out folder. Run the same command again to resume.",
     )
-    compare.add_argument("--task", default="digits", help="digits (default), text or sentiment")
-    compare.add_argument("--out", type=Path, help="folder of the results (default: minipeft-compare/TASK)")
-    compare.add_argument("--jobs", type=positive, default=default_jobs(), help="runs at a time (default: %(default)s)")
+    compare.add_argument("--task", default="digits", help="the task: digits (default), text or sentiment")
+    compare.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where to write the results (default: minipeft-compare/TASK)"
+    )
+    compare.add_argument(
+        "--jobs",
+        type=positive,
+        default=default_jobs(),
+        metavar="N",
+        help="how many runs at the same time (default: %(default)s)",
+    )
     add_device(compare)
-    compare.add_argument("--quick", action="store_true", help="a few steps only, to see that all works")
-    compare.add_argument("--fresh", action="store_true", help="forget the finished runs in the --out folder")
-    compare.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    compare.add_argument("--quick", action="store_true", help="take a few steps only, to check that everything works")
+    compare.add_argument("--fresh", action="store_true", help="discard the finished runs in the --out folder")
+    compare.add_argument("--json", action="store_true", help="print JSON instead of the table")
     compare.set_defaults(run=run_compare)
 
 

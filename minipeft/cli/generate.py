@@ -27,19 +27,35 @@ def add_generate(commands: Subparsers) -> None:
     generate = commands.add_parser(
         "generate",
         help="continue a text with a language model",
-        description="Continue a text, token by token, as a decoder of real weights does.",
+        description="Continue a text with a language model, token by token.",
     )
     generate.takes_text = True
-    generate.add_argument("prompt", metavar="TEXT", help="the text to go on from")
+    generate.add_argument("prompt", metavar="TEXT", help="the text to continue")
     add_model(generate)
     add_device(generate)
-    generate.add_argument("--adapter", type=Path, metavar="FOLDER", help="an adapter that `minipeft train` saved")
-    generate.add_argument("--max-new-tokens", type=positive, default=40, metavar="N", help="default: %(default)s")
-    generate.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the likeliest token")
-    generate.add_argument("--top-k", type=positive, metavar="K", help="draw from the K likeliest tokens")
-    generate.add_argument("--top-p", type=float, metavar="P", help="draw from the smallest set of probability P")
-    generate.add_argument("--seed", type=natural, default=0, help="of the draws (default: %(default)s)")
-    generate.add_argument("--chat", action="store_true", help="ask as a user asks, by the model's chat template")
+    generate.add_argument("--adapter", type=Path, metavar="FOLDER", help="use an adapter saved by `minipeft train`")
+    generate.add_argument(
+        "--max-new-tokens",
+        type=positive,
+        default=40,
+        metavar="N",
+        help="how many tokens at most (default: %(default)s)",
+    )
+    generate.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 (default): always the likeliest token; above 0: sample at this temperature",
+    )
+    generate.add_argument("--top-k", type=positive, metavar="K", help="sample from the K likeliest tokens only")
+    generate.add_argument(
+        "--top-p", type=float, metavar="P", help="sample from the smallest set of tokens with probability P only"
+    )
+    generate.add_argument("--seed", type=natural, default=0, help="seed for sampling (default: %(default)s)")
+    generate.add_argument(
+        "--chat", action="store_true", help="treat TEXT as a user's message, in the model's chat template"
+    )
     generate.add_argument("--json", action="store_true", help="print JSON")
     generate.set_defaults(run=run_generate)
 
@@ -64,7 +80,7 @@ def run_generate(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f"--chat: {error}") from error
     if not ids:
-        raise UserError("the text is empty; give it at least one character to go on from")
+        raise UserError("the text is empty; expected at least one character")
     start = time.perf_counter()
     new: list[int] = []
     text = ""

@@ -10,7 +10,9 @@ from minipeft.cli.arguments import Subparsers, default_jobs, installed
 
 def add_info(commands: Subparsers) -> None:
     """Add the command to the parser."""
-    info = commands.add_parser("info", help="versions, threads and cache", description="Show what minipeft runs on.")
+    info = commands.add_parser(
+        "info", help="show versions, threads and the cache", description="Show what minipeft runs on."
+    )
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=run_info)
 
@@ -43,7 +45,7 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def gpu_facts() -> str | None:
-    """The GPU in one line: name, memory, what CuPy's pool uses, TF32; why there is none, or None without CuPy."""
+    """Describe the GPU in one line: name, memory, use of CuPy's pool, TF32. Without one say why; without CuPy, None."""
     from minipeft import cuda
     from minipeft.accounting import readable_bytes
 

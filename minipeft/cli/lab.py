@@ -15,23 +15,45 @@ def add_lab(commands: Subparsers) -> None:
     """Add the command to the parser."""
     lab = commands.add_parser(
         "lab",
-        help="the lecture's experiments",
-        description="Run an experiment of the lecture, print its tables and verdicts, and write a report.",
-        epilog="Finished runs are kept in the --out folder; the same command takes them up again.",
+        help="run the lecture's experiments",
+        description="Run an experiment of the lecture, print its tables and conclusions, and write a report.",
+        epilog="Finished runs are kept in the --out folder. Run the same command again to resume.",
     )
-    lab.add_argument("name", nargs="?", metavar="NAME", help="which one, or all; without it, what there is")
+    lab.add_argument("name", nargs="?", metavar="NAME", help="the experiment, or all; without a name, list them")
     size = lab.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="about a minute; its figures mean little (the default)")
-    size.add_argument("--full", action="store_true", help="the real study: minutes to hours")
-    lab.add_argument(
-        "--out", type=Path, default=Path("minipeft-lab"), help="folder of the results (default: %(default)s)"
+    size.add_argument(
+        "--quick", action="store_true", help="a small version of about a minute, whose numbers mean little (default)"
     )
-    lab.add_argument("--report", type=Path, help="folder of the report and its figures (default: that of --out)")
-    lab.add_argument("--reasons", type=Path, help="a Markdown file with paragraphs under ## NAME, for the report")
-    lab.add_argument("--jobs", type=positive, default=default_jobs(), help="runs at a time (default: %(default)s)")
-    lab.add_argument("--cluster", metavar="ADDRESS", help="send the runs to the Dask scheduler there")
-    lab.add_argument("--fresh", action="store_true", help="forget the finished runs in the --out folder")
-    lab.add_argument("--json", action="store_true", help="print rows and verdicts as JSON")
+    size.add_argument("--full", action="store_true", help="the full study, which takes minutes to hours")
+    lab.add_argument(
+        "--out",
+        type=Path,
+        default=Path("minipeft-lab"),
+        metavar="FOLDER",
+        help="where to write the results (default: %(default)s)",
+    )
+    lab.add_argument(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write the report and its figures (default: the --out folder)",
+    )
+    lab.add_argument(
+        "--reasons",
+        type=Path,
+        metavar="FILE",
+        help="a Markdown file with remarks for the report, under a heading ## NAME each",
+    )
+    lab.add_argument(
+        "--jobs",
+        type=positive,
+        default=default_jobs(),
+        metavar="N",
+        help="how many runs at the same time (default: %(default)s)",
+    )
+    lab.add_argument("--cluster", metavar="ADDRESS", help="run on the Dask cluster whose scheduler has this address")
+    lab.add_argument("--fresh", action="store_true", help="discard the finished runs in the --out folder")
+    lab.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     lab.set_defaults(run=partial(run_lab, lab))
 
 

@@ -31,40 +31,55 @@ def add_train(commands: Subparsers) -> None:
     train = commands.add_parser(
         "train",
         help="fine-tune a language model on prose",
-        description="Fine-tune a language model on prose with LoRA, or with the method of a configuration file.",
-        epilog="Ctrl-C keeps what was reached; the same command goes on from it.",
+        description="Fine-tune a language model on prose, with LoRA or the method of a configuration file.",
+        epilog="Ctrl-C saves a checkpoint; run the same command again to resume.",
     )
     add_model(train)
     add_device(train)
-    train.add_argument("--data", default="austen", metavar="TEXT", help="austen (default) or a text file in UTF-8")
-    train.add_argument("--out", type=Path, metavar="FOLDER", help="of the adapter (default: minipeft-train/TEXT)")
-    train.add_argument("--r", type=positive, default=8, help="LoRA's rank (default: %(default)s)")
-    train.add_argument("--alpha", type=float, help="LoRA's alpha (default: twice the rank)")
-    train.add_argument("--dropout", type=float, default=0.0, help="on LoRA's path (default: %(default)s)")
     train.add_argument(
-        "--targets", default="all-linear", metavar="NAMES", help="q_proj,v_proj or so (default: %(default)s)"
+        "--data", default="austen", metavar="TEXT", help="the text: austen (default), or a file in UTF-8"
     )
-    train.add_argument("--config", type=Path, metavar="FILE", help="another method: a minipeft_config.json")
-    train.add_argument("--steps", type=positive, default=100, help="default: %(default)s")
-    train.add_argument("--batch-size", type=positive, default=4, metavar="B", help="windows (default: %(default)s)")
-    train.add_argument("--length", type=positive, default=128, metavar="T", help="of a window (default: %(default)s)")
+    train.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where to save the adapter (default: minipeft-train/TEXT)"
+    )
+    train.add_argument("--r", type=positive, default=8, help="rank of LoRA (default: %(default)s)")
+    train.add_argument("--alpha", type=float, help="scaling of LoRA is ALPHA / R (default: twice the rank)")
+    train.add_argument("--dropout", type=float, default=0.0, help="dropout in front of LoRA (default: %(default)s)")
+    train.add_argument(
+        "--targets",
+        default="all-linear",
+        metavar="NAMES",
+        help="layers that get LoRA, such as q_proj,v_proj (default: %(default)s)",
+    )
+    train.add_argument("--config", type=Path, metavar="FILE", help="use another method, from a minipeft_config.json")
+    train.add_argument(
+        "--steps", type=positive, default=100, metavar="N", help="how many training steps (default: %(default)s)"
+    )
+    train.add_argument(
+        "--batch-size", type=positive, default=4, metavar="B", help="windows of text in a batch (default: %(default)s)"
+    )
+    train.add_argument(
+        "--length", type=positive, default=128, metavar="T", help="tokens in a window (default: %(default)s)"
+    )
     train.add_argument(
         "--memory-budget",
         type=memory_size,
         metavar="SIZE",
-        help="that a step may take, such as 1GiB: a batch that needs more is worked in parts, gradients added up",
+        help="memory for a training step, such as 1GiB; a batch that needs more is split, and the gradients are added",
     )
     train.add_argument(
         "--shards",
         type=positive,
         metavar="N",
-        help="parts of a batch worked side by side, a thread each; the losses differ in the last digits with their "
-        "number (default: one for each core, at most one a window; 1 on a GPU)",
+        help="split a batch over N threads; the last digits of the losses depend on N (default: one for each core, "
+        "at most B; on a GPU 1)",
     )
-    train.add_argument("--lr", type=positive_number, default=1e-3, help="the peak rate (default: %(default)s)")
-    train.add_argument("--seed", type=natural, default=0, help="of windows and weights (default: %(default)s)")
+    train.add_argument("--lr", type=positive_number, default=1e-3, help="peak learning rate (default: %(default)s)")
+    train.add_argument(
+        "--seed", type=natural, default=0, help="seed for the windows and the initial weights (default: %(default)s)"
+    )
     train.add_argument("--fresh", action="store_true", help="start over, and replace the adapter in the --out folder")
-    train.add_argument("--json", action="store_true", help="print the report as JSON")
+    train.add_argument("--json", action="store_true", help="print JSON instead of text")
     train.set_defaults(run=run_train)
 
 
@@ -122,7 +137,7 @@ def run_train(args: argparse.Namespace) -> int:
     after = report["perplexity_after"]
     judged, best, since = len(report["evaluations"]), report["best_step"], report["resumed_at"]
     took = f"in {report['seconds']:.0f} s" + (f" from step {since} on" if since else "")
-    say(f"{args.steps} steps, judged {judged} times, {took}; the best: step {best}")
+    say(f"{args.steps} steps, {judged} evaluations, {took}; best step: {best}")
     if report["at_once"] is not None:
         say(f"within {args.memory_budget}: {report['at_once']} of {args.batch_size} windows at once")
     say(f"adapted: perplexity {after['validation']:.2f} on validation, {after['test']:.2f} on test")
