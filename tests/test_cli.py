@@ -71,7 +71,7 @@ def test_a_mistyped_command_line_is_one_line_and_exit_code_2(args, message, caps
         (["train", "--model", "smolm2", "--data", __file__], "no downloadable model of that name; did you mean"),
         (
             ["generate", "--model", "minilm", "hi"],
-            "it cannot generate text. Expected a GGUF file, or one of: smollm2 folder, or ",
+            "it cannot generate text. Expected a GGUF file, or one of: smollm2",
         ),
         (["fetch", "minilm", "--from", "no-such-file.whl"], "no-such-file.whl: there is no such file"),
     ],
