@@ -22,8 +22,6 @@ from typing import Any
 
 from autograder import report
 from autograder.classpage import page
-from autograder.client import sweep
-from autograder.confine import PR_SET_PDEATHSIG
 from autograder.confinement import LOCAL, Confinement
 from autograder.entries import Entry, digest, entries
 from autograder.export import ClassError
@@ -33,6 +31,10 @@ from autograder.homework import HOMEWORK, ROOT, Homework, load_homework
 from autograder.intake import IntakeError, take
 from autograder.results import clean, notes, refused, results
 from autograder.similarity import fingerprints, regions
+from autograder.workspace import remove_stale
+
+if sys.platform != "win32":
+    import fcntl
 
 DEADLINE = 300.0  # seconds for one submission
 GRADED, REFUSED = "graded", "refused"
@@ -165,6 +167,8 @@ def by_processes(todo: Sequence[Entry], rules: Rules, jobs: int) -> Finished:
 def end_with(parent: int) -> None:
     """End this process, a grader, when its parent ends, however that happens."""
     if sys.platform == "linux":
+        from autograder.confine import PR_SET_PDEATHSIG
+
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -203,20 +207,17 @@ def alone(out: Path) -> Iterator[None]:
     """Hold the folder of grades inside the block. Raises ClassError if another grade-all holds it."""
     if sys.platform == "win32":
         yield
-        return
-    import fcntl
-
-    folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    else:
+        folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ClassError(
-                f"another grade-all is writing in {out}: wait for its end, or choose another --out"
-            ) from None
-        yield
-    finally:
-        os.close(folder)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = f"another grade-all is writing in {out}: wait for its end, or choose another --out"
+                raise ClassError(text) from None
+            yield
+        finally:
+            os.close(folder)
 
 
 def grade_all(
@@ -272,7 +273,7 @@ def grade_all(
                 for entry, done in finished:
                     book.keep(done, keys[entry.id])
                     bar.update(1)
-        sweep()  # what graders left that were killed
+        remove_stale()  # what graders left that were killed
         records = [book.records[e.id] for e in found]
         write_text(out / TABLE, table(homework, records))
         write_text(out / INDEX, page(homework, records, skipped))

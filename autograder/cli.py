@@ -274,8 +274,11 @@ def run_grade(args: argparse.Namespace) -> int:
 def run_grade_all(args: argparse.Namespace) -> int:
     """grade-all: a class."""
     from autograder.classroom import grade_all
+    from autograder.confinement import require_linux
     from autograder.export import ClassError
 
+    if not args.trust:
+        require_linux()
     homework = load_homework(args.homework)
     if not args.deadline > 0:
         raise UserError(f"--deadline must be a number of seconds above 0, got {args.deadline}")
@@ -362,6 +365,9 @@ def run_handout(args: argparse.Namespace) -> int:
 
 def run_selftest(args: argparse.Namespace) -> int:
     """selftest: the kill matrix."""
+    from autograder.confinement import require_linux
+
+    require_linux()
     if args.attacks:
         tried = part("attacks.run")
         names, configurations = args.attack or [], args.configuration or []

@@ -5,7 +5,8 @@ another user (as root); no new privileges; Landlock, which leaves Python, NumPy,
 to read; a seccomp filter, which leaves the system calls that computing needs. There is no way back from any of them.
 Nothing can be written to disk, no process started, no socket opened, no signal sent.
 
-Linux alone; the calls go through ctypes, for x86-64 and aarch64. The worker has this file: it imports nothing of ours.
+Linux only; the calls go through ctypes, for x86-64 and aarch64. The worker has this file, so it imports nothing else of
+the autograder.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import ctypes
 import importlib
 import os
 import platform
+import resource
 import struct
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-if sys.platform == "linux":
-    import resource
+assert sys.platform == "linux"
 
 LAYERS = ("uid", "limits", "seccomp", "landlock")
 
@@ -91,27 +92,24 @@ def enter(settings: Mapping[str, Any], keep: Sequence[int]) -> dict[str, Any]:
         module, _, attribute = name.partition(":")
         with contextlib.suppress(ImportError):  # this Python was built without it
             getattr(importlib.import_module(module), attribute or "__name__", None)  # some load their parts late
-    layers: dict[str, Any] = dict.fromkeys(LAYERS, "no: this is not Linux")
-    if sys.platform == "linux":
-        close_all_but(keep)
-        libc = ctypes.CDLL(None, use_errno=True)
-        threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
-        if threads != 1:
-            raise ConfineError(f"{threads} threads are running already: set OMP_NUM_THREADS=1")
-        layers["limits"] = _tried(limit, settings["limits"])
-        ruleset, version = -1, "no: left out"
-        if settings["landlock"]:
-            ruleset, version = landlock_ruleset(libc, settings["read"])
-        layers["uid"] = (
-            _tried(become, settings["uid"]) if settings["uid"] is not None else "no: not asked for, or not root"
-        )
-        _prctl(libc, PR_SET_DUMPABLE, 0)
-        _prctl(libc, PR_SET_PDEATHSIG, SIGKILL)
-        if os.getppid() != settings["parent"]:
-            raise ConfineError("whoever started this worker is gone")
-        _prctl(libc, PR_SET_NO_NEW_PRIVS, 1)
-        layers["landlock"] = version if ruleset < 0 else _tried(landlock, libc, ruleset, version)
-        layers["seccomp"] = _tried(seccomp, libc)
+    layers: dict[str, Any] = dict.fromkeys(LAYERS, "no")
+    close_all_but(keep)
+    libc = ctypes.CDLL(None, use_errno=True)
+    threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+    if threads != 1:
+        raise ConfineError(f"{threads} threads are running already: set OMP_NUM_THREADS=1")
+    layers["limits"] = _tried(limit, settings["limits"])
+    ruleset, version = -1, "no: left out"
+    if settings["landlock"]:
+        ruleset, version = landlock_ruleset(libc, settings["read"])
+    layers["uid"] = _tried(become, settings["uid"]) if settings["uid"] is not None else "no: not asked for, or not root"
+    _prctl(libc, PR_SET_DUMPABLE, 0)
+    _prctl(libc, PR_SET_PDEATHSIG, SIGKILL)
+    if os.getppid() != settings["parent"]:
+        raise ConfineError("whoever started this worker is gone")
+    _prctl(libc, PR_SET_NO_NEW_PRIVS, 1)
+    layers["landlock"] = version if ruleset < 0 else _tried(landlock, libc, ruleset, version)
+    layers["seccomp"] = _tried(seccomp, libc)
     if not any(all(_is_there(layers[name]) for name in together) for together in settings["must"]):
         wanted = " or ".join(" and ".join(together) for together in settings["must"])
         raise ConfineError(f"expected {wanted}; got {', '.join(f'{k} {v}' for k, v in layers.items())}")

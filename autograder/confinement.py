@@ -9,12 +9,11 @@ from __future__ import annotations
 import ast
 import contextlib
 import ctypes
-import grp
 import importlib.util
 import os
-import pwd
 import random
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -29,6 +28,10 @@ from typing import Any
 import numpy as np
 
 from autograder.homework import ROOT
+
+if sys.platform == "linux":
+    import grp
+    import pwd
 
 GRADESCOPE = (("uid", "seccomp"),)
 LOCAL = (("uid", "seccomp"), ("landlock", "seccomp"))
@@ -52,6 +55,20 @@ class ConfinementError(RuntimeError):
     """Submissions cannot be kept apart here; the message says what is missing and what to do."""
 
 
+def require_linux() -> None:
+    """Raise ConfinementError if this is not Linux: nothing else keeps the programs of others apart."""
+    if sys.platform != "linux":
+        raise ConfinementError(
+            f"grading needs Linux, which confines the programs that it runs; this is {sys.platform}. Grade on Linux or "
+            "in a Linux container, or use `grade --trust` for a program that you would run yourself"
+        )
+
+
+def is_root() -> bool:
+    """Return whether this process may become any other user."""
+    return sys.platform != "win32" and os.geteuid() == 0
+
+
 class Confinement:
     """How workers are confined; see `autograder.confine` for what they do to themselves.
 
@@ -69,13 +86,9 @@ class Confinement:
         memory: int | None = None,
         private: Sequence[Path] = (ROOT,),
     ):
-        if sys.platform != "linux":
-            raise ConfinementError(
-                f"programs of others cannot be confined on {sys.platform}: grade on Linux, or with --trust what you "
-                "would run yourself"
-            )
+        require_linux()
         self.must = [list(together) for together in must]
-        self.uid = uid and os.geteuid() == 0
+        self.uid = uid and is_root()
         self.landlock = landlock
         self.memory = memory or max(LEAST_MEMORY, min(MEMORY, container_memory() // 2))
         self._leases: dict[int, socket.socket] = {}
@@ -99,7 +112,7 @@ class Confinement:
                 raise ConfinementError(f"{path} lies where no other user can read: set TMPDIR to a folder as /tmp is")
         uid = self._lease() if self.uid else None
         if uid is not None:
-            os.chown(folder, 0, uid)
+            shutil.chown(folder, 0, uid)
             folder.chmod(0o750)
         package = Path(np.__file__).resolve().parent
         python = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")] + [package]
@@ -130,24 +143,33 @@ class Confinement:
         """A user number that no account, no process and no other grader on this machine has."""
         for _ in range(1000):
             uid = random.SystemRandom().choice(UIDS)
-            with contextlib.suppress(KeyError):
-                pwd.getpwuid(uid)
-                continue
-            with contextlib.suppress(KeyError):
-                grp.getgrgid(uid)
-                continue
-            claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                claim.bind(f"\0minipeft-grading-{uid}")  # gone with this process, however it ends
-            except OSError:
-                claim.close()
-                continue
-            if not list(processes_of(uid)):
+            claim = claimed(uid)
+            if claim is not None:
                 self._leases[uid] = claim
                 self.used.add(uid)
                 return uid
-            claim.close()
         raise ConfinementError(f"no free user number from {UIDS.start} to {UIDS.stop - 1}")
+
+
+def claimed(uid: int) -> socket.socket | None:
+    """Claim a user number until the socket is closed; None if an account, a process or another grader has it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(KeyError):
+            pwd.getpwuid(uid)
+            return None
+        with contextlib.suppress(KeyError):
+            grp.getgrgid(uid)
+            return None
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            claim.bind(f"\0minipeft-grading-{uid}")  # gone with this process, however it ends
+        except OSError:
+            claim.close()
+            return None
+        if not list(processes_of(uid)):
+            return claim
+        claim.close()
+    return None
 
 
 def landlock_version() -> int:
@@ -160,7 +182,7 @@ def container_memory() -> int:
     """Bytes that the container of this process may use; a large number where nothing says."""
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
-            return int(Path(name).read_text())
+            return int(Path(name).read_text("ascii"))
     return 1 << 62
 
 
@@ -215,7 +237,8 @@ def purge(uid: int, seconds: float = 10.0) -> None:
         for pid, zombie in processes_of(uid):
             alive += not zombie
             with contextlib.suppress(ChildProcessError):  # orphans are ours, since we are their reaper
-                os.waitpid(pid, os.WNOHANG)
+                if sys.platform == "linux":
+                    os.waitpid(pid, os.WNOHANG)
                 ours += 1
         if not alive and not ours:
             return

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from autograder.cases import Case
@@ -61,14 +60,13 @@ def grade(
     deadline: float | None = None,
     progress: Callable[[Graded], None] | None = None,
     answers: Callable[[str], Sequence[tuple[Case, Outputs]]] | None = None,
-    shared: Path | None = None,
 ) -> Graded:
     """Grade a submission on the cases of ``seed``.
 
     problems: the ids to grade, all by default. confinement: see `autograder.confinement`; None only for one's own
     program. deadline: seconds for the whole, after which what is left counts as not run. progress: called after every
     problem. answers: by problem, the cases with what is right, in place of those of ``seed`` and the library's answers:
-    for a handout, whose library has none. shared: a folder that `client.lay_out` filled, for many submissions in a row.
+    for a handout, whose library has none.
     ConfinementError where a worker cannot be confined as it must be.
     """
     begun = time.monotonic()
@@ -79,7 +77,7 @@ def grade(
         for module, (text, line) in submission.errors.items()
     }
     chosen = [homework.problem(p) for p in problems] if problems is not None else list(homework.problems)
-    with Session(homework, confinement, deadline, shared) as session:
+    with Session(homework, confinement, deadline) as session:
         sources, failed = load(session, homework, submission.sources)
         broken.update({module: one.failure for module, one in failed.items()})
         done.unloaded = list(dict.fromkeys(failed.values()))

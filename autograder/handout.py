@@ -97,7 +97,7 @@ def _copy(source: Path, out: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+    path.write_text(text, "utf-8", newline="\n")
 
 
 def pyproject(homework: Homework) -> str:

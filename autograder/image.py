@@ -111,7 +111,7 @@ def installs(pin: str, python: str) -> bool | None:
         command += ["--python-version", python, "--implementation", "cp", "--target", folder]
         command += [word for platform in PLATFORMS for word in ("--platform", platform)]
         try:
-            asked = subprocess.run([*command, pin], capture_output=True, text=True, timeout=PATIENCE)
+            asked = subprocess.run([*command, pin], capture_output=True, encoding="utf-8", timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             return None
     if asked.returncode == 0:

@@ -6,6 +6,7 @@ grade_sources(homework, mutated(mutant), seed)   {problem: Verdict}
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -58,20 +59,20 @@ class OutOfTime(BaseException):
 @contextmanager
 def processor_time(seconds: float) -> Iterator[None]:
     """Raise OutOfTime inside after that many seconds of this process (in the main thread, where the platform can)."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
-        return
+    else:
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise OutOfTime
+        def stop(number: int, frame: FrameType | None) -> None:
+            raise OutOfTime
 
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
-        signal.signal(signal.SIGPROF, before)
+        before = signal.signal(signal.SIGPROF, stop)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
+            signal.signal(signal.SIGPROF, before)
 
 
 def run_case(library: Library | Patched, homework: str, case: Case) -> Outputs | Raised:

@@ -360,8 +360,10 @@ def decoded(data: bytes, name: str) -> str:
 
 PARSE_SECONDS = 5  # of processor time: how busy the machine is must not decide what is Python
 PARSE = f"""
-import json, resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, ({PARSE_SECONDS}, {PARSE_SECONDS}))
+import json, sys
+if sys.platform != "win32":
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, ({PARSE_SECONDS}, {PARSE_SECONDS}))
 try:
     compile(sys.stdin.buffer.read().decode(), "file", "exec", dont_inherit=True)
 except SyntaxError as error:
@@ -380,9 +382,9 @@ def readable(text: str, name: str) -> None:
         tried = subprocess.run(command, input=text.encode(), capture_output=True, timeout=PARSE_PATIENCE)
     except subprocess.TimeoutExpired:
         raise SyntaxError("reading it takes too long", (name, 0, 0, "")) from None
-    if tried.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if sys.platform != "win32" and tried.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise SyntaxError("reading it takes too long", (name, 0, 0, ""))
-    if tried.returncode < 0:
+    if tried.returncode not in (0, 1):  # a signal, or an error code of Windows
         raise SyntaxError("it is nested too deeply", (name, 0, 0, ""))
     try:
         ast.parse(text, name)

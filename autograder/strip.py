@@ -145,7 +145,7 @@ def write_stubs(homework: Homework) -> list[str]:
     texts = stubs(homework)
     changed = drift(homework)
     for name in changed:
-        (homework.folder / name).write_text(texts[name], "utf-8")
+        (homework.folder / name).write_text(texts[name], "utf-8", newline="\n")
     return changed
 
 

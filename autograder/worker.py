@@ -1,28 +1,22 @@
-"""The worker: the process that runs a submission. It holds no case, no expected value and no seed.
+"""The worker: the process that runs a submission. It has no case, no expected value and no seed.
 
-    python -I -S -B worker.py REQUESTS REPLIES PATH...
-
-REQUESTS and REPLIES are descriptors, PATH folders for ``sys.path``. The first frame says which modules of the library
-are the student's and how to be confined; every further one is a call of a driver. Each gets exactly one reply: the
-outputs, copied at once to plain arrays, or the exception with the line in the student's file. What the submission
-prints goes elsewhere and is never read as an answer.
+`entry` starts it. The first frame tells which modules of the library are the student's and how to be confined; every
+further one is a call of a driver. Each gets exactly one reply: the outputs, copied at once to plain arrays, or the
+exception with the line in the student's file.
 """
 
 from __future__ import annotations
-
-import os
-import sys
-
-if __name__ == "__main__":
-    sys.path[:0] = sys.argv[3:]
 
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
+import queue
+import sys
+import threading
 import traceback
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -102,12 +96,35 @@ def call(mp: Any, drivers: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     return outputs
 
 
+def received(requests: int) -> Iterator[Any]:
+    """Yield the messages until there are no more."""
+    while (message := read_frame(requests)) is not None:
+        yield message
+
+
+def watched(requests: int) -> Iterator[Any]:
+    """Yield the messages, read by a thread that ends the process once the grader is gone, even out of a loop."""
+    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            for message in received(requests):
+                messages.put(message)
+        finally:
+            os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield messages.get()
+
+
 def serve(requests: int, replies: int) -> None:
-    """Answer until there are no more requests. The first answer is given before anything of the student's is loaded."""
+    """Answer until there are no more requests. The first reply is given before anything of the student's is loaded."""
     start = read_frame(requests)
     files: dict[str, str] = start["files"]
     layers: dict[str, Any] = {}
-    if start["confine"] is not None:
+    confined = start["confine"] is not None
+    if confined:
         confine = importlib.import_module("autograder.confine")
         try:
             layers = confine.enter(start["confine"], keep=(requests, replies))
@@ -117,7 +134,7 @@ def serve(requests: int, replies: int) -> None:
     write_all(replies, encode({"id": 0, "layers": layers}))
     sys.meta_path.insert(0, StudentModules(files))
     mp = drivers = None
-    while (request := read_frame(requests)) is not None:
+    for request in received(requests) if confined else watched(requests):  # Linux itself ends a confined worker
         try:
             if "import" in request:
                 mp = importlib.import_module(PACKAGE)
@@ -133,8 +150,3 @@ def serve(requests: int, replies: int) -> None:
         except BaseException as error:
             reply = encode({"id": request["id"], "raised": raised(error, files)})
         write_all(replies, reply)
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    serve(int(sys.argv[1]), int(sys.argv[2]))

@@ -16,9 +16,12 @@ import os
 import platform
 import resource
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+assert sys.platform == "linux"
 
 from autograder.confine import (
     ALLOW,
@@ -92,7 +95,7 @@ def contain(places: Sequence[Path] = ()) -> None:
     OSError and ConfineError where it cannot be done.
     """
     for place in places:
-        place.write_text(str(os.getpid()))
+        place.write_text(str(os.getpid()), "ascii")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     libc = ctypes.CDLL(None, use_errno=True)
     machine = platform.machine()
@@ -128,7 +131,7 @@ def cell() -> Iterator[list[Path]]:
             group = Path(tempfile.mkdtemp(prefix="minipeft-cell-", dir=folder))
             made.append(group)
             for name, value in values.items():
-                (group / name).write_text(value)
+                (group / name).write_text(value, "ascii")
     try:
         yield [group / "cgroup.procs" for group in made]
     finally:

@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+assert sys.platform == "linux"
+
 from autograder import report
 from autograder.attacks import ATTACKS, DEFENCES, ELSEWHERE, Attack
 from autograder.attacks.container import MEMORY, cell, contain
-from autograder.confinement import GRADESCOPE, LEAST_MEMORY, UIDS, Confinement, processes_of
+from autograder.confinement import GRADESCOPE, LEAST_MEMORY, UIDS, Confinement, is_root, processes_of
 from autograder.grade import grade
 from autograder.homework import ROOT, load_homework
 from autograder.intake import IntakeError, take
@@ -79,9 +81,9 @@ def attempt(attack: Attack, settings: Mapping[str, Any]) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="minipeft-attack-") as name:
         place = Path(name)
         place.chmod(0o755)
-        (place / "secret").write_text(secret)
+        (place / "secret").write_text(secret, "utf-8")
         (place / "secret").chmod(0o600)
-        (place / "results.json").write_text("{}")
+        (place / "results.json").write_text("{}", "utf-8")
         (place / "results.json").chmod(0o600)
         (place / "open").mkdir()
         (place / "open").chmod(0o777)
@@ -98,11 +100,11 @@ def attempt(attack: Attack, settings: Mapping[str, Any]) -> Outcome:
         outcome.seconds = round(time.monotonic() - begun, 2)
         if outcome.seconds > BOUND:
             outcome.wrong.append(f"it took {outcome.seconds} s")
-        if (place / "results.json").read_text() != "{}":
+        if (place / "results.json").read_text("utf-8") != "{}":
             outcome.wrong.append("the results file was written")
         if list((place / "open").iterdir()):
             outcome.wrong.append(f"files are left: {sorted(p.name for p in (place / 'open').iterdir())[:3]}")
-        if (place / "secret").read_text() != secret:
+        if (place / "secret").read_text("utf-8") != secret:
             outcome.wrong.append("the secret file was written")
         if new := _left(confinement.used) - before:
             outcome.wrong.append(f"files are left: {sorted(new)[:3]}")
@@ -139,7 +141,7 @@ def _left(uids: Collection[int]) -> set[str]:
     kernel = set()
     for kind in ("shm", "msg", "sem"):
         with contextlib.suppress(OSError):
-            head, *rows = Path("/proc/sysvipc", kind).read_text().splitlines()
+            head, *rows = Path("/proc/sysvipc", kind).read_text("utf-8").splitlines()
             places = [head.split().index(column) for column in ("uid", "cuid")]
             kernel |= {f"{kind} {r.split()[1]}" for r in rows if {int(r.split()[i]) for i in places} & set(uids)}
     return kernel | {
@@ -174,7 +176,7 @@ def elsewhere(attack: Attack, configuration: str, source: Path) -> Outcome:
     with cell() if configuration == CONTAINER else contextlib.nullcontext() as places:
         less = None if places is None else lambda: contain(places)
         ran = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=source, env=environment, preexec_fn=less
+            command, capture_output=True, encoding="utf-8", check=False, cwd=source, env=environment, preexec_fn=less
         )
     if ran.returncode:
         return Outcome(attack.id, attack.kind, [f"the grader ended with {ran.returncode}: {ran.stderr[-300:]}"])
@@ -183,7 +185,7 @@ def elsewhere(attack: Attack, configuration: str, source: Path) -> Outcome:
 
 def possible() -> list[str]:
     """The configurations that this user can have."""
-    return [*CONFIGURATIONS] if os.geteuid() == 0 else ["all layers"]
+    return [*CONFIGURATIONS] if is_root() else ["all layers"]
 
 
 def run(
@@ -265,7 +267,7 @@ def main(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         entries = {n: [vars(o) for o in rows] for n, rows in found.items()}
-        (out / "attacks.json").write_text(json.dumps(entries, indent=1))
+        (out / "attacks.json").write_text(json.dumps(entries, indent=1), "utf-8")
     if page is not None:
         page.write_text(markdown(found), "utf-8")
     return int(any(o.wrong for rows in found.values() for o in rows))

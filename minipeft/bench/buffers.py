@@ -21,6 +21,9 @@ from minipeft.buffers import Buffers
 from minipeft.optim import AdamW
 from minipeft.train import train_step
 
+if sys.platform != "win32":
+    import resource
+
 
 class Nothing(Buffers):
     """Lends nothing: every array is NumPy's own."""
@@ -31,12 +34,11 @@ class Nothing(Buffers):
 
 
 def faults() -> int:
-    """Pages that this process has been given so far; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    """Return the pages that this process has been given so far; 0 on Windows, which does not tell."""
+    pages = 0
+    if sys.platform != "win32":
+        pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return pages
 
 
 def parts(quick: bool = False) -> list[Part]:

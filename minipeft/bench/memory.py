@@ -10,7 +10,6 @@ and what loading left. What the C library keeps of freed memory is in the measur
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,9 @@ from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig, get_peft_model
 from minipeft.train import train_step
 
+if sys.platform != "win32":
+    import resource
+
 CASES = [("gpt2", "lora"), ("gpt2", "full"), ("d256", "lora"), ("d256", "full"), ("d64", "lora")]
 STEPS = 3
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -38,6 +40,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def parts(quick: bool = False) -> list[Part]:
     """One row a case: megabytes at the peak of each side, their ratios, and a step of ours as measured and foreseen."""
+    peak()  # if it cannot be measured here, say so now
     cases = [case for case in CASES if case[0] in QUICK and case[1] == "lora"] if quick else CASES
     return [Part(f"{name} {mode}", partial(compare, name, mode), WEIGHTS[name]) for name, mode in cases]
 
@@ -68,7 +71,7 @@ def compare(name: str, mode: str) -> list[Row]:
 
 def _child(*case: str) -> dict[str, float]:
     command = [sys.executable, "-m", "minipeft.bench.memory", *case]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         missing = [line for line in done.stderr.splitlines() if line.startswith("ModuleNotFoundError")]
         if missing:
@@ -79,10 +82,12 @@ def _child(*case: str) -> dict[str, float]:
 
 
 def peak() -> float:
-    """Megabytes that were resident at most, since the start or since `forget_peak`."""
+    """Return the megabytes that were resident at most since the start, or since `forget_peak`. OSError on Windows."""
     if STATUS.exists():
         return _status("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    if sys.platform != "win32":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    raise OSError("the peak of memory cannot be measured on Windows: run this on Linux or macOS")
 
 
 def resident() -> float:
@@ -91,13 +96,14 @@ def resident() -> float:
 
 
 def _status(name: str) -> float:
-    return 1024 * next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(name)) / 1e6
+    lines = STATUS.read_text("utf-8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1e6
 
 
 def forget_peak() -> None:
     """Count from what is resident now; where the system has no such thing, the peak of the whole process counts."""
     try:
-        CLEAR.write_text("5")
+        CLEAR.write_text("5", "utf-8")
     except OSError:
         return
 

@@ -63,7 +63,7 @@ def in_own_process(*case: Any, module: str = "minipeft.bench.step") -> list[Row]
     Raises RuntimeError if the process fails.
     """
     command = [sys.executable, "-m", module, json.dumps(case)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         missing = [line for line in done.stderr.splitlines() if line.startswith("ModuleNotFoundError")]
         if missing:

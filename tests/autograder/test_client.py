@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autograder import client
+from autograder import process, workspace
 from autograder.cases import cases
 from autograder.check import Raised
 from autograder.client import Session
@@ -104,7 +104,7 @@ def test_a_loop_without_end_is_stopped_by_its_processor_time(session, forward):
 
 
 def test_a_program_that_waits_is_stopped_too(session, forward, monkeypatch):
-    monkeypatch.setattr(client, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(process, "IDLE_SECONDS", 0.5)
     start = time.monotonic()
     (got,) = session.run(written("import time; time.sleep(1e6)"), forward[:1])
     assert got.message == "it waits for something that does not come"
@@ -112,7 +112,7 @@ def test_a_program_that_waits_is_stopped_too(session, forward, monkeypatch):
 
 
 def test_a_program_that_stops_itself_is_stopped(session, forward, monkeypatch):
-    monkeypatch.setattr(client, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(process, "IDLE_SECONDS", 0.5)
     (got,) = session.run(written("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"), forward[:1])
     assert got.kind == "timeout"
 
@@ -123,13 +123,16 @@ def test_what_it_prints_is_kept_apart_and_cut(session, forward):
         results = made.run(written(body), forward)
         assert all("z" in r for r in results)
         assert made.log.startswith("PASSEDPASSED")
-        assert len(made.log) <= client.LOG_LIMIT
+        assert len(made.log) <= process.LOG_LIMIT
 
 
 FRAME = """
 import os, sys
 def forge(data):
-    os.write(int(sys.argv[2]), data)
+    frame = sys._getframe()
+    while "replies" not in frame.f_locals:
+        frame = frame.f_back
+    os.write(frame.f_locals["replies"], data)
 """
 
 
@@ -217,15 +220,15 @@ def test_workers_begun_ahead_are_used_and_ended(forward):
 def test_what_a_killed_grader_left_is_removed_and_what_another_uses_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with Session(HOMEWORK) as other:
-        left = tmp_path / f"{client.PREFIX}left"
+        left = tmp_path / f"{workspace.PREFIX}left"
         (left / "worker-1").mkdir(parents=True)
         (left / "lock").touch()
-        unlocked, young = (tmp_path / f"{client.PREFIX}{name}" for name in ("unlocked", "young"))
+        unlocked, young = (tmp_path / f"{workspace.PREFIX}{name}" for name in ("unlocked", "young"))
         unlocked.mkdir()
         young.mkdir()  # it has no lock yet: whoever made it may be about to lock it
         for folder in (unlocked, other.folder):
             os.utime(folder, (0, 0))
-        client.sweep()
+        workspace.remove_stale()
         assert not left.exists()
         assert not unlocked.exists()
         assert young.exists()
