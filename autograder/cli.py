@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autograder.homework import HomeworkError, load_homework
-from minipeft.cli.arguments import Parser, default_jobs, positive
+from minipeft.cli.arguments import Parser, check_output, check_output_file, default_jobs, positive, write_text
 from minipeft.cli.process import UserError, run_command
 
 if TYPE_CHECKING:
@@ -183,14 +183,28 @@ def _main(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     from autograder.confinement import ConfinementError
     from autograder.intake import IntakeError
+    from minipeft.files.errors import FileError
 
     def run() -> int:
         if args.command in STAFF:
             part("handout")
+        check_outputs(args)
         code: int = args.run(args)
         return code
 
-    return run_command(f"autograder {args.command}", run, (HomeworkError, IntakeError, ConfinementError))
+    mistakes = (HomeworkError, IntakeError, ConfinementError, FileError)
+    return run_command(f"autograder {args.command}", run, mistakes)
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise UserError, before anything is run, unless what the options name can be written."""
+    folders = ("grade-all", "handout", "selftest")  # of --out; the other commands write a file
+    for option in ("out", "html", "markdown"):
+        path = getattr(args, option, None)
+        if path is not None and option == "out" and args.command in folders:
+            check_output("--out", path)
+        else:
+            check_output_file(f"--{option}", path)
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -418,9 +432,9 @@ def show(done: Graded, args: argparse.Namespace, hidden: bool) -> None:
     from autograder.results import results
 
     if args.html is not None:
-        args.html.write_text(report.html(done, hidden), "utf-8")
+        write_text(args.html, report.html(done, hidden))
     if args.markdown is not None:
-        args.markdown.write_text(report.markdown(done, hidden), "utf-8")
+        write_text(args.markdown, report.markdown(done, hidden))
     if args.json:
         print(json.dumps(results(done, hidden=hidden), allow_nan=False))
         return

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -61,6 +60,8 @@ def build(homework: Homework, out: Path, seed: str, policy: str = "{}", time_lim
 
     policy: see `autograder.policy`; PolicyError where it is none. time_limit: seconds that Gradescope gives.
     """
+    from minipeft.files.atomic import atomic_path  # not needed where the zip is run
+
     Policy.read(policy)
     files = dict(source_files(homework))
     files["start.py"] = START.encode()
@@ -82,9 +83,8 @@ def build(homework: Homework, out: Path, seed: str, policy: str = "{}", time_lim
             entry.external_attr = (0o100000 | mode) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)
-    part = out.with_name(f".{out.name}.part")
-    part.write_bytes(packed.getvalue())
-    os.replace(part, out)
+    with atomic_path(out) as part:
+        part.write_bytes(packed.getvalue())
     return total.hexdigest()
 
 

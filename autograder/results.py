@@ -158,6 +158,7 @@ def write(path: str | Path, made: Mapping[str, Any]) -> None:
     if wrong:
         raise ValueError(f"these are no results: {wrong[0].text}")
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps(made, allow_nan=False, indent=1).encode()
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -32,6 +32,7 @@ from autograder.mutants import check_mutants, mutants, mutated
 from autograder.report import esc, page
 from autograder.strip import replace_bodies, source_path, stubs, targeted
 from autograder.variants import variants, varied
+from minipeft.cli.arguments import write_text
 
 GOALS = {"killed": 1.0, "localized": 0.95, "hints": 0.90}
 IDLE = 0.0  # the share of a problem that doing nothing may earn
@@ -384,9 +385,8 @@ def main(
     for line in total.missed:
         say(f"MISSED  {line}")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "selftest.json", names, rows, seconds)
-        (out / "selftest.html").write_text(html(names, rows, seconds), "utf-8")
+        write_text(out / "selftest.json", as_json(names, rows, seconds))
+        write_text(out / "selftest.html", html(names, rows, seconds))
         say(f"written to {out}")
     return 1 if total.missed else 0
 
@@ -446,8 +446,8 @@ def table(names: Sequence[str], rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_json(path: Path, names: Sequence[str], rows: Sequence[Row], seconds: float) -> None:
-    """Everything as JSON."""
+def as_json(names: Sequence[str], rows: Sequence[Row], seconds: float) -> str:
+    """Return everything as JSON."""
 
     def counts(s: Summary) -> dict[str, Any]:
         return {**asdict(s), "missed": s.missed}
@@ -458,7 +458,7 @@ def write_json(path: Path, names: Sequence[str], rows: Sequence[Row], seconds: f
         "homeworks": {n: counts(summarize(r for r in rows if r.homework == n)) for n in names},
         "rows": [asdict(r) for r in rows],
     }
-    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", "utf-8")
+    return json.dumps(record, indent=1, allow_nan=False) + "\n"
 
 
 STYLE = """

@@ -22,6 +22,8 @@ from typing import Any
 
 import nbformat
 
+from minipeft.files import atomic_path, check_writable
+
 HERE = Path(__file__).resolve().parent
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -129,6 +131,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.write and args.device != "cpu":
         parser.error("what is stored was run on the CPU: --write goes without --device")
+    if args.write:
+        check_writable(HERE)
     os.environ |= {"MINIPEFT_STATIC": "1", "MPLBACKEND": "Agg", "PYTHONHASHSEED": "0"}
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # the arrays are small: threads would wait for each other
@@ -143,7 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
             failed.append(path.stem)
             print(wrong, file=sys.stderr)
         elif args.write:
-            path.write_text(text_of(normalized(notebook, path.stem)), encoding="utf-8")
+            with atomic_path(path) as part:
+                part.write_text(text_of(normalized(notebook, path.stem)), encoding="utf-8")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)

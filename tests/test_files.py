@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from hypothesis import strategies as st
 from minipeft.files import (
     FileError,
     append_row,
+    atomic,
     atomic_path,
     check_writable,
     dataclass_from_json,
+    file_set,
     new_folder,
     read_json,
     read_rows,
@@ -356,6 +359,18 @@ def test_a_folder_is_checked_by_writing_and_left_as_it_was(tmp_path, monkeypatch
             patch.setattr(os, "fsync", lambda fd, number=number: fail(number))
             check_writable(tmp_path / "new" / "folder")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_another_process_may_remove_the_new_folder_while_it_is_empty(tmp_path, monkeypatch):
+    folder = tmp_path / "new" / "folder"
+    monkeypatch.setattr(atomic, "remove_abandoned", lambda path: folder.rmdir())  # between mkdir and the first file
+    check_writable(folder)
+    assert not list(tmp_path.iterdir())
+    for write, name in ((new_folder, folder / "entry"), (file_set, folder)):
+        with write(name) as part:
+            (part / "x").touch()
+        assert [p.name for p in folder.rglob("x")] == ["x"]
+        shutil.rmtree(folder)
 
 
 def fail(number):

@@ -18,7 +18,7 @@ import pytest
 from minipeft.files import FileError, atomic, current, file_set, read_json, sets
 from minipeft.files.sets import COMMITTED, remove_set, sha256
 from minipeft.models import DecoderConfig, DecoderLM, Model
-from minipeft.peft import AdapterConfig, LoraConfig, PeftModel, get_peft_model
+from minipeft.peft import AdapterConfig, LoraConfig, PeftError, PeftModel, get_peft_model
 from minipeft.peft.saving import CONFIG_FILE, THEIR_CONFIG, THEIR_WEIGHTS, WEIGHTS_FILE
 
 FOREIGN = {"data.csv": b"1,2\r\n", "thesis/chapter1.tex": b"\\section{\xff}", ".hidden": b"", "notes.json": b"not JSON"}
@@ -332,6 +332,19 @@ def test_an_adapter_of_hugging_face_is_not_removed_by_a_method_without_such_a_fo
         (tmp_path / name).unlink()
     NEW["no Hugging Face form"].save_pretrained(tmp_path)
     assert names(tmp_path) == EVERY_FORM
+
+
+def test_an_adapter_that_another_program_saved_over_is_not_mistaken_for_the_earlier_one(tmp_path):
+    for seed, name in ((1, "ours"), (2, "later")):
+        adapter(seed).save_pretrained(tmp_path / name)
+    for name in (THEIR_WEIGHTS, THEIR_CONFIG):  # as Hugging Face PEFT would
+        shutil.copy(tmp_path / "later" / name, tmp_path / "ours")
+    with pytest.raises(PeftError, match=f"{THEIR_WEIGHTS} was changed by another program after {WEIGHTS_FILE}"):
+        PeftModel.from_pretrained(base(), tmp_path / "ours")
+    for name in SAVED:
+        (tmp_path / "ours" / name).unlink()
+    found = PeftModel.from_pretrained(base(), tmp_path / "ours")
+    assert state(found)[1] == state(adapter(2))[1]
 
 
 def test_removals_reach_no_other_folder(tmp_path):

@@ -262,14 +262,15 @@ def main(
     page: Path | None = None,
 ) -> int:
     """Run, print the table, write it as JSON and as Markdown; 1 where an attack succeeded."""
+    from minipeft.cli.arguments import write_text  # not needed where an attack is run
+
     found = run(names, configurations, lambda line: print(line, file=sys.stderr, flush=True))
     print(table(found))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         entries = {n: [vars(o) for o in rows] for n, rows in found.items()}
-        (out / "attacks.json").write_text(json.dumps(entries, indent=1), "utf-8")
+        write_text(out / "attacks.json", json.dumps(entries, indent=1))
     if page is not None:
-        page.write_text(markdown(found), "utf-8")
+        write_text(page, markdown(found))
     return int(any(o.wrong for rows in found.values() for o in rows))
 
 

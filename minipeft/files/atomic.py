@@ -62,7 +62,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     if os.path.lexists(path) and not path.is_dir():
         raise FileError(f"{path} is a file; name a folder")
     with writing_into(path.parent), temporary(path) as part:
-        part.mkdir()
+        part.mkdir(parents=True)
         yield part
         for inside in part.rglob("*"):
             sync(inside)
@@ -83,14 +83,16 @@ def check_writable(folder: str | Path) -> None:
     """
     folder = Path(folder)
     with writing_into(folder), temporary(folder / "check") as part:
-        part.write_bytes(bytes(4096))  # a full disk still takes an empty file
-        sync(part)
+        part.mkdir(parents=True)
+        (part / "check").write_bytes(bytes(4096))  # a full disk still takes an empty file
+        sync(part / "check")
 
 
 @contextmanager
 def writing_into(folder: Path) -> Iterator[None]:
     """Create ``folder`` and its parents; remove those of them that are still empty at the end.
 
+    Another process may remove them while they are empty: what is written there begins with ``mkdir(parents=True)``.
     Raises FileError, saying what to do, if the folder is a file or the system cannot write there.
     """
     missing = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
@@ -100,7 +102,7 @@ def writing_into(folder: Path) -> Iterator[None]:
     except OSError as error:
         elsewhere = isinstance(error.filename, str) and not Path(error.filename).is_relative_to(folder)
         if is_staged(folder) or (elsewhere and error.filename not in map(str, missing)):
-            raise  # for whoever staged the folder, or of a file that the caller reads
+            raise  # the error of the set that is staged there, or of a file that the caller reads
         raise _unwritable(folder, error) from error
     finally:
         for p in missing:

@@ -35,7 +35,7 @@ def file_set(folder: str | Path, obsolete: Mapping[str, str] | None = None) -> I
     """
     folder = Path(folder)
     with writing_into(folder), temporary(folder / COMMITTED[1:]) as part:
-        part.mkdir()
+        part.mkdir(parents=True)
         yield part
         _stage_removals(part, obsolete or {})
         for file in part.iterdir():

@@ -96,6 +96,12 @@ def read_adapter(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays,
         return *_exchange[0][1](model, folder), None
     config = read_config(folder / CONFIG_FILE)
     tensors, metadata = read_safetensors(folder / WEIGHTS_FILE)
+    theirs = current(folder / THEIR_WEIGHTS)
+    if THEIR_WEIGHTS in metadata and theirs.exists() and sha256(theirs) != metadata[THEIR_WEIGHTS]:
+        raise PeftError(
+            f"{folder}: {THEIR_WEIGHTS} was changed by another program after {WEIGHTS_FILE} was saved with it; to load "
+            f"the changed adapter, remove {CONFIG_FILE} and {WEIGHTS_FILE}; to load the earlier one, remove the other"
+        )
     return config, tensors, metadata.get("base", "none in the file")
 
 
