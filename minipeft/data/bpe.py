@@ -176,14 +176,14 @@ class BytePairs:
         """
         if self.template is None:
             raise ValueError("this tokenizer has no chat template")
-        from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         try:
             text = environment.from_string(self.template).render(messages=list(messages), add_generation_prompt=True)
-        except TemplateError as error:
-            raise ValueError(f"the chat template failed: {error}") from error
+        except Exception as error:  # a template is a program of somebody's, which may raise anything
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise ValueError(f"the chat template failed ({reason})") from error
         return self.encode(text)
 
 

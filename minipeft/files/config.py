@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -12,24 +13,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minipeft.files.atomic import atomic_path
+from minipeft.files.causes import HEAD, otherwise
 from minipeft.files.errors import FileError
 from minipeft.files.names import close_to
 from minipeft.files.sets import current
 
 T = TypeVar("T")
+FLOAT32_MAX = 3.4028234663852886e38
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file; FileError where the file is missing, no JSON, no object, or holds NaN."""
+    """Return the object in a JSON file, which may begin with a byte order mark.
+
+    Raises FileError for a file that is missing, is not JSON or not an object, or holds NaN.
+    """
     path = current(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant, parse_float=_finite)
+        raw = path.read_bytes()
     except FileNotFoundError:
         raise FileError(f"{path}: there is no such file") from None
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        value = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise FileError(f"{path}: expected JSON, but {error}") from error
+        reason = otherwise(raw[:HEAD], str(error)) if raw.strip() else "the file is empty"
+        raise FileError(f"{path}: expected JSON, but {reason}") from error
     if not isinstance(value, dict):
         raise FileError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
@@ -126,10 +135,12 @@ def typed(value: Any, hint: Any) -> Any:
 
 
 def _is_a(value: Any, kind: type) -> bool:
-    """As isinstance, but a whole number is a float, and True is no number."""
+    """As isinstance, but a whole number that a float can hold is a float, and True is not a number."""
     if isinstance(value, bool) and kind in (int, float):
         return False
-    return isinstance(value, (int, float) if kind is float else kind)
+    if kind is float and isinstance(value, int):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, kind)
 
 
 def spelled(hint: Any) -> str:

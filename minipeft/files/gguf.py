@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from minipeft.files.causes import HEAD, likely_kind
 from minipeft.files.errors import FileError
 
 NUMBERS = {
@@ -75,6 +76,12 @@ KINDS = {
     3: Kind("Q4_1", 32, 20, _q4_1),
     8: Kind("Q8_0", 32, 34, _q8_0),
     30: Kind("BF16", 1, 2, _bf16),
+}
+OTHER_KINDS = {  # ggml's other types, whose blocks are not read
+    **{6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K"},
+    **{16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS"},
+    **{24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"},
+    **{4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 40: "NVFP4", 41: "Q1_0"},
 }
 
 
@@ -186,11 +193,16 @@ class _Reader:
         return np.frombuffer(raw, np.uint8) != 0 if kind == 7 else np.frombuffer(raw, dtype)
 
     def read(self) -> GGUF:
+        head = self.file.read(HEAD)
+        self.file.seek(0)
         if self.size < 24 or self.take(4) != b"GGUF":
-            raise self.error("expected a GGUF file, but it does not begin as one")
+            kind = "" if head.startswith(b"GGUF") else likely_kind(head)
+            raise self.error(f"expected a GGUF file, but it {f'is {kind}' if kind else 'does not begin as one'}")
         version = self.number("I")
+        if int.from_bytes(version.to_bytes(4, "big"), "little") in (1, 2, 3):
+            raise self.error("big-endian GGUF; only little-endian is read (gguf_convert_endian.py converts it)")
         if version not in (2, 3):
-            raise self.error(f"GGUF version {version}; only 2 and 3 (little-endian) are read")
+            raise self.error(f"GGUF version {version}; only 2 and 3 are read")
         n_tensors = self.count(24, "tensors")  # a name's length, the number of axes, a type, an offset
         n_metadata = self.count(13, "metadata")
         metadata: dict[str, Any] = {}
@@ -226,7 +238,10 @@ class _Reader:
             code, start = self.number("I"), self.number("Q")
             if code not in KINDS:
                 known = ", ".join(k.name for k in KINDS.values())
-                raise self.error(f"{name!r} has the tensor type {code}; only {known} are implemented")
+                other = OTHER_KINDS.get(code, f"number {code}")
+                raise self.error(
+                    f"{name!r} has the tensor type {other}; only {known} are implemented. Take a file in one of these"
+                )
             kind = KINDS[code]
             count = math.prod(shape)
             if count >= LARGEST or start >= LARGEST or any(s >= LARGEST for s in shape) or shape[-1] % kind.values:

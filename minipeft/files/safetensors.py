@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from minipeft.files.atomic import atomic_path
+from minipeft.files.causes import HEAD, otherwise
 from minipeft.files.errors import FileError
 from minipeft.files.sets import current
 
@@ -49,12 +50,13 @@ def safetensors_header(path: str | Path) -> tuple[dict[str, Entry], dict[str, st
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            head = file.read(HEAD)
+            length = int.from_bytes(head[:8], "little")
             if size < 8 or length > min(size - 8, LONGEST_HEADER):
-                raise FileError(
-                    f"{path}: expected a safetensors file, but its header would have {length} bytes and the file has "
-                    f"{size}; it is truncated or of another kind"
-                )
+                sizes = f"its header would have {length} bytes and the file has {size}"
+                reason = otherwise(head, f"{sizes}; it is truncated or of another kind")
+                raise FileError(f"{path}: expected a whole safetensors file, but {reason}")
+            file.seek(8)
             raw = file.read(length)
     except FileNotFoundError:
         raise FileError(f"{path}: there is no such file") from None

@@ -13,11 +13,12 @@ from minipeft import ops
 from minipeft.array import Array, device_of, to_device, to_numpy
 from minipeft.autograd import Tensor
 from minipeft.files.cache import cached
+from minipeft.files.causes import no_folder, wrong_folder
 from minipeft.files.config import dataclass_from_json, read_json, write_json
 from minipeft.files.errors import FileError
 from minipeft.files.gguf import GGUF, read_gguf
 from minipeft.files.safetensors import read_safetensors, safetensors_header, write_safetensors
-from minipeft.files.sets import file_set
+from minipeft.files.sets import current, file_set
 from minipeft.models.arguments import takes_lists
 from minipeft.models.gguf import gguf_arrays, gguf_settings, gguf_sizes
 from minipeft.models.huggingface import Layout, Settings, checkpoint_files, read_checkpoint
@@ -143,6 +144,10 @@ class Model(Module):
 
 M = TypeVar("M", bound=Model)
 GGUF_NAME = "model.gguf"  # in the folder of something fetched
+ADAPTERS = [
+    (name, "an adapter; load the model that it was trained on, and then PeftModel.from_pretrained(model, folder)")
+    for name in ("minipeft_config.json", "adapter_config.json")
+]
 
 
 @dataclass(frozen=True)
@@ -167,9 +172,10 @@ class Folder:
             settings = gguf_settings(opened)
             return cls(gguf, settings.pop("model_type"), None, settings, opened)
         if not path.is_dir():
-            raise FileError(
-                f"{source}: expected a folder with config.json, a GGUF file, or a name that `minipeft fetch` got"
-            )
+            raise no_folder(source, "a folder with config.json, a GGUF file, or a name that `minipeft fetch` got")
+        if not current(path / "config.json").exists():
+            ggufs = [(f.name, f"a GGUF file is given by its own name, {f}") for f in sorted(path.glob("*.gguf"))]
+            raise wrong_folder(path, ["config.json"], [*ADAPTERS, *ggufs], "from_pretrained('{}')")
         settings = read_json(path / "config.json")
         kind, ours = (
             x if isinstance(x := settings.pop(key, None), str) else None for key in ("model_type", "model_class")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from minipeft.files.config import is_off, shown, spelled, typed
+from minipeft.files.config import FLOAT32_MAX, is_off, shown, spelled, typed
 from minipeft.files.errors import FileError
 
 NO_EFFECT = {  # on the outputs of a model in evaluation mode, in exact arithmetic
@@ -115,7 +115,7 @@ def check_number(value: Any, hint: Any, name: str, path: Path, is_id: bool = Fal
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     least = 1 if int in (hint, *typing.get_args(hint)) and not is_id else 0
-    if not least <= value < math.inf:
+    if not least <= value <= (FLOAT32_MAX if isinstance(value, float) else math.inf):
         raise FileError(f"{path}: {name} must be a number from {least} on, got {shown(value)}")
 
 

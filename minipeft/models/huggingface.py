@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minipeft.files.causes import no_weights
 from minipeft.files.config import read_json
 from minipeft.files.errors import FileError
 from minipeft.files.safetensors import read_safetensors
@@ -41,10 +42,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
     if whole.exists():
         return [whole]
     if not (folder / INDEX).exists():
-        raise FileError(
-            f"{folder}: expected model.safetensors (or {INDEX}), there is no such file; "
-            "other formats, pickles among them, are not read"
-        )
+        raise no_weights(folder, f"model.safetensors (or {INDEX})")
     shards = read_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
         raise FileError(f"{folder / INDEX}: expected weight_map, from names to files")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import Any, ClassVar, TypeVar
@@ -13,7 +12,7 @@ import numpy as np
 from minipeft import hints
 from minipeft.array import Array, device_of, to_device
 from minipeft.autograd import Tensor
-from minipeft.files.config import check_types
+from minipeft.files.config import FLOAT32_MAX, check_types
 
 
 class PeftError(ValueError):
@@ -88,7 +87,7 @@ def trainable(values: Array, like: Tensor) -> Tensor:
 
 
 def check_values(config: PeftConfig) -> None:
-    """Raise PeftError for a field of another type than it declares, or a number that is not finite."""
+    """Raise PeftError for a field of another type than it declares, or a number that is not finite in float32."""
     try:
         check_types(config)
     except TypeError as error:
@@ -97,8 +96,10 @@ def check_values(config: PeftConfig) -> None:
         raise PeftError(f"{type(config).__name__}: task_type is one of {TASKS}, got {config.task_type!r}")
     for name, value in vars(config).items():
         for number in value.values() if isinstance(value, dict) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise PeftError(f"{type(config).__name__}: {name} must be finite, got {value!r}")
+            if isinstance(number, float) and not abs(number) <= FLOAT32_MAX:
+                raise PeftError(
+                    f"{type(config).__name__}: {name} must be finite, got {value!r}; float32 ends at 3.4e38"
+                )
 
 
 def check_not_zero(config: PeftConfig, name: str) -> None:

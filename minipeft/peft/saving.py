@@ -17,7 +17,8 @@ import numpy as np
 
 from minipeft.array import device_of, to_device, to_numpy
 from minipeft.autograd import Tensor
-from minipeft.files.config import dataclass_from_json, read_json, write_json
+from minipeft.files.causes import no_folder, wrong_folder
+from minipeft.files.config import dataclass_from_json, read_json, shown, write_json
 from minipeft.files.errors import FileError
 from minipeft.files.safetensors import read_safetensors, safetensors_header, write_safetensors
 from minipeft.files.sets import current, file_set, sha256
@@ -28,6 +29,8 @@ WEIGHTS_FILE = "minipeft_model.safetensors"
 CONFIG_FILE = "minipeft_config.json"
 THEIR_WEIGHTS = "adapter_model.safetensors"
 THEIR_CONFIG = "adapter_config.json"
+
+MODELS = [("config.json", "a model, not an adapter; load it with Model.from_pretrained")]
 
 Arrays = dict[str, np.ndarray]
 ToTheirs = Callable[[Any], tuple[Arrays, dict[str, Any]] | None]
@@ -87,12 +90,16 @@ def holds_adapter(folder: str | Path) -> bool:
 
 
 def read_adapter(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays, str | None]:
-    """Configuration, tensors by our names, and checksum of the base (None where the file does not say).
+    """Return the configuration, the tensors by our names, and the checksum of the base (None if the file has none).
 
     Raises FileError or PeftError for a folder that holds no adapter, or a broken one.
     """
-    folder = Path(folder)
-    if not current(folder / CONFIG_FILE).exists() and current(folder / THEIR_CONFIG).exists():
+    source, folder = folder, Path(folder)
+    if not folder.exists():
+        raise no_folder(source, f"the folder of an adapter, with {CONFIG_FILE} or {THEIR_CONFIG}")
+    if not current(folder / CONFIG_FILE).exists():
+        if not current(folder / THEIR_CONFIG).exists():
+            raise wrong_folder(folder, [CONFIG_FILE, THEIR_CONFIG], MODELS, "PeftModel.from_pretrained(model, '{}')")
         return *_exchange[0][1](model, folder), None
     config = read_config(folder / CONFIG_FILE)
     tensors, metadata = read_safetensors(folder / WEIGHTS_FILE)
@@ -106,11 +113,11 @@ def read_adapter(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays,
 
 
 def read_config(path: str | Path) -> PeftConfig:
-    """The configuration in a minipeft_config.json; FileError or PeftError where it is none, naming what is wrong."""
+    """Return the configuration in a minipeft_config.json; FileError or PeftError, with the field, if it is broken."""
     settings = read_json(Path(path))
     kind = settings.pop("peft_type", None)
-    if kind not in METHODS:
-        raise PeftError(f"{path}: unknown peft_type {kind!r}; expected one of {sorted(METHODS)}")
+    if not isinstance(kind, str) or kind not in METHODS:
+        raise PeftError(f"{path}: unknown peft_type {shown(kind)}; expected one of {sorted(METHODS)}")
     return dataclass_from_json(METHODS[kind], settings, Path(path))
 
 

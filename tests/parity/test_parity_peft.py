@@ -7,6 +7,7 @@ import pytest
 
 import minipeft as mp
 from minipeft import models as M
+from minipeft.files import FileError
 from minipeft.peft import (
     IA3Config,
     LayerNormConfig,
@@ -275,6 +276,25 @@ def test_the_biases_of_a_bart_made_there_compute_the_same_here(folders, tmp_path
     here = PeftModel.from_pretrained(M.EncoderDecoder.from_pretrained(base), tmp_path / "theirs")
     z = our_logits(here, "bart")
     np.testing.assert_allclose(z, their_logits(there, "bart", z), atol=1e-5)
+
+
+def test_the_conversion_that_the_error_gives_makes_a_file_that_is_read(folders, tmp_path, monkeypatch):
+    import peft as hf
+    import torch
+
+    base = folders("llama")
+    config = hf.LoraConfig(r=3, target_modules=["q_proj"], init_lora_weights=False)
+    there = hf.get_peft_model(type(theirs("llama")).from_pretrained(base), config).eval()
+    there.save_pretrained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    torch.save(hf.get_peft_model_state_dict(there), tmp_path / "adapter_model.bin")
+    with pytest.raises(FileError, match=r"there is only adapter_model\.bin") as caught:
+        PeftModel.from_pretrained(M.DecoderLM.from_pretrained(base), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(str(caught.value).partition("with PyTorch: ")[2])
+    here = PeftModel.from_pretrained(M.DecoderLM.from_pretrained(base), tmp_path)
+    z = our_logits(here, "llama")
+    np.testing.assert_allclose(z, their_logits(there, "llama", z), atol=1e-5)
 
 
 def untied_there(family, base, arrays, names):

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from minipeft.array import to_numpy
+from minipeft.files.causes import no_weights
 from minipeft.files.config import read_json
 from minipeft.files.safetensors import read_safetensors
+from minipeft.files.sets import current
 from minipeft.models import EncoderDecoder
 from minipeft.models.huggingface import is_tied, taken
 from minipeft.nn.layers import Embedding
@@ -54,6 +56,8 @@ def from_huggingface(model: Module, folder: str | Path) -> tuple[PeftConfig, Arr
         **{"PROMPT_TUNING": _import_prompt, "PREFIX_TUNING": _import_prefix},
     }
     settings = AdapterSettings.from_json(read_json(path), path, importers)
+    if not current(folder / THEIR_WEIGHTS).exists():
+        raise no_weights(folder, THEIR_WEIGHTS)
     tensors, _ = read_safetensors(folder / THEIR_WEIGHTS)
     places = places_of(model)
     if not places:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from minipeft.files.config import dataclass_from_json, is_off
+from minipeft.files.config import dataclass_from_json, is_off, shown
 from minipeft.peft.config import PeftError
 
 WITHOUT_EFFECT = {
@@ -56,12 +56,12 @@ class AdapterSettings:
         """
         kind = mapping.get("peft_type")
         if not isinstance(kind, str) or kind not in known:
-            raise PeftError(f"{path}: peft_type {kind!r} is not implemented; expected one of {sorted(known)}")
+            raise PeftError(f"{path}: peft_type {shown(kind)} is not implemented; expected one of {sorted(known)}")
         own = {f.name for f in fields(cls)}
         for name, value in mapping.items():
             if name not in own | WITHOUT_EFFECT and not is_off(value):
                 raise PeftError(
-                    f"{path}: {name} is {value!r}; only its absence is implemented. If it cannot change what the "
+                    f"{path}: {name} is {shown(value)}; only its absence is implemented. If it cannot change what the "
                     "adapter computes, remove it from the file"
                 )
         settings = dataclass_from_json(cls, {name: value for name, value in mapping.items() if name in own}, path)
