@@ -201,12 +201,12 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_importing_the_package_takes_well_under_a_third_of_a_second_beyond_numpy(tmp_path):
-    clock = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+    clock = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
 
     def seconds(package: str) -> float:
         return float(python(clock.format(package), PYTHONPYCACHEPREFIX=str(tmp_path)))
 
-    def beyond() -> float:  # in turns, so that what else the machine does meets both
+    def beyond() -> float:  # of processor time, and in turns: the machine may be busy
         return statistics.median(seconds("minipeft") - seconds("numpy") for _ in range(5))
 
     seconds("minipeft")  # compiles, which is not asked about
