@@ -87,7 +87,7 @@ def grader_version(homework: Homework) -> str:
     for part in ("autograder", "minipeft"):
         for file in sorted((ROOT / part).rglob("*.py")):
             if "__pycache__" not in file.parts:
-                total.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+                total.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
     return total.hexdigest()[:16]
 
 

@@ -440,4 +440,9 @@ def show(done: Graded, args: argparse.Namespace, hidden: bool) -> None:
         return
     for remark in done.remarks:
         print(f"{remark.file}, line {remark.line}: {printable(remark.text)}")
-    print(report.text(done, hidden, colour=sys.stdout.isatty()))
+    print(report.text(done, hidden, colour=shows_colours()))
+
+
+def shows_colours() -> bool:
+    """Return whether standard output is a terminal that knows escape sequences; the old console of Windows does not."""
+    return sys.stdout.isatty() and (sys.platform != "win32" or "WT_SESSION" in os.environ)

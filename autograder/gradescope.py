@@ -49,7 +49,7 @@ def source_files(homework: Homework) -> Iterator[tuple[str, bytes]]:
     for part in ("autograder", "minipeft"):
         for file in sorted((ROOT / part).rglob("*.py")):
             if "__pycache__" not in file.parts:
-                yield str(file.relative_to(ROOT)), file.read_bytes()
+                yield file.relative_to(ROOT).as_posix(), file.read_bytes()
     yield f"homework/{homework.name}/homework.toml", (homework.folder / "homework.toml").read_bytes()
     for f in homework.files:
         yield f"homework/{homework.name}/{f.stub}", (homework.folder / f.stub).read_bytes()

@@ -29,6 +29,7 @@ from autograder.trials import PRETRAINED, TRIALS, Trial
 from minipeft.files.atomic import atomic_path
 
 TOLERANCE = 0.05  # relative difference of the last losses: another order of the random numbers is no mistake
+TICK = 0.02  # seconds
 LAST = 5  # losses averaged at the end
 ALONE = "library"
 YOURS = "yours"
@@ -161,24 +162,35 @@ def run(
         TrainingError: the student's program failed.
         RuntimeError: the library itself failed.
     """
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name in whose:
+            request = {
+                "homework": homework.name,
+                "files": {f.module: str(homework.folder / f.stub) for f in homework.files} if name == YOURS else {},
+                "base": str(place / "base"),
+                "steps": steps,
+                "pretrain": pretrain,
+                "out": str(place / f"{name}.json"),
+            }
+            asked = place / f"{name}-request.json"
+            asked.write_text(json.dumps(request), "utf-8")
+            running[name] = subprocess.Popen([sys.executable, "-m", "autograder.trials", str(asked)], env=environment())
+        while any(process.poll() is None for process in running.values()):
+            time.sleep(TICK)  # Ctrl-C ends this on every system; on Windows it does not end wait()
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+    return {name: losses(homework, name, place / f"{name}.json", p.returncode) for name, p in running.items()}
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that trains: one thread, "?" for characters that cannot be printed."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    running = []
-    for name in whose:
-        request = {
-            "homework": homework.name,
-            "files": {f.module: str(homework.folder / f.stub) for f in homework.files} if name == YOURS else {},
-            "base": str(place / "base"),
-            "steps": steps,
-            "pretrain": pretrain,
-            "out": str(place / f"{name}.json"),
-        }
-        asked = place / f"{name}-request.json"
-        asked.write_text(json.dumps(request), "utf-8")
-        command = [sys.executable, "-m", "autograder.trials", str(asked)]
-        running.append((name, subprocess.Popen(command, env={**os.environ, **threads, "PYTHONPATH": path})))
-    ends = [(name, process.wait()) for name, process in running]
-    return {name: losses(homework, name, place / f"{name}.json", code) for name, code in ends}
+    encoding = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
+    return {**os.environ, **threads, "PYTHONPATH": path, "PYTHONIOENCODING": f"{encoding}:replace"}
 
 
 def losses(homework: Homework, name: str, answer: Path, code: int) -> dict[str, list[float]]:

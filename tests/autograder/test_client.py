@@ -117,6 +117,19 @@ def test_a_program_that_stops_itself_is_stopped(session, forward, monkeypatch):
     assert got.kind == "timeout"
 
 
+def test_without_cpu_time_the_clock_stops_a_loop(session, forward, monkeypatch):
+    monkeypatch.setattr(process, "cpu_time", lambda pid: None)  # as on Windows and macOS
+    monkeypatch.setattr(process, "IDLE_SECONDS", 0.1)
+    (got,) = session.run(written("while True: pass"), [replace(forward[0], seconds=0.3)])
+    assert (got.kind, got.message) == ("timeout", "more than 1 s")
+
+
+def test_what_is_printed_without_a_flush_is_kept(forward):
+    with Session(HOMEWORK) as made:
+        made.run(written('print("kept"); import os; os._exit(0)'), forward[:1])
+        assert made.log == "kept\n"
+
+
 def test_what_it_prints_is_kept_apart_and_cut(session, forward):
     body = 'print("PASSED" * 100000, flush=True); import sys; sys.stderr.write("warned"); return x @ weight.T'
     with Session(HOMEWORK) as made:

@@ -1,12 +1,14 @@
 """What people read: the points, the reasons once, nothing alive in the page, and of hidden cases no number."""
 
 import html.parser
+import io
 import re
+import sys
 
 import numpy as np
 import pytest
 
-from autograder import classpage, report
+from autograder import classpage, cli, report
 from autograder.cases import Case
 from autograder.check import Raised, judge
 from autograder.grade import Graded
@@ -126,6 +128,21 @@ def test_the_points_are_told_and_what_did_not_run(done):
         assert "4 of 4" in made
         assert "not run" in made
         assert "6 of 16" in re.sub(r"\\", "", made)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_old_console_of_windows_gets_no_colours(monkeypatch):
+    monkeypatch.delenv("WT_SESSION", raising=False)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert cli.shows_colours()
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert not cli.shows_colours()
+    monkeypatch.setenv("WT_SESSION", "1")  # Windows Terminal
+    assert cli.shows_colours()
 
 
 def test_colours_only_where_they_are_asked_for(done):

@@ -113,10 +113,13 @@ def test_try_says_what_is_not_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_try_trains(solved):
-    ran = on_windows(solved, "-m", "autograder", "try", f"homework/{NAME}", "--quick")
-    assert ran.returncode == 0, ran.stderr
-    assert (solved / f"try-{NAME}.png").is_file()
+def test_try_trains(tmp_path):
+    filled(tmp_path, SOURCE + '\nprint("ᵀ, as it is imported")\n')
+    ran = on_windows(tmp_path, "-m", "autograder", "try", f"homework/{NAME}", "--quick")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "?, as it is imported" in ran.stdout
+    assert (tmp_path / f"try-{NAME}.png").is_file()
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -179,29 +182,44 @@ def gone(pid):
     return False
 
 
-@pytest.mark.parametrize("stand_in", [True, False], ids=["on Windows", "here"])
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "a kill"])
-def test_the_worker_ends_with_the_command_even_in_a_loop_without_end(tmp_path, stand_in, end):
-    note, temporary = tmp_path / "pid", tmp_path / "temporary"
+def ended_in_a_loop(folder, command, end, stand_in):
+    """The exit status and standard error of a command that gets a signal in a loop of the student's; the loop's pid."""
+    note, temporary = folder / "pid", folder / "temporary"
     temporary.mkdir()
-    loop = f"import os\nopen({str(note)!r}, 'w').write(f'{{os.getpid()}}\\n')\nwhile True: pass"
-    filled(tmp_path, replace_bodies(SOURCE, {FIRST: loop}))
-    command = [sys.executable, *([str(STAND_IN)] if stand_in else []), "-m", "autograder", "check", f"homework/{NAME}"]
-    checking = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(temporary, stand_in), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    loop = f"import os\nwith open({str(note)!r}, 'w') as f: f.write(f'{{os.getpid()}}\\n')\nwhile True: pass"
+    filled(folder, replace_bodies(SOURCE, {FIRST: loop}))
+    line = [
+        sys.executable,
+        *([str(STAND_IN)] if stand_in else []),
+        "-m",
+        "autograder",
+        *command.split(),
+        f"homework/{NAME}",
+    ]
+    environ = environment(temporary, stand_in)
+    running = subprocess.Popen(line, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for _ in range(3000):
         if note.exists() and note.read_text("ascii").endswith("\n"):
             break
         time.sleep(0.02)
-    checking.send_signal(end)
-    _, error = checking.communicate(timeout=30)
-    assert gone(int(note.read_text("ascii")))
-    if end == signal.SIGINT:
-        assert (checking.returncode, error.decode()) == (130, "autograder check: interrupted\n")
-        assert list(temporary.iterdir()) == []
-    else:
-        (left,) = temporary.iterdir()  # the next command removes it
+    running.send_signal(end)
+    _, error = running.communicate(timeout=30)
+    return running.returncode, error.decode(), int(note.read_text("ascii"))
+
+
+@pytest.mark.parametrize("stand_in", [True, False], ids=["on Windows", "here"])
+@pytest.mark.parametrize("command", ["check", pytest.param("try --quick", marks=pytest.mark.slow)])
+def test_ctrl_c_ends_the_students_program_and_leaves_nothing(tmp_path, command, stand_in):
+    code, error, pid = ended_in_a_loop(tmp_path, command, signal.SIGINT, stand_in)
+    assert (code, error) == (130, f"autograder {command.split()[0]}: interrupted\n")
+    assert gone(pid)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("stand_in", [True, False], ids=["on Windows", "here"])
+def test_a_worker_ends_when_the_command_is_killed(tmp_path, stand_in):
+    *_, pid = ended_in_a_loop(tmp_path, "check", signal.SIGKILL, stand_in)
+    assert gone(pid)
 
 
 SWEEP = """
