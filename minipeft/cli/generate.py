@@ -108,8 +108,8 @@ def run_generate(args: argparse.Namespace) -> int:
         facts = {"prompt": args.prompt, "text": text, "ids": new, "seconds": round(seconds, 3)}
         print(json.dumps(facts, indent=2))
     else:
-        rate = f"{len(new) / seconds:.1f} tokens a second"
-        print(f"{len(new)} tokens, {rate}, including the prompt of {len(ids)}", file=sys.stderr)
+        rate = f"{len(new) / seconds:.1f} a second, including the time for the prompt of {len(ids)}"
+        print(f"{len(new)} tokens, {rate}", file=sys.stderr)
     return 0
 
 
