@@ -1,7 +1,7 @@
-"""What a step gains by memory that it takes again: a training step with `Buffers` beside one without, in turn.
+"""What a step gains by reusing memory: a training step with `Buffers` compared with one without, in turn.
 
-Without PyTorch, in a process of its own a shape, as a program of its own would run: what other packages have done to
-the C library's allocator there moves the ratio. A fault is a page of 4 kB that the operating system has to map first.
+PyTorch is not loaded, and each shape has its own process, since whatever other packages have done to the C library's
+allocator changes the ratio. A fault is a page of 4 kB that the operating system has to map first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if sys.platform != "win32":
 
 
 class Nothing(Buffers):
-    """Lends nothing: every array is NumPy's own."""
+    """A pool that is never used: NumPy allocates every array."""
 
     @contextmanager
     def lent(self) -> Iterator[None]:
@@ -42,7 +42,7 @@ def faults() -> int:
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """One row a shape and mode: the median ratio of a step with buffers to one without, and both their faults."""
+    """Return one part a shape and mode: the ratio of a step with buffers to one without, and the faults of both."""
     shapes = QUICK if quick else REPEATS
     return [
         Part(f"{name} {mode}", partial(in_own_process, name, mode, shapes[name], module=__name__), WEIGHTS[name])

@@ -1,6 +1,7 @@
-"""SmolLM2-135M forward and cached generation beside transformers' on the same dequantized weights.
+"""SmolLM2-135M, forward and cached generation, compared with transformers on the same dequantized weights.
 
-Both in one process, in turn; logits compared first. transformers runs with its cache and its default attention (sdpa).
+Both run in one process, in turn; their logits are compared first. transformers has its cache and its default attention
+(sdpa).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NEW = 32
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """One row a case: the median ratio of our time to theirs, and our tokens a second."""
+    """Return one part a case, with its row: the median ratio of our time to theirs, and our tokens a second."""
     lengths, new, repeats = (LENGTHS[:1], 8, 1) if quick else (LENGTHS, NEW, 7)
     return [
         *(Part(f"forward, {n} tokens", partial(forward, n, repeats), n / 64) for n in lengths),
@@ -35,7 +36,7 @@ def parts(quick: bool = False) -> list[Part]:
 
 @cache
 def models() -> tuple[Any, Any]:
-    """Return our SmolLM2 and theirs."""
+    """Return the SmolLM2 of minipeft and that of transformers."""
     import torch
     import transformers
 

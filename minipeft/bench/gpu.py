@@ -1,4 +1,4 @@
-"""A training step beside PyTorch eager + PEFT on the same GPU: same weights and data, dropout 0, float32 both.
+"""A training step compared with PyTorch eager + PEFT on one GPU: same weights and data, float32, no dropout.
 
 Losses and gradients are compared first, with TF32 off on both sides. Then steps are taken in turn, each begun and ended
 by waiting for the device, so that launching counts as well as computing; both read the loss. The peaks are those of the
@@ -40,7 +40,7 @@ class Card:
 
 
 def gpu() -> Card:
-    """The current GPU; NoGpuError where CuPy or PyTorch finds none."""
+    """Return the current GPU; raise NoGpuError if CuPy or PyTorch finds none."""
     import torch
 
     cuda.library()
@@ -65,7 +65,7 @@ def gpu() -> Card:
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """One row a mode, baseline and precision: the median ratio of our step to theirs with its quartiles, and peaks."""
+    """Return one part a mode, baseline and precision: the ratio of our step to theirs, and the peaks."""
     cases = [case for case in CASES if case[2:] == ("tuned", False)] if quick else CASES
     card = gpu()
 
@@ -79,7 +79,7 @@ def parts(quick: bool = False) -> list[Part]:
 
 
 def measure(card: Card, shape: Shape, mode: str, baseline: str, tf32: bool, pairs: int = PAIRS) -> Row:
-    """The row of one case."""
+    """Return the row of one case."""
     import torch
 
     shape = replace(shape, shards=1)

@@ -1,8 +1,8 @@
-"""The teaching size beside HIPS autograd: the same GPT-2 written operation by operation in ``autograd.numpy``.
+"""The teaching size compared with HIPS autograd: the same GPT-2, operation by operation in ``autograd.numpy``.
 
-A whole step on both sides: loss, gradients, and the same AdamW of ours. Losses and gradients are compared first; one
-thread of BLAS, steps taken in turn. What the ratio shows is the worth of fused operations and of frozen inputs that
-cost nothing: theirs is a tape of NumPy calls that differentiates with respect to what is asked for.
+Both sides take a whole step: loss, gradients, and minipeft's AdamW. Losses and gradients are compared first. BLAS has
+one thread, and steps are taken in turn. The ratio shows the gain from fused operations and from frozen inputs without
+cost: autograd records every NumPy call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REPEATS, QUICK = 60, 5
 
 
 def their_loss(shape: Shape, ids: np.ndarray, labels: np.ndarray) -> Callable[[dict[str, Any], dict[str, Any]], Any]:
-    """The loss as a function of the trained and the frozen arrays, both by our names, in ``autograd.numpy``."""
+    """Return the loss in ``autograd.numpy``, as a function of the trained and the frozen arrays by name."""
     import autograd.numpy as anp
 
     def norm(x: Any, p: dict[str, Any], name: str) -> Any:
@@ -73,7 +73,7 @@ def their_loss(shape: Shape, ids: np.ndarray, labels: np.ndarray) -> Callable[[d
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """One row for LoRA and one for full fine-tuning: the median ratio of our step to theirs with its quartiles."""
+    """Return a part for LoRA and one for full fine-tuning: the ratio of our step to theirs."""
     return [Part(mode, partial(compare, mode, QUICK if quick else REPEATS)) for mode in ("lora", "full")]
 
 

@@ -1,7 +1,7 @@
 """What an adapter adds to a forward pass (Hu et al. 2022, Table 1): merged LoRA, AdapterL, AdapterH.
 
 A decoder of GPT-2's layout, batch × length, no gradient. Merged LoRA is a plain layer, so its ratio measures the noise.
-The claim: adapters add depth that cannot be computed beside the rest, and it weighs most where batch × length is small.
+The claim: adapters add depth that cannot be computed in parallel, which costs most if batch × length is small.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ R = 32  # of the adapters: 2 r d is some 2 % of a layer's 12 d²
 
 
 def models() -> dict[str, Any]:
-    """The four models by name, the base first."""
+    """Return the four models by name, the base first."""
     made: dict[str, Any] = {"base": DecoderLM(DecoderConfig.gpt2(**SIZES))}
     lora = get_peft_model(DecoderLM(DecoderConfig.gpt2(**SIZES)), LoraConfig(r=8, init_lora_weights=False))
     made["LoRA, merged"] = lora.merge_and_unload()
@@ -39,7 +39,7 @@ def models() -> dict[str, Any]:
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """One row a batch × length and method: the median ratio to the base's forward pass taken next to it."""
+    """Return one part a batch × length, with a row a method: its median ratio to the base's forward pass."""
     made = cache(models)
     grid, repeats = (GRID[-2:], 5) if quick else (GRID, REPEATS)
 

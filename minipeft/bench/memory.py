@@ -1,10 +1,12 @@
-"""Peak memory of a training step: each side in a process of its own, PyTorch never loaded beside ours.
+"""Peak memory of a training step: each side has its own process, and minipeft's never loads PyTorch.
 
-GPT-2 small's shape and two smaller ones, LoRA and full, against stock and tuned PyTorch + PEFT: resident memory at the
-peak of the whole process, loading included. Beside it what the accounting foresees for a step, and the same measured:
-the peak of the steps after the first, which makes the optimizer's state, less what was resident before the first step
-beside the parameters. That is the interpreter, the imported packages, what a product leaves in the BLAS of each thread,
-and what loading left. What the C library keeps of freed memory is in the measured peak, and not in the foreseen.
+GPT-2 small's shape and two smaller ones, LoRA and full, compared with stock and tuned PyTorch + PEFT: the peak of the
+whole process's resident memory, loading included.
+
+The table also has the memory of a step as the accounting foresees it and as measured. Measured is the peak of the steps
+after the first, which makes the optimizer's state, minus what was resident before the first step without the
+parameters: the interpreter, the imported packages, BLAS's memory for each thread, and the remains of loading. Memory
+that the C library keeps after it was freed is in the measured peak and not in the foreseen one.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """One row a case: megabytes at the peak of each side, their ratios, and a step of ours as measured and foreseen."""
+    """Return one part a case, with its row: the peak of each side, ratios, and a step as measured and foreseen."""
     peak()  # if it cannot be measured here, say so now
     cases = [case for case in CASES if case[0] in QUICK and case[1] == "lora"] if quick else CASES
     return [Part(f"{name} {mode}", partial(compare, name, mode), WEIGHTS[name]) for name, mode in cases]
@@ -82,7 +84,7 @@ def _child(*case: str) -> dict[str, float]:
 
 
 def peak() -> float:
-    """Return the megabytes that were resident at most since the start, or since `forget_peak`. OSError on Windows."""
+    """Return the peak of resident memory in megabytes, since the start or since `forget_peak`; OSError on Windows."""
     if STATUS.exists():
         return _status("VmHWM")
     if sys.platform != "win32":
@@ -91,7 +93,7 @@ def peak() -> float:
 
 
 def resident() -> float:
-    """Megabytes resident now, or at most so far where the system does not say."""
+    """Return the resident memory in megabytes; its peak so far if the system does not tell."""
     return _status("VmRSS") if STATUS.exists() else peak()
 
 
@@ -101,7 +103,7 @@ def _status(name: str) -> float:
 
 
 def forget_peak() -> None:
-    """Count from what is resident now; where the system has no such thing, the peak of the whole process counts."""
+    """Restart the peak from the current memory, if the system can; otherwise it is that of the whole process."""
     try:
         CLEAR.write_text("5", "utf-8")
     except OSError:
@@ -114,7 +116,7 @@ def _product(threads: Sequence[Any]) -> None:
 
 
 def ours(shape: Shape, mode: str, folder: str) -> dict[str, float]:
-    """Our steps, in this process."""
+    """Take minipeft's steps in this process."""
     in_threads(_product, range(shape.shards), shape.shards)
     model: Any = DecoderLM.from_pretrained(folder).train()
     if mode == "lora":
@@ -135,7 +137,7 @@ def ours(shape: Shape, mode: str, folder: str) -> dict[str, float]:
 
 
 def theirs(shape: Shape, mode: str, tuned: bool) -> dict[str, float]:
-    """Their steps, in this process."""
+    """Take PyTorch's steps in this process."""
     import torch
 
     if tuned:

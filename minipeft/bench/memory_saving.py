@@ -1,4 +1,4 @@
-"""What checkpointing and blockwise attention save, and what they cost: memory and time beside the default.
+"""What checkpointing and blockwise attention save, and what they cost: memory and time, compared with the default.
 
 A LoRA step of a GPT-2 of four layers, on many short sequences and on a long one. Time: steps of all variants in turn,
 each as a ratio to the default's step of the same turn. Memory: bytes kept for the backward, as counted on the graph,
@@ -49,13 +49,13 @@ class Variant:
         self.batch = {"ids": ids, "labels": ids}
 
     def seconds(self) -> float:
-        """Of one step."""
+        """Return the seconds of one step."""
         start = time.perf_counter()
         train_step(self.model, self.batch, self.optimizer)
         return time.perf_counter() - start
 
     def facts(self) -> dict[str, float]:
-        """Megabytes kept, at the peak and foreseen, and GFLOP of a step."""
+        """Return the megabytes kept, at the peak and foreseen, and the GFLOP of a step."""
         with random_stream(0):
             kept = memory(self.model, None, self.model.loss(**self.batch)).activations
         self.optimizer.buffers.clear()  # what they hold was allocated before it could be seen
@@ -73,7 +73,7 @@ class Variant:
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """One row a shape and variant."""
+    """Return one part a shape, with a row a variant."""
     grid, repeats = (QUICK_GRID, 1) if quick else (GRID, REPEATS)
     return [Part(f"{b} × {t}", partial(measure, b, t, repeats), b * t**1.2) for b, t in grid]
 

@@ -66,7 +66,7 @@ class Times:
 
 
 def functions(cls: type[Function] = Function) -> Iterator[type[Function]]:
-    """Every Function that is defined."""
+    """Yield every Function that is defined."""
     for sub in cls.__subclasses__():
         yield sub
         yield from functions(sub)
@@ -91,7 +91,7 @@ def watching(times: Times) -> Iterator[None]:
 
 
 def our_model(shape: Shape, mode: str) -> Any:
-    """A GPT-2 of this shape with random weights; for "lora" with LoRA on queries, keys and values."""
+    """Return a GPT-2 of this shape with random weights; for "lora" with LoRA on queries, keys and values."""
     config = DecoderConfig.gpt2(
         shape.vocab_size, shape.d_model, shape.n_layers, shape.n_heads, context=max(shape.length, 64)
     )
@@ -157,6 +157,6 @@ class Profile:
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """The step as a whole and its floor; then one row a Function and phase, the slowest first."""
+    """Return two parts: the whole step and its floor, then a row a Function and phase, the slowest first."""
     made = cache(lambda: Profile("d256" if quick else "gpt2", "lora", 1 if quick else 5))
     return [Part("the step", lambda: made().whole()), Part("its Functions", lambda: made().functions())]

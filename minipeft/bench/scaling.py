@@ -1,7 +1,7 @@
 """Time for each counted FLOP, from d = 64 to d = 1024 and from T = 64 to T = 1024; and the top K layers of a stack.
 
 A step that does more work should take less time a FLOP, towards the rate of a large product. The last rows train the
-top K of eight layers: their time relative to full fine-tuning beside their counted FLOPs relative to it.
+top K of eight layers: their time relative to full fine-tuning, and their counted FLOPs relative to it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Stepper:
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """The rows of widths, of lengths and of top-K."""
+    """Return a part, with one row, for each width, each length, and each number of top layers."""
     repeats = 1 if quick else REPEATS
     widths, lengths, tops = (WIDTHS[:2], LENGTHS[:2], (1,)) if quick else (WIDTHS, LENGTHS, (1, 2, 4))
     full = cache(lambda: Stepper(256, 128, 8, LAYERS, None, shards=2))
@@ -63,7 +63,7 @@ def parts(quick: bool = False) -> list[Part]:
 
 
 def lora_on_top(k: int) -> tuple[str, PeftConfig]:
-    """Return the name and the method."""
+    """Return the name and the method of LoRA on the top k layers."""
     layers = list(range(LAYERS - k, LAYERS))
     return f"LoRA on the top {k} of {LAYERS}", LoraConfig(r=8, target_modules=TARGETS, layers_to_transform=layers)
 

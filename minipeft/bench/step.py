@@ -1,8 +1,8 @@
-"""A training step beside PyTorch eager + PEFT on the same processor: same weights, data and threads, dropout 0.
+"""A training step compared with PyTorch eager + PEFT on one processor: same weights, data, threads, no dropout.
 
 Loss and gradients are compared first. Then steps are taken in turn, ours and theirs, and the ratio of each pair kept:
 the table has their median and quartiles. The floor is a step's counted FLOPs at the rate that the better library keeps
-up in large products, measured between the pairs. `minipeft bench step` runs every case in a process of its own.
+up in large products, measured between the pairs. `minipeft bench step` runs every case in its own process.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CASES = [
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """One row a case: shape, mode, baseline, and the median ratio of our step to theirs with its quartiles."""
+    """Return one part a shape, mode and baseline: the median ratio of our step to theirs with its quartiles."""
     made = []
     for name, mode, baseline, masked in CASES:
         if not quick or (name in QUICK and baseline == "tuned"):
@@ -129,7 +129,7 @@ def measure(name: str, mode: str, baseline: str, masked: float, repeats: int) ->
 
 
 def in_turn(ours: Callable[[], None], theirs: Callable[[], None], repeats: int) -> list[tuple[float, float]]:
-    """Seconds of (ours, theirs), taken in turn after one of each that is not counted, with a rest before each.
+    """Return the seconds of (ours, theirs), taken in turn after an uncounted one of each, with a rest before each.
 
     Without the rest, threads of OpenMP that wait for more work by spinning would take the processor from the next.
     """
@@ -142,7 +142,7 @@ def in_turn(ours: Callable[[], None], theirs: Callable[[], None], repeats: int) 
 
 
 def timed(call: Callable[[], None]) -> float:
-    """Seconds of a call, after a rest."""
+    """Rest, then return the seconds of a call."""
     time.sleep(REST)
     start = time.perf_counter()
     call()
@@ -150,13 +150,13 @@ def timed(call: Callable[[], None]) -> float:
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile."""
+    """Return the lower quartile, the median and the upper quartile."""
     a, b, c = np.quantile(values, [0.25, 0.5, 0.75])
     return float(a), float(b), float(c)
 
 
 def large_product(library: Any, n: int = 1536) -> tuple[Callable[[], Any], int]:
-    """A product of two float32 matrices n × n by NumPy or PyTorch, and its FLOPs."""
+    """Return a product of two float32 matrices n × n by NumPy or PyTorch, and its FLOPs."""
     x: Any = np.random.default_rng(0).standard_normal((n, n)).astype(np.float32)
     if library is not np:
         x = library.tensor(x)
@@ -164,7 +164,7 @@ def large_product(library: Any, n: int = 1536) -> tuple[Callable[[], Any], int]:
 
 
 def kept_up(product: tuple[Callable[[], Any], int], seconds: float = 0.2) -> float:
-    """FLOPs a second of the product, repeated for so many seconds: what is kept up, and not a burst."""
+    """Return the FLOPs a second of the product, repeated for that many seconds: the sustained rate."""
     run, flops = product
     run()
     start, done = time.perf_counter(), 0
@@ -175,7 +175,7 @@ def kept_up(product: tuple[Callable[[], Any], int], seconds: float = 0.2) -> flo
 
 
 def disagreement(theirs: Any, ours: Any, batch: Any, ids: Any, labels: Any, mode: str, shape: Shape) -> float:
-    """The largest difference of a gradient, relative to the largest entry of it; AssertionError where losses differ."""
+    """Return the largest difference of a gradient relative to its largest entry; AssertionError if losses differ."""
     loss = theirs(input_ids=ids, labels=labels).loss
     loss.backward()
     our_loss = backward(ours, batch, shards=shape.shards)

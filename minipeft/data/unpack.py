@@ -1,4 +1,4 @@
-"""Named members out of a package that is not trusted: by exact path, to names of ours, no more bytes than expected."""
+"""Named members of an untrusted package: by exact path, to our own names, never more bytes than expected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_MEMBERS = 200_000
 DEBIAN = b"!<arch>\n"
 OPENERS: dict[str, Callable[[Any], Any]] = {"data.tar.xz": lzma.open, "data.tar.gz": gzip.open}
 LARGEST_READ = 16 << 20  # bytes of one tar header: honest ones have a few kB
-TOO_MUCH = "the package unpacks to more than any that is expected; it is damaged or hostile"
+TOO_MUCH = "the package unpacks to more than any expected one; it is damaged or hostile"
 Opener = Callable[[str], IO[bytes] | None]
 
 
@@ -60,7 +60,7 @@ def unpack(resource: Resource, source: Path, target: Path) -> None:
 
 
 def _paths(resource: Resource, name: str) -> list[str]:
-    """Where ``name`` may lie: in each package, or (in a folder, or as a single file) under its own name."""
+    """Return where ``name`` may be: its path in each package, and in a folder or as a single file its own name."""
     return [*(p.members[name] for p in resource.packages if name in p.members), name]
 
 
@@ -70,7 +70,7 @@ def _first(resource: Resource, name: str, open_member: Opener) -> IO[bytes] | No
 
 @contextmanager
 def _opener(source: Path, resource: Resource) -> Iterator[Opener]:
-    """A function that opens a path inside of ``source`` for reading, and gives None where nothing has that path."""
+    """Yield a function that opens a path inside ``source`` for reading, or returns None if there is none."""
     try:
         if source.is_dir():
             yield lambda path: (source / path).open("rb") if (source / path).is_file() else None
@@ -101,7 +101,7 @@ def _opener(source: Path, resource: Resource) -> Iterator[Opener]:
         OSError,
     ) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # a full disk, say: that is no fault of the package
+            raise  # a full disk, for example: the package is fine
         raise FetchError(f"{source}: is damaged, or no package ({error}); get it again") from error
 
 
@@ -120,7 +120,7 @@ def _zip_member(archive: zipfile.ZipFile, path: str) -> IO[bytes] | None:
     if info is None:
         return None
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise zipfile.BadZipFile(f"{path} is compressed as no wheel is")
+        raise zipfile.BadZipFile(f"{path} has a compression that wheels do not use")
     return archive.open(info)
 
 
@@ -130,7 +130,7 @@ def _magic(source: Path, size: int = 2) -> bytes:
 
 
 def _debian_data(source: Path) -> Any:
-    """The unpacked data.tar of a Debian package: an ar archive, each member behind a line of 60 bytes (deb(5))."""
+    """Return the unpacked data.tar of a Debian package: an ar archive, 60 bytes before each member (deb(5))."""
     with source.open("rb") as package:
         package.seek(len(DEBIAN))
         while len(line := package.read(60)) == 60:
@@ -140,13 +140,13 @@ def _debian_data(source: Path) -> Any:
             if name in OPENERS:
                 return OPENERS[name](io.BytesIO(package.read(int(size))))
             if name.startswith("data.tar"):
-                raise FetchError(f"{source}: {name} is of a kind that is not read; expected {' or '.join(OPENERS)}")
+                raise FetchError(f"{source}: {name} is of another kind; expected {' or '.join(OPENERS)}")
             package.seek(int(size) + int(size) % 2, 1)
     raise FetchError(f"{source}: is a damaged Debian package; get it again")
 
 
 class _Bounded:
-    """A stream for tarfile that refuses to unpack without end, or one header of many megabytes into memory."""
+    """A stream for tarfile that refuses to unpack without end, or to read a header of many megabytes."""
 
     def __init__(self, raw: Any):
         self.raw = raw
@@ -166,7 +166,7 @@ class _Bounded:
 
 
 def _copy(stream: IO[bytes], path: Path, size: int) -> str:
-    """Copy at most ``size`` bytes and one more, so that a bomb is cut short; the sha256 of what was read."""
+    """Copy at most ``size`` bytes and one more, so that a bomb is cut short; return the sha256 of what was read."""
     digest = hashlib.sha256()
     left = size + 1
     with path.open("wb") as out:

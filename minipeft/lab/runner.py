@@ -1,6 +1,6 @@
 """Many runs: side by side on this machine or on a Dask cluster, each appended when it is finished, and taken up again.
 
-A run is a function of its config alone: every array product is made with one thread, and every seed is in the config.
+A run depends only on its config: every array product is made with one thread, and every seed is in the config.
 So the rows are the same in any order and with any number of workers, but for the seconds that they took.
 """
 
@@ -113,7 +113,7 @@ def local(name: str, configs: Sequence[Config], folder: str, workers: int) -> Re
 def on_cluster(name: str, configs: Sequence[Config], folder: str, address: str) -> Results:
     """Entries as they finish on the Dask cluster at ``address``; what a dying worker had is given to another.
 
-    The workers must have minipeft and see the folder. Raises LabError where there is no cluster.
+    The workers must have minipeft and see the folder. Raises LabError if there is no cluster.
     """
     try:
         distributed: Any = import_module("dask.distributed")
@@ -159,7 +159,7 @@ def run(
             say(f"{experiment.name}: pretraining the base model, once for all runs")
         with new_folder(base) as part, one_blas_thread():
             experiment.prepare(mode, part)
-    quiet = None if progress else True  # None: a bar on a terminal alone
+    quiet = None if progress else True  # None: a bar only on a terminal
     while True:
         wanted = list({key(c): c for c in experiment.runs(mode, [log.rows[k] for k in sorted(log.rows)])}.values())
         missing = [c for c in wanted if key(c) not in log.rows]
