@@ -114,6 +114,7 @@ def test_names_and_shapes_are_theirs(rng, tmp_path):
         (vit, LoraConfig(r=2, modules_to_save=["patches"])),  # a convolution there
         (mlp, LoraConfig(r=2, target_modules=["layers.0"])),
         (vit, PromptTuningConfig(2)),
+        (llama, PromptTuningConfig(2, modules_to_save=["lm_head"])),  # it would overwrite the base's own there
         (encoder_decoder, PromptTuningConfig(2)),
         (encoder_decoder, PrefixTuningConfig(2, sides=["decoder", "cross"])),
         (encoder_decoder, PrefixTuningConfig(2, sides=["decoder"])),  # two layers, that share one there

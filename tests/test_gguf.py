@@ -5,10 +5,11 @@ import zlib
 
 import numpy as np
 import pytest
+from test_fields import error_of
 from tiny_gguf import f32, gguf_bytes, small_llama, string, write_llama
 
 from minipeft.data import BytePairs, load_austen
-from minipeft.data.bpe import words
+from minipeft.data.bpe import TOKENIZERS, words
 from minipeft.files import FileError, read_gguf
 from minipeft.models import DecoderLM
 from minipeft.nn.module import Module
@@ -161,6 +162,27 @@ def test_byte_pairs_merge_the_earliest_pair_first_and_come_back(llama):
         t.decode([len(t.tokens)])
     with pytest.raises(ValueError, match="no chat template"):
         t.chat([])
+
+
+WRONG = [True, False, 0, 7, 2**31, 2.5, "x", "", "smollm", np.array([1, 2]), np.array([]), ["a"], [], ["a b"]]
+
+
+@pytest.mark.parametrize("key", [*TOKENIZERS, "tokens", "merges", "token_type", "unknown_token_id", "eos_token_id"])
+def test_no_value_of_a_key_of_the_tokenizer_raises_anything_but_an_error_that_names_it(key, model, tmp_path):
+    refused = 0
+    for value in WRONG:
+        path = write_llama(model, tmp_path / "llama.gguf", {f"tokenizer.ggml.{key}": value})
+        error = error_of(lambda: BytePairs.from_gguf(path).encode("hello <|im_end|>"))
+        refused += error is not None
+        named = key if key != "tokens" else "tokenizer.ggml."  # the other keys are held against the tokens
+        assert error is None or named in error, f"{key} = {value!r}: {error}"
+    assert refused > 8
+
+
+def test_a_chat_template_that_is_not_text_is_refused(model, tmp_path):
+    path = write_llama(model, tmp_path / "llama.gguf", {"tokenizer.chat_template": 3})
+    with pytest.raises(FileError, match=r"tokenizer\.chat_template must be text, got 3"):
+        BytePairs.from_gguf(path)
 
 
 def test_words_are_cut_as_gpt2_cuts_them():

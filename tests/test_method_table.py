@@ -42,7 +42,7 @@ GPU, without a synchronization. **HF**: saved here, Hugging Face PEFT 0.21.2 loa
 what it saves loads here. If a cell says less, the reason is given below.
 
     pytest tests/test_peft.py                           # ✓
-    pytest -m parity tests/parity/test_parity_peft.py   # HF, with the extra [parity]
+    pytest -m parity tests/parity -k "peft or tied"     # HF, with the extra [parity]
     python tests/test_method_table.py                   # this page, out of those tests
 
 """

@@ -11,7 +11,15 @@ import minipeft as mp
 from minipeft.files import FileError, read_safetensors, write_safetensors
 from minipeft.models import EncoderConfig, EncoderMaskedLM, MaskedLMConfig, Model, huggingface_names
 from minipeft.nn.module import find
-from minipeft.peft import LoraConfig, PeftError, PeftModel, TopLayersConfig, get_peft_model
+from minipeft.peft import (
+    IntrinsicConfig,
+    LoraConfig,
+    PeftError,
+    PeftModel,
+    TopLayersConfig,
+    get_peft_model,
+    to_huggingface,
+)
 
 TIED = {"gpt2": gpt2, "llama": llama, "masked_lm": masked_lm, "encoder_decoder": encoder_decoder}
 tied_families = pytest.mark.parametrize("family", TIED)
@@ -101,6 +109,42 @@ def test_a_folder_from_before_there_was_a_choice_is_tied(family, rng, tmp_path):
     del settings["tied"]
     (tmp_path / "config.json").write_text(json.dumps(settings))
     assert loss_of(Model.from_pretrained(tmp_path), batch) == loss_of(model, batch)
+
+
+@tied_families
+def test_several_adapters_of_tied_weights_live_on_one_base(family, rng):
+    """Switching, disabling and summing: each place has its own weight, and the base keeps the shared one."""
+    peft, batch = trained(family, WHAT["the whole head"], rng)
+    base = peft.base_model
+    paths = base.tied_weights
+    with peft.disable_adapter():
+        (shared,) = {find(base, path) for path in paths}
+        before = shared.data.copy()
+        plain = loss_of(base, batch)
+    head = base.lm_head.weight.data.copy()
+    peft.add_adapter("second", WHAT["the whole head"], rng=1)
+    for p in peft.trained().values():
+        p.data[...] -= 0.1 * rng.normal(size=p.shape)
+    second = base.lm_head.weight.data.copy()
+    peft.add_weighted_adapter(["default", "second"], [0.25, 0.5], "sum")
+    expected = before + 0.25 * (head - before) + 0.5 * (second - before)
+    np.testing.assert_allclose(base.lm_head.weight.data, expected, atol=1e-6)
+    assert all(find(base, path) is shared for path in paths if not path.startswith("lm_head"))
+    peft.set_adapter("default")
+    assert np.array_equal(base.lm_head.weight.data, head)
+    assert np.array_equal(shared.data, before)
+    assert loss_of(peft.unload(), batch) == plain
+    assert {find(base, path) for path in paths} == {shared}
+
+
+@tied_families
+def test_a_random_subspace_moves_both_places_together(family, rng):
+    peft, batch = trained(family, IntrinsicConfig(d=5), rng)
+    base = peft.base_model
+    first, *others = (path.removesuffix(".weight") for path in base.tied_weights)
+    moved = [find(base, path)._projections.by_name["weight"] for path in (first, *others)]
+    assert len(set(map(id, moved))) == 1
+    assert len({id(find(base, path).base.weight) for path in (first, *others)}) == 1
 
 
 @tied_families
@@ -236,6 +280,18 @@ def test_an_adapter_whose_modules_are_one_there_must_hold_both(rng, tmp_path):
     with pytest.raises(PeftError, match=r"trainable_token_indices is \[1, 2\]; only its absence is implemented"):
         rewritten(tmp_path, {"trainable_token_indices": [1, 2]})
         PeftModel.from_pretrained(base, tmp_path)
+
+
+def test_the_head_of_an_encoder_decoder_has_a_form_there_only_with_the_bases_bias(rng):
+    """final_logits_bias is a constant of BART, which no adapter of theirs changes."""
+    model, _ = encoder_decoder(rng)
+    peft = get_peft_model(model, WHAT["the whole head"])
+    model.lm_head.weight.data[...] += 1.0
+    tensors, settings = to_huggingface(peft)
+    assert np.array_equal(tensors["base_model.model.lm_head.weight"], model.lm_head.weight.data)
+    assert settings["modules_to_save"] == ["lm_head"]
+    model.lm_head.bias.data[...] += 1.0
+    assert to_huggingface(peft) is None
 
 
 @pytest.mark.parametrize("bias", ["none", "lora_only", "all"])

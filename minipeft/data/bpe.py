@@ -13,10 +13,16 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from minipeft.files.cache import cached
+from minipeft.files.config import shown
 from minipeft.files.errors import FileError
 from minipeft.files.gguf import read_gguf
 
-CONTROL = 3  # the token type of GGUF for what is no text
+CONTROL = 3  # the token type of GGUF for what is not text
+TOKENIZERS = {  # by key of GGUF, without "tokenizer.ggml.": the values that are implemented
+    "model": ("gpt2",),
+    "pre": ("smollm", "gpt-2"),
+    **dict.fromkeys(("add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix"), (False,)),
+}
 PIECES = re.compile(r" ?L+| ?N+| ?O+|[ S]+(?![LNO])|[ S]+")  # over the classes of a text's characters
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 SPACES = {chr(c) for c in (*range(9, 14), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F)}
@@ -70,34 +76,35 @@ class BytePairs:
 
     @classmethod
     def from_gguf(cls, source: str | Path) -> BytePairs:
-        """The tokenizer inside a GGUF file, or of the name of something fetched; FileError where it has none."""
+        """Return the tokenizer in a GGUF file, or in something fetched, by its name; FileError if it cannot be read."""
         path = Path(source)
         if not path.exists():
             path = cached(str(source)) or path
         gguf = read_gguf(path / "model.gguf" if path.is_dir() else path)
-        m = gguf.metadata
-        kind, pre = m.get("tokenizer.ggml.model"), m.get("tokenizer.ggml.pre")
-        if kind != "gpt2" or pre not in ("smollm", "gpt-2"):
-            raise FileError(
-                f"{path}: its tokenizer is {kind!r} with {pre!r}; only byte pairs of SmolLM or GPT-2 are read"
-            )
-        tokens, merges = m.get("tokenizer.ggml.tokens"), m.get("tokenizer.ggml.merges")
-        types, template = m.get("tokenizer.ggml.token_type", np.ones(0, int)), m.get("tokenizer.chat_template")
-        if not (_strings(tokens) and _strings(merges) and isinstance(types, np.ndarray)):
-            raise FileError(f"{path}: expected tokenizer.ggml.tokens, merges and token_type")
+        m = {key.removeprefix("tokenizer.").removeprefix("ggml."): value for key, value in gguf.metadata.items()}
+        for key, accepted in TOKENIZERS.items():
+            value = m.get(key, accepted[-1] if key.startswith("add_") else None)
+            if not isinstance(value, (str, bool)) or value not in accepted:
+                known = " or ".join(map(repr, accepted))
+                raise FileError(f"{path}: tokenizer.ggml.{key} is {shown(value)}; only {known} is implemented")
+        tokens, merges, types = m.get("tokens"), m.get("merges"), m.get("token_type", np.ones(0, int))
+        if not (_strings(tokens) and _strings(merges)):
+            raise FileError(f"{path}: tokenizer.ggml.tokens and tokenizer.ggml.merges must be lists of strings")
+        if not isinstance(types, np.ndarray) or len(types) not in (0, len(tokens)):
+            raise FileError(f"{path}: tokenizer.ggml.token_type must have a number for each of {len(tokens)} tokens")
+        for key in ("unknown_token_id", "eos_token_id"):
+            value = m.get(key, 0)
+            if type(value) is not int or not 0 <= value < len(tokens):
+                raise FileError(f"{path}: tokenizer.ggml.{key} is {shown(value)}, which is not the id of a token")
+        template = m.get("chat_template")
+        if not isinstance(template, (str, type(None))):
+            raise FileError(f"{path}: tokenizer.chat_template must be text, got {shown(template)}")
         special = np.flatnonzero(types == CONTROL).tolist()
+        unknown, eos = m.get("unknown_token_id"), m.get("eos_token_id")
         try:
-            return cls(
-                tokens,
-                merges,
-                special,
-                pre == "smollm",
-                m.get("tokenizer.ggml.unknown_token_id"),
-                m.get("tokenizer.ggml.eos_token_id"),
-                template if isinstance(template, str) else None,
-            )
-        except (ValueError, IndexError) as error:
-            raise FileError(f"{path}: its tokenizer is broken ({error})") from error
+            return cls(tokens, merges, special, m["pre"] == "smollm", unknown, eos, template)
+        except ValueError as error:
+            raise FileError(f"{path}: tokenizer.ggml.merges: {error}") from error
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The ids of a text; special=False reads "<|im_end|>" and its like as plain text (what a user typed, say)."""
