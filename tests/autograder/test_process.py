@@ -1,0 +1,90 @@
+"""A process that answers frames: one reply to each request, and none before the request; nothing holds up its end."""
+
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from autograder import process as module
+from autograder.frames import FrameError, encode
+from autograder.homework import ROOT
+from autograder.process import CRASHES, Lost, Process, ended
+
+START = f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom autograder.frames import encode\n"
+ECHO = """
+from autograder.worker import received, write_all
+for message in received(0):
+    write_all(1, encode(message))
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    made = []
+
+    def start(program):
+        made.append(Process([sys.executable, "-c", START + program], tmp_path, dict(os.environ)))
+        return made[-1]
+
+    yield start
+    for process in made:
+        process.kill()
+        process.drain()
+
+
+def test_replies_come_back_whatever_their_size(started):
+    echo = started(ECHO)
+    for n in (0, 1, 8_000, 8_192, 100_000, 1_000_000, *[3] * 200):
+        x = np.arange(n, dtype=float)
+        assert np.array_equal(echo.exchange(encode({"x": x}), 10.0)["x"], x)
+
+
+def test_a_reply_before_the_request_was_read_is_an_error(started):
+    early = started("os.write(1, encode({'id': 1})); import time; time.sleep(60)")
+    with pytest.raises(FrameError, match="a reply before the request was read"):
+        early.exchange(encode({"x": np.zeros(1_000_000)}), 10.0)
+
+
+def test_a_reply_to_no_request_is_an_error_of_the_next_exchange(started):
+    twice = started(
+        ECHO.replace("encode(message)", "encode(message)); import time; time.sleep(0.2); write_all(1, b'x'")
+    )
+    twice.exchange(encode({"id": 1}), 10.0)
+    time.sleep(1.0)
+    with pytest.raises(FrameError):
+        twice.exchange(encode({"id": 2}), 10.0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it needs fork")
+def test_a_child_that_lives_on_holds_up_nothing(started, monkeypatch):
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.5)
+    process = started("if os.fork() == 0:\n    os.setsid()\n    import time; time.sleep(20)\nos.write(2, b'said')")
+    with pytest.raises(Lost):
+        process.exchange(encode(1), 10.0)
+    begun = time.monotonic()
+    process.kill()
+    process.drain()
+    assert time.monotonic() - begun < 5
+    assert process.log == b"said"
+
+
+def test_no_thread_and_no_descriptor_is_left(started):
+    threads, files = threading.active_count(), len(os.listdir("/dev/fd"))
+    for _ in range(3):
+        process = started(ECHO)
+        process.exchange(encode(1), 10.0)
+        process.kill()
+        process.drain()
+    assert (threading.active_count(), len(os.listdir("/dev/fd"))) == (threads, files)
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [(0, "ended before it answered"), (-11, "crashed (SIGSEGV)"), (-99, "crashed (signal 99)")]
+    + [(code, f"crashed ({name})") for code, name in CRASHES.items()],
+)
+def test_how_a_process_ended_is_said(status, says):
+    assert ended(status).error == says
