@@ -63,7 +63,7 @@ def test_a_mistyped_command_line_is_one_line_and_exit_code_2(args, message, caps
     ("args", "message"),
     [
         (["compare", "--task", "digit"], "unknown task 'digit'; did you mean 'digits'? There are: digits, text, senti"),
-        (["bench", "stepp"], "unknown bench 'stepp'; did you mean 'step'? There are: step, hips"),
+        (["bench", "stepp"], "unknown benchmark 'stepp'; did you mean 'step'? There are: step, hips"),
         (["lab", "size"], "unknown experiment 'size'; did you mean 'sizes'? There are: few_shot, adapters"),
         (["fetch", "minilmm"], "unknown name 'minilmm'; did you mean 'minilm'? There are: austen, fashion, minilm"),
         (["fetch", "xyz"], "unknown name 'xyz'; there are: austen, fashion"),

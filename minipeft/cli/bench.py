@@ -40,7 +40,7 @@ def run_bench(parser: Parser, args: argparse.Namespace) -> int:
         print(json.dumps(BENCHES, indent=2) if args.json else "\n".join(f"{n:<13} {s}" for n, s in BENCHES.items()))
         return 0
     if args.name not in BENCHES:
-        raise UserError(unknown_name("bench", args.name, BENCHES))
+        raise UserError(unknown_name("benchmark", args.name, BENCHES))
     rows: list[Row] = []
     try:
         with needs_extra(f"bench {args.name}", "parity"):
