@@ -276,11 +276,11 @@ def test_fit_gives_all_back(broken, small):
 
 
 def test_a_step_with_many_gradients_takes_new_memory(small, monkeypatch):
-    from minipeft import train
+    from minipeft.train import step
 
     model, optimizer, batch = made(None)
     bytes_of_all = sum(p.data.nbytes for p in model.parameters())
-    monkeypatch.setattr(train, "FEW_GRADIENTS", 2 * bytes_of_all - 1)
+    monkeypatch.setattr(step, "FEW_GRADIENTS", 2 * bytes_of_all - 1)
     train_step(model, batch, optimizer, shards=2)
     assert optimizer.buffers.held_bytes == 0
     train_step(model, batch, optimizer, shards=1)

@@ -12,7 +12,6 @@ from threadpoolctl import threadpool_limits
 
 import minipeft as mp
 from minipeft import array as arr
-from minipeft import train
 from minipeft.autograd import Context
 from minipeft.ops.activation import Activation, Gate, softmax_rows, softmax_rows_backward
 from minipeft.ops.attention import Attention
@@ -21,6 +20,7 @@ from minipeft.ops.normalize import LayerNorm, RMSNorm
 from minipeft.ops.tiled import TILE, TiledAttention, tiles
 from minipeft.optim import SGD, AdamW
 from minipeft.peft.lora import LoRALinear
+from minipeft.train import step
 
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
 dtypes = st.sampled_from([np.float32, np.float64])
@@ -311,5 +311,5 @@ def test_the_sum_over_shards_has_the_same_bits_each_time_and_is_the_sum(rng):
     expected = {t: total[t] + g if t in total else g for t, g in more.items()}
     for n in (1, 2):
         summed = {t: g.copy() for t, g in total.items()}
-        train._add(summed, more, n)
+        step._add(summed, more, n)
         assert all(np.array_equal(summed[t], expected[t]) for t in tensors)

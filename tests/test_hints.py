@@ -388,9 +388,9 @@ def test_tensors_in_lists_and_dicts_are_printed_and_tied_weights_counted_once():
 
 def test_a_printed_optimizer_says_what_it_holds(model):
     assert str(SGD(model, lr=0.1, momentum=0.9)) == (
-        "SGD(lr=0.1, weight_decay=0.0, momentum=0.9, nesterov=False): 4,236 parameters in 36 tensors, 0 steps done"
+        "SGD(lr=0.1, weight_decay=0.0, momentum=0.9, nesterov=False): 4,236 parameters in 36 tensors, step 0"
     )
     optimizer = AdamW(model, lr=CosineSchedule(0.2, steps=10))
     mp.train.train_step(model, {"ids": IDS, "labels": IDS}, optimizer)
     assert str(optimizer).startswith("AdamW(lr=0.195106 by CosineSchedule, weight_decay=0.01, betas=[0.9, 0.999]")
-    assert str(optimizer).endswith(": 4,236 parameters in 36 tensors, 1 steps done")
+    assert str(optimizer).endswith(": 4,236 parameters in 36 tensors, step 1")

@@ -468,7 +468,7 @@ def test_a_failed_write_leaves_the_checkpoint_of_before(tmp_path, monkeypatch):
 
     model = Noisy()
     fit(model, problem(), SGD(model, 0.1), steps=2, progress=False, checkpoint=tmp_path / "c")
-    monkeypatch.setattr("minipeft.train.write_safetensors", write)
+    monkeypatch.setattr("minipeft.train.state.write_safetensors", write)
     with pytest.raises(FileError, match=r"c: cannot write there \(No space left on device\); make room there"):
         fit(model, problem(), SGD(model, 0.1), steps=4, progress=False, checkpoint=tmp_path / "c", resume=True)
     assert sorted(f.name for f in (tmp_path / "c").iterdir()) == ["training.json", "training.safetensors"]

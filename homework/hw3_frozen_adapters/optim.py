@@ -102,7 +102,7 @@ class Optimizer:
         n = sum(p.size for p in self.params.values())
         return (
             f"{type(self).__name__}(lr={self.lr:g}{schedule}{options}): "
-            f"{n:,} parameters in {len(self.params)} tensors, {self.steps} steps done"
+            f"{n:,} parameters in {len(self.params)} tensors, step {self.steps}"
         )
 
     @property

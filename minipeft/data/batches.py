@@ -27,7 +27,7 @@ class Batches:
     ):
         if not isinstance(arrays, Mapping):
             raise TypeError(f"Batches: expected a dict of arrays by name first, got {type(arrays).__name__}")
-        arrays = {name: np.asarray(x) if isinstance(x, list) else x for name, x in arrays.items()}
+        arrays = as_arrays(arrays)
         lengths = {name: len(x) for name, x in arrays.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"Batches: the arrays must have one length, got {lengths}")
@@ -93,11 +93,16 @@ class LanguageModelBatches:
             yield {"ids": windows[:, :-1], "labels": windows[:, 1:]}
 
 
-class Repeated:
-    """The batches of an iterable, the same in each epoch."""
+def as_arrays(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch with arrays for its lists."""
+    return {name: np.asarray(x) if isinstance(x, list) else x for name, x in batch.items()}
 
-    def __init__(self, batches: Iterable[Mapping[str, Any]]):
-        self.batches = list(batches)
+
+class Repeated:
+    """The batches of a list, the same in each epoch."""
+
+    def __init__(self, batches: Sequence[Mapping[str, Any]]):
+        self.batches = [as_arrays(batch) for batch in batches]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -119,8 +124,8 @@ def as_batches(batches: Any, steps: int | None = None) -> Any:
         raise TypeError(f"{expected}; got one dict: for a single batch give [batch]")
     if not isinstance(batches, Iterable):
         raise TypeError(f"{expected}; got {type(batches).__name__}")
-    repeated = Repeated(islice(batches, steps))
-    odd = [type(batch).__name__ for batch in repeated.batches if not isinstance(batch, Mapping)]
+    listed = list(islice(batches, steps))
+    odd = [type(batch).__name__ for batch in listed if not isinstance(batch, Mapping)]
     if odd:
         raise TypeError(f"{expected}; got {type(batches).__name__} of {odd[0]}")
-    return repeated
+    return Repeated(listed)

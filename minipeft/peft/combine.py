@@ -35,7 +35,8 @@ def _lora_swaps(peft: PeftModel, name: str, what: str) -> dict[str, Swap]:
 def mixed_adapters(peft: PeftModel, names: Sequence[str]) -> Iterator[None]:
     """Inside, example i of a batch of ``len(names)`` goes through the adapter ``names[i]`` ("__base__" for none).
 
-    The base's products are made once for the whole batch. Raises PeftError for adapters that are not LoRA on linear
+    The base's products are computed once for the whole batch. This holds for the model, so also for other threads that
+    call it meanwhile. Raises PeftError for adapters that are not LoRA on linear
     layers alone (heads, biases and embeddings belong to no single example).
     """
     peft.check_active()
