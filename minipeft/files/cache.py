@@ -1,4 +1,4 @@
-"""Where fetched things lie."""
+"""The folder of fetched weights and data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The cache: the folder in the environment variable MINIPEFT_CACHE, or else the user's cache folder."""
+    """Return the folder in the environment variable MINIPEFT_CACHE, or else the user's cache folder."""
     chosen = os.environ.get("MINIPEFT_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -17,6 +17,6 @@ def cache_folder() -> Path:
 
 
 def cached(name: str) -> Path | None:
-    """The folder of ``name`` in the cache, or None where it has not been fetched."""
+    """Return the folder of ``name`` in the cache, or None if it has not been fetched."""
     folder = cache_folder() / name
     return folder if folder.is_dir() else None
