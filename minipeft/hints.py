@@ -66,6 +66,19 @@ MODULE = {
     "push_to_hub": "write a folder with save_pretrained(folder) and upload it",
 }
 
+# Hugging Face's names for a size or choice in a model's configuration.
+CONFIG = {
+    **dict.fromkeys(("hidden_size", "n_embd"), "d_model"),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers"), "n_layers"),
+    **dict.fromkeys(("num_attention_heads", "n_head", "encoder_attention_heads"), "n_heads"),
+    **dict.fromkeys(("intermediate_size", "n_inner", "encoder_ffn_dim"), "d_ff"),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), "context"),
+    **dict.fromkeys(("hidden_act", "activation_function"), "activation"),
+    "num_key_value_heads": "n_kv_heads",
+    "num_labels": "n_classes",
+    "num_channels": "channels",
+}
+
 # Names of other libraries for an option of a method.
 OPTIONS = {
     "rank": "r",

@@ -1,6 +1,7 @@
 """What a user of PyTorch, transformers or PEFT types works, or is answered with what to type here."""
 
 import copy
+import dataclasses
 import operator
 import pickle
 import re
@@ -244,6 +245,18 @@ def test_answers_name_what_there_is(answer, peft):
     owners = {"model": peft, "tensor": mp.Tensor(T), "minipeft": mp}
     for owner, path in re.findall(r"\b(model|tensor|minipeft)((?:\.\w+)+)", answer):
         assert operator.attrgetter(path[1:])(owners[owner]) is not None
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_names_of_a_configuration_are_answered_if_it_has_them(family, rng):
+    config = family(rng)[0].config
+    own = {f.name for f in dataclasses.fields(config)}
+    for theirs, name in hints.CONFIG.items():
+        with pytest.raises(AttributeError) as raised:
+            getattr(config, theirs)
+        answer = f"; use config.{name}" if name in own else ""
+        assert str(raised.value) == f"{type(config).__name__!r} object has no attribute {theirs!r}{answer}"
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == dataclasses.replace(config) == config
 
 
 def test_a_peft_model_counts_as_at_hugging_face(peft, capsys):

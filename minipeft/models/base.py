@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
-from minipeft import ops
+from minipeft import hints, ops
 from minipeft.array import Array, device_of, to_device, to_numpy
 from minipeft.autograd import Tensor
 from minipeft.files.cache import cached
@@ -27,6 +27,16 @@ from minipeft.nn.checkpoint import checkpoint
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import NORMS, Cache, TransformerLayer
+
+
+class Config:
+    """The base class of the models' configurations; it answers Hugging Face's names."""
+
+    if not TYPE_CHECKING:  # a type checker would believe in every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            own = {f.name for f in fields(self)}
+            raise hints.missing(self, name, {k: f"use config.{v}" for k, v in hints.CONFIG.items() if v in own})
 
 
 class Model(Module):

@@ -9,7 +9,7 @@ import numpy as np
 
 from minipeft.array import generator
 from minipeft.autograd import Tensor
-from minipeft.models.base import Model, Stack, head_loss, last_rows, rotary_tables
+from minipeft.models.base import Config, Model, Stack, head_loss, last_rows, rotary_tables
 from minipeft.models.fields import Unsupported, activation, full_context, rope
 from minipeft.models.huggingface import Layout, Row, Settings, both
 from minipeft.nn.layers import Linear
@@ -17,7 +17,7 @@ from minipeft.nn.transformer import Cache, TextInput
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Config):
     """Sizes and choices of a decoder; `gpt2` and `llama` fill in the two known sets of choices."""
 
     vocab_size: int

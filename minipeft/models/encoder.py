@@ -12,7 +12,7 @@ from minipeft import ops
 from minipeft.array import generator
 from minipeft.autograd import Tensor
 from minipeft.files.errors import FileError
-from minipeft.models.base import Folder, Model, Stack, head_loss, last_rows
+from minipeft.models.base import Config, Folder, Model, Stack, head_loss, last_rows
 from minipeft.models.fields import activation, n_classes
 from minipeft.models.huggingface import Layout, Row, both, within
 from minipeft.nn.layers import Dropout, LayerNorm, Linear, parameter
@@ -21,7 +21,7 @@ from minipeft.ops.loss import IGNORED
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Config):
     """Sizes and choices of an encoder; the defaults are BERT-base's (Devlin et al. 2019)."""
 
     vocab_size: int = 30522

@@ -10,7 +10,7 @@ import numpy as np
 
 from minipeft.array import Array, generator
 from minipeft.autograd import Tensor
-from minipeft.models.base import Model, Stack, head_loss, last_rows
+from minipeft.models.base import Config, Model, Stack, head_loss, last_rows
 from minipeft.models.fields import Unsupported, activation
 from minipeft.models.huggingface import Layout, Row, Settings, both
 from minipeft.nn.layers import LayerNorm, Linear, parameter
@@ -19,7 +19,7 @@ from minipeft.ops.loss import IGNORED
 
 
 @dataclass(frozen=True)
-class EncoderDecoderConfig:
+class EncoderDecoderConfig(Config):
     """Sizes and choices; n_layers of each, encoder and decoder.
 
     start: the id that a target begins with. tied: one token table for the encoder, the decoder and the head.

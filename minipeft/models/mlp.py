@@ -10,12 +10,12 @@ import numpy as np
 from minipeft import ops
 from minipeft.array import Array, device_of, generator, to_device
 from minipeft.autograd import Tensor
-from minipeft.models.base import Model
+from minipeft.models.base import Config, Model
 from minipeft.nn.layers import Linear
 
 
 @dataclass(frozen=True)
-class MLPConfig:
+class MLPConfig(Config):
     """sizes: of the input, the hidden layers and the output."""
 
     sizes: tuple[int, ...] = (784, 200, 200, 10)

@@ -11,7 +11,7 @@ import numpy as np
 from minipeft import ops
 from minipeft.array import Array, generator
 from minipeft.autograd import Tensor
-from minipeft.models.base import Folder, Model, Stack, last_rows
+from minipeft.models.base import Config, Folder, Model, Stack, last_rows
 from minipeft.models.fields import activation
 from minipeft.models.fields import n_classes as classes_of
 from minipeft.models.huggingface import Layout, Row, both
@@ -20,7 +20,7 @@ from minipeft.nn.transformer import PatchInput
 
 
 @dataclass(frozen=True)
-class ViTConfig:
+class ViTConfig(Config):
     """Sizes of a ViT; the defaults are ViT-B/16's. image_size and patch_size in pixels."""
 
     image_size: int = 224
