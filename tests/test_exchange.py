@@ -257,7 +257,7 @@ def test_normalizations_that_they_left_keep_the_bases_values(rng, tmp_path):
     )
     assert np.array_equal(trained["stack.layers.0.attention_norm.weight"].data, np.ones(12))
     odd = {"base_model.model.transformer.h.0.mlp.c_fc.ln_tuning_layers.weight": np.ones((12, 48), np.float32)}
-    for wrong, message in (({**last, **odd}, "is no normalization"), ({}, "adapter is empty")):
+    for wrong, message in (({**last, **odd}, "is not a normalization"), ({}, "adapter is empty")):
         write_safetensors(weights, wrong)
         with pytest.raises(PeftError, match=message):
             PeftModel.from_pretrained(gpt2(rng)[0], tmp_path / "a")

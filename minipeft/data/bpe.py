@@ -30,7 +30,7 @@ SPACES |= {"\u3000"}
 
 
 def _byte_letters() -> list[str]:
-    """A printable character for each byte: itself where it is one, else one from 256 on."""
+    """Return a printable character for each byte: itself if it is printable, else one from 256 on."""
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))
     return [chr(b) if b in plain else chr(next(others)) for b in range(256)]
@@ -179,7 +179,7 @@ class BytePairs:
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids of a conversation, {"role": …, "content": …} each, by the model's own template, ready for an answer.
 
-        Raises ValueError where the model has no template, or one that fails; needs jinja2 (the extra `chat`).
+        Raises ValueError if the model has no template, or one that fails. Needs jinja2 (the extra `chat`).
         """
         if self.template is None:
             raise ValueError("this tokenizer has no chat template")

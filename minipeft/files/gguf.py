@@ -97,7 +97,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class GGUF:
-    """A file that was opened: its metadata, and where each tensor lies; `array` reads one."""
+    """A file that was opened: its metadata, and the place of each tensor; `array` reads one."""
 
     path: Path
     metadata: dict[str, Any]
@@ -171,7 +171,7 @@ class _Reader:
             parts = [decoder.decode(self.take(min(PART, n - i)), i + PART >= n) for i in range(0, n, PART)]
             return "".join(parts)
         except UnicodeDecodeError as error:
-            raise self.error(f"a string before byte {self.at} is no UTF-8 ({error.reason})") from None
+            raise self.error(f"a string before byte {self.at} is not UTF-8 ({error.reason})") from None
 
     def value(self, key: str, kind: int) -> Any:
         if kind == STRING:

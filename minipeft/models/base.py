@@ -96,7 +96,7 @@ class Model(Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:
-        """The model in a folder: ours (from `save_pretrained`), or Hugging Face's (config.json and safetensors).
+        """Return the model in a folder of `save_pretrained`, or of Hugging Face (config.json and safetensors).
 
         ``source`` is a folder, a GGUF file, or the name of something that `minipeft fetch` got.
         `Model.from_pretrained` itself takes the class that the folder names.
@@ -108,9 +108,9 @@ class Model(Module):
         return folder.build(cls, folder.config_of(cls)).filled(folder)
 
     def filled(self, folder: Folder, new: str = "") -> Self:
-        """This model with the folder's weights, in evaluation mode; what begins with ``new`` stays as it was drawn.
+        """Load the folder's weights, except for paths that begin with ``new``; return the model in evaluation mode.
 
-        Raises FileError where the weights do not fit; nothing is written then.
+        Raises FileError if the weights do not fit; nothing is written then.
         """
         folder.fill(self, folder.arrays_of(self, new))
         return self.eval()
@@ -121,7 +121,7 @@ class Model(Module):
         return {}
 
     def huggingface_type(self) -> str:
-        """The model_type that this model has at Hugging Face; ValueError where it has none."""
+        """Return the model_type that this model has at Hugging Face; ValueError if it has none."""
         types = list(self.layouts())
         if len(types) != 1:
             raise ValueError(f"Hugging Face has no layout for this {type(self).__name__}")
@@ -162,7 +162,7 @@ ADAPTERS = [
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with a model, or a GGUF file: where it is, its model_type, our class or None, the other settings."""
+    """A folder with a model, or a GGUF file: its path, model_type, class in minipeft or None, and other settings."""
 
     path: Path
     model_type: str | None
@@ -172,7 +172,7 @@ class Folder:
 
     @classmethod
     def open(cls, source: str | Path) -> Folder:
-        """Read the settings of a folder, or of the name of something fetched; FileError where there is none."""
+        """Read the settings of a folder, or of something fetched, by its name; FileError if there is none."""
         path = Path(source)
         if not path.exists():
             path = cached(str(source)) or path
@@ -205,7 +205,7 @@ class Folder:
         return self.model_type == "minipeft"
 
     def named_class(self) -> Any:
-        """The class of ours that the settings ask for; FileError where there is none."""
+        """Return minipeft's class for the settings; FileError if there is none."""
         if self.is_ours and self.model_class in Model.classes:
             return Model.classes[self.model_class]
         fitting = {c: c.layouts()[self.model_type] for c in Model.classes.values() if self.model_type in c.layouts()}
@@ -223,12 +223,12 @@ class Folder:
         raise FileError(f"{self.settings_file}: nothing is known of {what}; expected one of {sorted(known)}")
 
     def is_a(self, architecture: str) -> bool:
-        """Whether a folder of Hugging Face's says that it holds a model of their class ``architecture``."""
+        """Return whether a Hugging Face folder says that it holds a model of the class ``architecture``."""
         architectures = self.settings.get("architectures")
         return isinstance(architectures, list) and architecture in architectures
 
     def config_of(self, model_class: type[Model]) -> Any:
-        """The configuration of the model of this class in the folder; FileError where there is none."""
+        """Return the configuration of the model of this class in the folder; FileError if there is none."""
         file = self.settings_file
         if not self.is_ours:
             return self._layout(model_class).config(model_class.config_class, self.settings, file)
@@ -288,7 +288,7 @@ class Folder:
         return read_safetensors(self.path / "model.safetensors")[0]
 
     def fill(self, module: Module, arrays: dict[str, np.ndarray]) -> None:
-        """Copy arrays of this folder into a module, all or none; FileError where they do not fit."""
+        """Copy arrays of this folder into a module, all or none; FileError if they do not fit."""
         try:
             module.load_state_dict(arrays)
         except (KeyError, ValueError) as error:
@@ -304,7 +304,7 @@ class Folder:
         return layouts[self.model_type]
 
     def _part(self, model_class: type[Model]) -> str:
-        """What stands before the model's paths in a folder of ours: nothing, or the path of the part that it is."""
+        """Return the prefix of the model's paths in a folder of minipeft's: "", or the path of the part that it is."""
         if self.model_class == model_class.__name__:
             return ""
         if self.model_class not in model_class.inside:
@@ -314,7 +314,7 @@ class Folder:
 
 
 class Undrawn(np.random.Generator):
-    """Zeros in place of random numbers, for parameters that are read from a file in a moment."""
+    """A generator that returns zeros, to skip initialising parameters that are about to be loaded."""
 
     def __init__(self) -> None:
         super().__init__(np.random.PCG64(0))

@@ -48,18 +48,20 @@ def checkpoint_files(folder: Path) -> list[Path]:
         raise FileError(f"{folder / INDEX}: expected weight_map, from names to files")
     for name in shards.values():
         if Path(name).name != name:
-            raise FileError(f"{folder / INDEX}: the shard {name!r} is no plain file name")
+            raise FileError(f"{folder / INDEX}: the shard {name!r} is not a plain file name")
     return [folder / name for name in sorted(set(shards.values()))]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a name table: our path, theirs, and how theirs becomes ours.
+    """One line of a name table: minipeft's path, Hugging Face's name, and how that tensor becomes minipeft's.
 
-    "{l}" stands for the layer. how: "" as it is; "T" transposed, for a layer that stores (in, out); "0/3" the first of
-    three equal parts of their last axis, "0/3T" and then transposed; "from 2" without the first two rows; "matrix"
-    flattened to (rows, rest); "vector" flattened. A row that is optional may be missing in their file: ours stays as
-    it was drawn.
+    ours: the path; "{l}" is the layer.
+    theirs: the name.
+    how: "" as it is; "T" transposed, for a layer that stores (in, out); "0/3" the first of three equal parts of the
+    last axis, "0/3T" the same and then transposed; "from 2" without the first two rows; "matrix" flattened to
+    (rows, rest); "vector" flattened.
+    optional: the file may lack the tensor; the parameter then keeps its initial value.
     """
 
     ours: str
@@ -72,16 +74,17 @@ class Row:
 class Layout:
     """How one model_type is read.
 
-    make: our configuration, from the values of ``fields``; these from theirs (a name, or a function of all settings).
+    make: the function that makes minipeft's configuration from the values of ``fields``. Each of these is the name of a
+    field in config.json, or a function of all fields.
     fixed: {field: the values that are implemented, the default first}. same: {field: the field that it is another name
     of}. Fields that are in none of these must be off, unless they change no output (`fields.NO_EFFECT`).
-    rows: the names of the base model's tensors, without ``base``, which stands before them in a model with a head, and
-    the names of the head's, which begin with one of ``heads``. bare: our class is the base model alone.
-    architecture: their class of the model with that head.
+    rows: the names of the base model's tensors, without the prefix ``base`` that they have in a model with a head, and
+    the names of the head's tensors, which begin with one of ``heads``. bare: the class here is the base model without a
+    head. architecture: the name of Hugging Face's class of the model with that head.
     aliases: (pattern, replacement) for names of other versions.
     tied: (name, name) of tensors that are one in a tied model. A file may hold either; if it holds both, they must be
     equal. untied: the rows of these tensors in a model that is not tied, each under the name of its own module.
-    unused: modules that are there and compute nothing. ignored: patterns of names that hold nothing of ours.
+    unused: modules that exist there and compute nothing. ignored: patterns of names of tensors that are not read.
     """
 
     make: Callable[..., Any]
@@ -119,17 +122,17 @@ class Layout:
                 yield Row(row.ours.replace("{l}", str(i)), row.theirs.replace("{l}", str(i)), row.how, row.optional)
 
     def full_name(self, theirs: str) -> str:
-        """A row's name as it stands in their model."""
+        """Return a row's name as it is in Hugging Face's model."""
         return theirs if self.bare or theirs.startswith(self.heads) else self.base + theirs
 
     def arrays(
         self, model: Any, theirs: Mapping[str, np.ndarray], folder: Path, new: str = ""
     ) -> dict[str, np.ndarray]:
-        """Our arrays by path, from theirs.
+        """Return the model's arrays by path, made of the file's.
 
-        new: the beginning of our paths that are not read, but stay as they were drawn.
-        Raises FileError naming a tensor of theirs that is missing, left over, of an odd shape, or not equal to one that
-        it should be tied to.
+        new: the prefix of the paths that are not read but keep their initial values.
+        Raises FileError naming a tensor of the file that is missing, left over, of another shape, or not equal to one
+        that it should be tied to.
         """
         found = {self._plain(name): x for name, x in theirs.items()}
         wanted = dict(model.named_parameters())
@@ -165,7 +168,7 @@ class Layout:
         return ours
 
     def ignores(self, name: str) -> bool:
-        """Return whether a tensor of theirs of that name holds nothing of ours."""
+        """Return whether a tensor of that name in the file is one that is not read."""
         return any(re.fullmatch(pattern, self._plain(name)) for pattern in self.ignored)
 
     def _plain(self, name: str) -> str:
@@ -176,7 +179,7 @@ class Layout:
 
 
 def taken(x: np.ndarray, how: str) -> np.ndarray:
-    """Their array as ours (see `Row`), a view of it where that can be; returned as it is where ``how`` does not fit."""
+    """Return an array of the file as minipeft's (see `Row`), a view if possible; unchanged if ``how`` does not fit."""
     if "/" in how:
         part, count = map(int, how.rstrip("T").split("/"))
         if x.ndim and x.shape[-1] % count == 0:
@@ -208,7 +211,7 @@ def is_tied(model: Any) -> bool:
 
 
 def huggingface_names(model: Any, tied: bool | None = None) -> dict[str, tuple[str, str]]:
-    """Map our paths to (the name in the Hugging Face model, how its tensor becomes ours); see `Row` for how.
+    """Map minipeft's paths to (the name in the Hugging Face model, how its tensor becomes minipeft's); see `Row`.
 
     All tensors that the configuration calls for are named, also those that a method has wrapped. In a tied model the
     shared tensor has one name; ``tied=False`` names it in each module that uses it.

@@ -44,7 +44,7 @@ def register_exchange(to_theirs: ToTheirs, from_theirs: FromTheirs) -> None:
 
 
 def base_checksum(model: Module) -> str:
-    """SHA-256 over the names, shapes and bytes of the frozen parameters: what the adapter stands on."""
+    """Return the SHA-256 of the names, shapes and bytes of the frozen parameters, which the adapter was trained on."""
     digest = hashlib.sha256()
     for name, p in model.named_parameters():
         if not p.requires_grad:
@@ -129,7 +129,7 @@ def fill(
     folder: str | Path,
     allow_zero: bool = False,
 ) -> None:
-    """Copy the tensors of an adapter into the trained parameters, all or none; PeftError where they do not fit."""
+    """Copy the tensors of an adapter into the trained parameters, all or none; PeftError if they do not fit."""
     path = Path(folder)
     missing, unknown = sorted(trained.keys() - tensors.keys()), sorted(tensors.keys() - trained.keys())
     if missing or unknown:

@@ -1,4 +1,4 @@
-"""An adapter of ours as the tensors and the configuration of Hugging Face PEFT."""
+"""Export an adapter: the tensors and the configuration of Hugging Face PEFT."""
 
 from __future__ import annotations
 

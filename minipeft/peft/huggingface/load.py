@@ -1,4 +1,4 @@
-"""An adapter of Hugging Face PEFT as a configuration of ours and the values of what it trains."""
+"""Import an adapter of Hugging Face PEFT: minipeft's configuration, and the values of what it trains."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TIES = ("embed_tokens", "lm_head")  # the names for which PEFT's ensure_weight_t
 
 
 def from_huggingface(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays]:
-    """Return the adapter in a folder of PEFT's as a configuration of ours and the values of what it trains, by path.
+    """Return minipeft's configuration of the adapter in a folder of PEFT, and the values of what it trains, by path.
 
     Raises PeftError for a method or option that is not implemented, a tensor that has no place in ``model``, or a model
     without a Hugging Face layout; FileError for a broken file.
@@ -84,7 +84,7 @@ class Reader:
     path: Path
 
     def modules(self, ending: str) -> Iterator[tuple[str, list[tuple[str, Place]]]]:
-        """Yield the modules that have a tensor ``ending``, with our paths; PeftError for one that we do not have."""
+        """Yield the modules that have a tensor ``ending``, with their paths here; PeftError for an unknown module."""
         for key in [k for k in self.tensors if k.endswith(ending)]:
             if not key.startswith(TUNER):
                 raise PeftError(f"{self.path}: the tensor {key!r} should begin with {TUNER!r}; it would be ignored")
@@ -153,9 +153,9 @@ class Reader:
             )
 
     def take_whole_modules(self, values: Arrays) -> list[str]:
-        """Put the tensors of the modules that were trained in full into ``values``; return our names of the modules."""
+        """Put the tensors of the modules that were trained in full into ``values``; return the modules' paths here."""
         names = names_of(self.model)
-        found, used = [], {}  # by key, their module; a fused one is read by several of ours
+        found, used = [], {}  # by key, the module; several of minipeft's modules read a fused one
         for ours, (theirs, how) in names.items():
             for key in (TUNER + theirs, "base_model." + theirs):
                 if key in self.tensors:
@@ -248,7 +248,7 @@ def _import_biases(reader: Reader, values: Arrays, adapted: Mapping[str, Any]) -
 
     PEFT stores every tensor with "bias" in its name, buffers as well.
     """
-    used = set()  # a fused one is read by several of ours
+    used = set()  # several of minipeft's modules read a fused one
     for name, (theirs, how) in names_of(reader.model).items():
         own = name.removesuffix(".bias")
         for key in (f"{TUNER}{theirs}", f"{TUNER}{theirs.removesuffix('bias')}base_layer.bias"):
@@ -281,13 +281,13 @@ def _import_ia3(reader: Reader) -> tuple[PeftConfig, Arrays]:
 
 def _import_norms(reader: Reader) -> tuple[PeftConfig, Arrays]:
     norms = norm_parameters(reader.model)
-    values = {path: to_numpy(find(reader.model, path).data) for path in norms}  # ours also trains what theirs did not
+    values = {path: to_numpy(find(reader.model, path).data) for path in norms}  # PEFT may have trained only some
     read = 0
     for own in ("weight", "bias"):
         for module, ours in list(reader.modules(f".ln_tuning_layers.{own}")):
             path = f"{ours[0][0]}.{own}"
             if path not in norms:
-                raise PeftError(f"{reader.path}: {module!r} is no normalization; only those can be trained so")
+                raise PeftError(f"{reader.path}: {module!r} is not a normalization; only those can be trained so")
             values[path] = reader.take(f"{TUNER}{module}.ln_tuning_layers.{own}")
             read += 1
     if not read:

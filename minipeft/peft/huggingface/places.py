@@ -1,4 +1,4 @@
-"""Where a weight of ours is in a Hugging Face model: the names that export and import share."""
+"""Where a weight of minipeft is in a Hugging Face model: the names that export and import share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Place:
-    """A module of a Hugging Face model, and which of how many equal parts of its output a weight of ours is."""
+    """A module of a Hugging Face model, and which of how many equal parts of its output a weight of minipeft is."""
 
     module: str
     part: int
@@ -36,12 +36,12 @@ class Place:
 
     @property
     def is_linear(self) -> bool:
-        """Whether it is a linear layer or an embedding there (a convolution, say, is not)."""
+        """Return whether it is a linear layer or an embedding there (a convolution, say, is not)."""
         return self.how not in ("matrix", "vector") and not self.how.startswith("from")
 
 
 def names_of(model: Module) -> dict[str, tuple[str, str]]:
-    """Map our paths to (their name, how), each in its own module; empty for a model without a Hugging Face layout."""
+    """Map minipeft's paths to (name, how), each in its own module; empty for a model without a Hugging Face layout."""
     try:
         return huggingface_names(model, tied=False)
     except (ValueError, AttributeError):
@@ -49,7 +49,7 @@ def names_of(model: Module) -> dict[str, tuple[str, str]]:
 
 
 def places_of(model: Module) -> dict[str, Place]:
-    """Map the paths of our modules to their places."""
+    """Map the paths of minipeft's modules to their places."""
     places = {}
     for ours, (theirs, how) in names_of(model).items():
         if ours.endswith(".weight"):
