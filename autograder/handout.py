@@ -17,7 +17,7 @@ from string import Template
 
 from autograder.answers import FOLDER, frame
 from autograder.homework import INSTALL, ROOT, Homework
-from autograder.strip import handout, stubs
+from autograder.strip import handed_out, stubs
 from autograder.trials import TRIALS
 
 SIZES = {False: 200, True: 400}  # megabytes of an environment for a handout; with scikit-learn, which brings SciPy
@@ -54,7 +54,8 @@ def build(homework: Homework, out: Path) -> None:
     """Write the handout of a homework into the folder ``out``. Everything is computed before anything is written."""
     answers = {problem.id: frame(homework, problem.id) for problem in homework.problems}
     texts = {"pyproject.toml": pyproject(homework), "README.md": readme(homework)}
-    _write_library(homework, out)
+    for path, text in handed_out(homework).items():
+        _write(out / path, text)
     _write_autograder(homework, out)
     home = out / "homework" / homework.name
     home.mkdir(parents=True)
@@ -69,14 +70,6 @@ def build(homework: Homework, out: Path) -> None:
     _copy(ROOT / "LICENSE", out)
     for name, text in texts.items():
         _write(out / name, text)
-
-
-def _write_library(homework: Homework, out: Path) -> None:
-    stripped = handout(homework)
-    for source in sorted((ROOT / "minipeft").rglob("*.py")):
-        parts = source.relative_to(ROOT).with_suffix("").parts
-        text = stripped.get(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-        _write(out / source.relative_to(ROOT), text or source.read_text("utf-8"))
 
 
 def _write_autograder(homework: Homework, out: Path) -> None:

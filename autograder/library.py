@@ -22,7 +22,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from autograder.homework import ROOT
-from autograder.strip import functions, source_path
+from autograder.strip import FAST, NO_FAST, functions, source_path
 
 PACKAGE = "minipeft"
 _swapping = threading.RLock()
@@ -48,10 +48,10 @@ class _Source(importlib.abc.InspectLoader):
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds ``minipeft`` below ``root``, the modules in ``sources`` out of their text."""
+    """Finds ``minipeft`` below ``root``, the modules in ``sources`` out of their text, and no specializations."""
 
     def __init__(self, root: Path, sources: Mapping[str, str]):
-        self.root, self.sources = root, sources
+        self.root, self.sources = root, {FAST: NO_FAST, **sources}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -167,14 +167,28 @@ def main(names: list[str], check: bool = False, say: Callable[[str], None] = pri
     return 1 if found and check else 0
 
 
-def handout(homework: Homework) -> dict[str, str]:
-    """Modules of the library as the worker may see them: targets and hidden functions without their bodies."""
+# In place of the specializations: a student's page runs at every size on every device, and they hold its answers.
+FAST = "minipeft.fast"
+NO_FAST = '"""Faster classes for the operations are not part of a handout: each operation runs as its page reads."""\n'
+
+
+def handed_out(homework: Homework) -> dict[Path, str]:
+    """Return the library without the answers, path below the root -> text: for students, and for workers."""
     by_module: dict[str, dict[str, str]] = {}
     for t in homework.targets:
         by_module.setdefault(t.module, {}).update(messages(homework, t.module))
     for t in homework.hide:
         by_module.setdefault(t.module, {})[t.name] = "not part of this handout"
-    return {module: strip(source_path(module).read_text("utf-8"), names) for module, names in by_module.items()}
+    found = {}
+    for path in sorted((ROOT / "minipeft").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if module == FAST:
+            found[path.relative_to(ROOT)] = NO_FAST
+        elif not module.startswith(f"{FAST}."):
+            text = path.read_text("utf-8")
+            found[path.relative_to(ROOT)] = strip(text, by_module[module]) if module in by_module else text
+    return found
 
 
 def supplied(homework: Homework, module: str, names: set[Target]) -> list[str]:

@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from autograder.homework import ROOT, Homework
-from autograder.strip import handout
+from autograder.homework import Homework
+from autograder.strip import handed_out
 
 if sys.platform != "win32":
     import fcntl
@@ -107,13 +107,10 @@ def environment(scratch: Path) -> dict[str, str]:
 
 def lay_out(homework: Homework, library: Path) -> None:
     """Write what all workers of a homework read: the library without the answers, and their own side of the grader."""
-    stripped = handout(homework)
-    for source in sorted((ROOT / "minipeft").rglob("*.py")):
-        place = library / source.relative_to(ROOT)
+    for path, text in handed_out(homework).items():
+        place = library / path
         place.parent.mkdir(parents=True, exist_ok=True)
-        parts = source.relative_to(ROOT).with_suffix("").parts
-        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        place.write_text(stripped.get(module) or source.read_text("utf-8"), "utf-8")
+        place.write_text(text, "utf-8")
     side = Path(__file__).parent
     for name in (*SIDE, *(f"drivers/{part}.py" for part in ("__init__", "common", homework.name))):
         place = library / "autograder" / name

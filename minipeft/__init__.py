@@ -4,9 +4,9 @@ import os
 import sys
 
 try:
-    from minipeft import accounting, models, nn, ops, optim, peft, train
+    from minipeft import accounting, fast, models, nn, ops, optim, peft, train
     from minipeft.array import array_module, to_device, to_numpy
-    from minipeft.autograd import Context, Function, Tensor, no_grad
+    from minipeft.autograd import Context, Function, Tensor, no_grad, reference, specialize
     from minipeft.cuda import NoGpuError, allow_tf32
     from minipeft.generate import generate
     from minipeft.gradcheck import GradcheckError, check_contract, gradcheck, gradcheck_parameters
@@ -29,6 +29,7 @@ __all__ = [
     "allow_tf32",
     "array_module",
     "check_contract",
+    "fast",
     "generate",
     "gradcheck",
     "gradcheck_parameters",
@@ -38,6 +39,8 @@ __all__ = [
     "ops",
     "optim",
     "peft",
+    "reference",
+    "specialize",
     "to_device",
     "to_numpy",
     "train",

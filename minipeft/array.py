@@ -38,6 +38,11 @@ class Backend:
     to_numpy: Callable[[Array], np.ndarray]
     kernels: cuda.Device | None = None
 
+    @property
+    def kind(self) -> str:
+        """What operations are specialized for: "cuda" for a device that runs kernels, otherwise its name."""
+        return self.name if self.kernels is None else "cuda"
+
 
 _by_name: dict[str, Backend] = {}
 _by_type: dict[type, Backend] = {}

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minipeft.array import Array, aliases, array_module, backward_phase, is_array, plus
+from minipeft.array import Array, aliases, array_module, backend_of, backward_phase, is_array, plus
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
+_reference: ContextVar[bool] = ContextVar("reference", default=False)
+_specializations: dict[tuple[type[Function], str], type[Function]] = {}
 _birth = itertools.count()
 
 
@@ -29,6 +31,30 @@ def no_grad() -> Iterator[None]:
         yield
     finally:
         _recording.reset(token)
+
+
+@contextmanager
+def reference() -> Iterator[None]:
+    """Run every Function as its page reads, without specializations (in this thread); also usable as a decorator."""
+    token = _reference.set(True)
+    try:
+        yield
+    finally:
+        _reference.reset(token)
+
+
+def specialize(function: type[Function], kind: str) -> Callable[[type[Function]], type[Function]]:
+    """Return a decorator that makes a class run in place of ``function`` for arrays of one kind: "cpu" or "cuda".
+
+    The class has the contract of ``function``: the same arguments, values and gradients, and no more saved bytes.
+    """
+
+    def register(specialization: type[Function]) -> type[Function]:
+        specialization.page = function
+        _specializations[function, kind] = specialization
+        return specialization
+
+    return register
 
 
 class Context:
@@ -64,6 +90,11 @@ class Node:
         self.shape = shape
         self.birth = next(_birth)
 
+    @property
+    def name(self) -> str:
+        """The name of the operation, also if a specialization of it ran."""
+        return (self.function.page or self.function).__name__
+
 
 class Function:
     """An operation with an explicit forward and backward, arrays in and arrays out.
@@ -72,6 +103,8 @@ class Function:
     ``ctx.needs_grad`` is False. It returns fresh arrays, ``dz`` or views of ``dz``; it never writes ``dz`` or an
     input, and never returns a saved array or one array twice.
     """
+
+    page: type[Function] | None = None  # the Function that this one specializes
 
     @staticmethod
     def forward(ctx: Context, *args: Any) -> Array:
@@ -82,6 +115,13 @@ class Function:
         raise NotImplementedError
 
     @classmethod
+    def on(cls, x: Array) -> type[Function]:
+        """Return the class that runs for arrays like ``x``: a specialization of this class, or this class itself."""
+        if _reference.get():
+            return cls
+        return _specializations.get((cls, backend_of(x).kind), cls)
+
+    @classmethod
     def apply(cls, *args: Any) -> Tensor:
         """Run the forward on the arrays of ``args``; record a node if any of them requires a gradient.
 
@@ -89,9 +129,11 @@ class Function:
         (``_recording``), ``ctx.needs_grad[i]`` is what tensor i requires; under `no_grad`, and for what is no tensor,
         it is False. Where one entry is True, the output requires a gradient and its ``node`` is a new `Node`, whose
         parents are, argument by argument: the node that computed the tensor, the tensor itself if it is a leaf, None
-        where no gradient is needed. Otherwise the output has no node and nothing is kept.
+        where no gradient is needed. Otherwise the output has no node and nothing is kept. In place of this class runs
+        ``cls.on`` the first tensor's array.
         """
         recording = _recording.get()
+        cls = next((cls.on(arg.data) for arg in args if isinstance(arg, Tensor)), cls)
         arrays, needs, parents = [], [], []
         for arg in args:
             if isinstance(arg, Tensor):
@@ -163,7 +205,7 @@ class Tensor:
         return bool(self.data)
 
     def __repr__(self) -> str:
-        made_by = f", from {self.node.function.__name__}" if self.node else ""
+        made_by = f", from {self.node.name}" if self.node else ""
         flag = ", requires_grad=True" if self.requires_grad and not self.node else ""
         return f"Tensor({self.data!r}{made_by}{flag})"
 
@@ -258,15 +300,13 @@ def _walk(root: Node, grad: Array, into: dict[Tensor, Array] | None) -> None:
         if not isinstance(grads, (tuple, list)):
             grads = (grads,)
         if len(grads) != len(node.parents):
-            raise RuntimeError(
-                f"{node.function.__name__}.backward returned {len(grads)} gradients for {len(node.parents)} inputs"
-            )
+            raise RuntimeError(f"{node.name}.backward returned {len(grads)} gradients for {len(node.parents)} inputs")
         for i, (parent, g) in enumerate(zip(node.parents, grads, strict=True)):
             if parent is None:
                 continue
             if getattr(g, "shape", None) != parent.shape:  # else broadcasting would spread the mistake silently
                 raise RuntimeError(
-                    f"{node.function.__name__}.backward returned {_described(g)} as the gradient of input {i}, "
+                    f"{node.name}.backward returned {_described(g)} as the gradient of input {i}, "
                     f"expected an array of shape {parent.shape}"
                 )
             if isinstance(parent, Tensor):

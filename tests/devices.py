@@ -1,6 +1,6 @@
 """The devices that a test may run on: made ready, and what their results are held to."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import emulate
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 import strict  # registers the device "strict"
 
 from minipeft.array import register, to_numpy
+from minipeft.autograd import reference
 from minipeft.cuda import NoGpuError, library
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -28,7 +29,8 @@ def available(name):
         except NoGpuError as error:
             pytest.skip(str(error))
     try:
-        yield name
+        with reference() if name == "strict" else nullcontext():  # where the pages run, on the CPU too: the same bits
+            yield name
     finally:
         register(strict.backend)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.ops.activation import Activation, Dropout, Gate, LogSoftmax, Softmax
+from minipeft.ops.activation import Activation, Dropout, Gate
 from minipeft.ops.arithmetic import (
     Add,
     Divide,
@@ -37,7 +37,7 @@ from minipeft.ops.linear import Linear
 from minipeft.ops.loss import CrossEntropy, LinearCrossEntropy
 from minipeft.ops.normalize import LayerNorm, RMSNorm
 from minipeft.ops.shape import BroadcastTo, Concatenate, Index, Reshape, Transpose
-from minipeft.ops.tiled import TiledAttention
+from minipeft.ops.softmax import LogSoftmax, Softmax
 from minipeft.peft.adapters import Bottleneck
 from minipeft.peft.fact import FactorizedLinear
 from minipeft.peft.ia3 import ScaledLinear
@@ -679,18 +679,6 @@ CASES = [
 ]
 
 CASES += [
-    Case(
-        f"tiled {case.name} by {tile}",
-        TiledAttention,
-        lambda r, case=case, tile=tile: (*(a := case.arguments(r))[:4], a[5], tile),
-        lambda q, k, v, mask, scale, tile: naive_attention(q, k, v, mask, True, scale),
-        case.constants,
-    )
-    for case in CASES
-    if case.function is Attention
-    and case.name not in ("attention with fewer keys than causal queries", "cross-attention")
-    for tile in (1, 3)
-] + [
     Case(
         f"blockwise {case.name}",
         BlockwiseAttention,

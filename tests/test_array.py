@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 from minipeft import array as arr
 from minipeft.cuda import NoGpuError
-from minipeft.ops.activation import normal_cdf
+from minipeft.ops.normal import normal_cdf
 
 
 @given(n=st.integers(1, 6), ids=st.lists(st.integers(0, 5), max_size=20), width=st.integers(1, 3))

@@ -13,11 +13,16 @@ from threadpoolctl import threadpool_limits
 import minipeft as mp
 from minipeft import array as arr
 from minipeft.autograd import Context
-from minipeft.ops.activation import Activation, Gate, softmax_rows, softmax_rows_backward
+from minipeft.fast import attention as fast_attention
+from minipeft.fast.attention import (
+    TILE,
+    AttentionInTiles,
+    tiles,
+)
+from minipeft.fast.cpu import ActivationInBlocks, GateInBlocks, LayerNormInBlocks, RMSNormInBlocks
 from minipeft.ops.attention import Attention
 from minipeft.ops.loss import CrossEntropy, LinearCrossEntropy
-from minipeft.ops.normalize import LayerNorm, RMSNorm
-from minipeft.ops.tiled import TILE, TiledAttention, tiles
+from minipeft.ops.softmax import softmax_rows, softmax_rows_backward
 from minipeft.optim import SGD, AdamW
 from minipeft.peft.lora import LoRALinear
 from minipeft.train import step
@@ -92,9 +97,9 @@ def test_activations(name, R, C, dtype, layout, seed, want):
     (x, exact), (dz, exact_dz) = draw(seed, dtype, R, C), draw(seed + 1, dtype, R, C)
     z, slope = CURVES[name](exact)
     ctx = Context(want, False)
-    close(Activation.forward(ctx, laid_out(x, layout), name), z, dtype)
+    close(ActivationInBlocks.forward(ctx, laid_out(x, layout), name), z, dtype)
     if want:
-        close(Activation.backward(ctx, laid_out(dz, layout))[0], exact_dz * slope, dtype)
+        close(ActivationInBlocks.backward(ctx, laid_out(dz, layout))[0], exact_dz * slope, dtype)
 
 
 @given(R=rows, C=columns, dtype=dtypes, layout=layouts, seed=seeds, needs=st.tuples(st.booleans(), st.booleans()))
@@ -102,8 +107,8 @@ def test_gate(R, C, dtype, layout, seed, needs):
     (g, G), (u, U), (dz, dZ) = (draw(seed + i, dtype, R, C) for i in range(3))
     value, slope = plain_silu(G)
     ctx = Context(*needs, False)
-    close(Gate.forward(ctx, laid_out(g, layout), laid_out(u, layout), "silu"), value * U, dtype)
-    dg, du, _ = Gate.backward(ctx, dz)
+    close(GateInBlocks.forward(ctx, laid_out(g, layout), laid_out(u, layout), "silu"), value * U, dtype)
+    dg, du, _ = GateInBlocks.backward(ctx, dz)
     assert (dg is not None, du is not None) == needs
     if needs[0]:
         close(dg, dZ * U * slope, dtype)
@@ -127,12 +132,12 @@ def test_normalizations(R, C, dtype, layout, seed, n, centre, want):
     ctx = Context(want, want, *([want] if centre else []), False)
     with threadpool_limits(n, user_api="blas"):
         if centre:
-            z = LayerNorm.forward(ctx, laid_out(x, layout), gamma, beta, eps)
+            z = LayerNormInBlocks.forward(ctx, laid_out(x, layout), gamma, beta, eps)
         else:
-            z = RMSNorm.forward(ctx, laid_out(x, layout), gamma, eps)
+            z = RMSNormInBlocks.forward(ctx, laid_out(x, layout), gamma, eps)
         close(z, hat * G + (shift if centre else 0), dtype)
         if want:
-            dx, dgamma, *_ = (LayerNorm if centre else RMSNorm).backward(ctx, laid_out(dz, layout))
+            dx, dgamma, *_ = (LayerNormInBlocks if centre else RMSNormInBlocks).backward(ctx, laid_out(dz, layout))
             g = dZ * G
             mean = g.mean(-1, keepdims=True) if centre else 0.0
             close(dx, rstd * (g - mean - hat * (g * hat).mean(-1, keepdims=True)), dtype)
@@ -210,21 +215,22 @@ def test_attention_by_tiles(B, Hk, G, N, before, D, tile, dtype, layout, seed, n
     mask = np.random.default_rng(seed).random((B, 1, 1, S)) > 0.3 if masked else None
     needs = (True, True, True, False, False, False)
     a, b = Context(*needs), Context(*needs)
-    with threadpool_limits(n, user_api="blas"):
-        z = TiledAttention.forward(a, *(laid_out(x, layout) for x in (q, k, v)), mask, 0.4, tile)
+    with threadpool_limits(n, user_api="blas"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_attention.tiles, "__defaults__", (tile,))
+        z = AttentionInTiles.forward(a, *(laid_out(x, layout) for x in (q, k, v)), mask, True, 0.4)
         close(z, naive_attention(Q, K, V, mask, True, 0.4), dtype)
         Attention.forward(b, Q, K, V, mask, True, 0.4)
         exact = Attention.backward(b, dz.astype(np.float64))
-        for got, wanted in zip(TiledAttention.backward(a, laid_out(dz, layout))[:3], exact[:3], strict=True):
+        for got, wanted in zip(AttentionInTiles.backward(a, laid_out(dz, layout))[:3], exact[:3], strict=True):
             close(got, wanted, dtype)
 
 
 def test_tiles_cover_every_query_and_all_it_may_see():
     for N, S, tile in ((1, 1, 4), (7, 9, 3), (9, 9, 9), (10, 12, 4)):
-        seen = {i: n for queries, n in tiles(N, S, tile) for i in range(queries.start, queries.stop)}
+        seen = {i: n for queries, n in tiles(N, S, True, tile) for i in range(queries.start, queries.stop)}
         assert sorted(seen) == list(range(N))
         assert all(n >= S - N + i + 1 for i, n in seen.items())
-        assert tiles(N, S, tile)[-1][1] == S
+        assert tiles(N, S, True, tile)[-1][1] == S
 
 
 def test_long_causal_attention_goes_by_tiles_and_counts_what_it_computes(rng):
@@ -233,7 +239,7 @@ def test_long_causal_attention_goes_by_tiles_and_counts_what_it_computes(rng):
     with arr.counting(arr.FlopCount()) as count:
         z = mp.ops.attention(q, k, v, causal=True)
         z.backward(np.ones(z.shape))
-    assert z.node.function is TiledAttention
+    assert z.node.function is AttentionInTiles
     pairs = TILE * TILE + TILE * 2 * TILE + 5 * N
     assert (count.forward, count.backward) == (2 * 2 * 2 * pairs * 4, 4 * 2 * 2 * pairs * 4)
     full = Attention.forward(Context(*[False] * 6), q.data, k.data, v.data, None, True, 0.5)

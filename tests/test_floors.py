@@ -25,6 +25,7 @@ FLOORS = {  # halves: an order within one floor
     "autograd": 1,
     "gradcheck": 1.5,
     "ops": 2,
+    "fast": 2.5,
     **dict.fromkeys(("nn", "files"), 3),
     "models": 4,
     "peft": 5,

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
+from minipeft import autograd
 from minipeft.array import is_array, to_device
 from minipeft.autograd import Context, Function
 
@@ -60,6 +61,7 @@ def all_functions(cls=Function):
 
 def test_every_function_of_the_library_is_declared():
     elsewhere = {"Checkpoint"}  # its arguments are a module and its parameters: tests/test_memory_saving.py
+    elsewhere |= {page.__name__ for page in autograd._specializations.values()}  # tests/test_specializations.py
     assert {f.__name__ for f in all_functions()} == {c.function.__name__ for c in CASES} | elsewhere
 
 

@@ -25,9 +25,9 @@ def softmax_times_ones_is_zero(ctx, dz):
 
 
 def layer_norm_without_the_variance(ctx, dz):
-    x_hat, rstd, gamma, shape = ctx.saved
-    g = dz.reshape(x_hat.shape) * gamma
-    return ((g - g.mean(1, keepdims=True)) * rstd).reshape(shape), None, None, None
+    x_hat, rstd, gamma = ctx.saved
+    g = dz * gamma
+    return (g - g.mean(1, keepdims=True)) * rstd, None, None, None
 
 
 def linear_transposed(ctx, dz):

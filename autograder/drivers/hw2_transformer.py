@@ -17,24 +17,10 @@ def _changed(a: dict[str, Any], before: dict[str, Any], *written: str) -> list[s
     ]
 
 
-def softmax_rows(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
-    """softmax_rows, which works in place; with "within", on the middle of a larger array, whose rest must stay."""
-    s = a["s"].copy()
-    if not p.get("within"):
-        module(mp, "ops.activation").softmax_rows(s)
-        return {"p": s}
-    wide = np.full((s.shape[0], s.shape[1] + 2), 7.0, dtype=s.dtype)
-    wide[:, 1:-1] = s
-    module(mp, "ops.activation").softmax_rows(wide[:, 1:-1])
-    return {"p": wide}
-
-
-def softmax_rows_backward(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
-    """softmax_rows_backward, which works in place on dp."""
-    before = {"p": a["p"].copy()}
-    dp = a["dp"].copy()
-    module(mp, "ops.activation").softmax_rows_backward(a["p"], dp)
-    return {"ds": dp, "changed": _changed({"p": a["p"]}, before)}
+def stable_softmax(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
+    """stable_softmax of an array."""
+    before = {"s": a["s"].copy()}
+    return {"p": module(mp, "ops.softmax").stable_softmax(a["s"], p["axis"]), "changed": _changed(a, before)}
 
 
 def block_loss(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:

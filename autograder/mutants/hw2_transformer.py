@@ -2,7 +2,8 @@
 
 from autograder.mutants import Mutant
 
-A, N, L = "minipeft.ops.activation", "minipeft.ops.normalize", "minipeft.ops.loss"
+A, P = "minipeft.ops.activation", "minipeft.ops.softmax"
+N, L = "minipeft.ops.normalize", "minipeft.ops.loss"
 T, M, X = "minipeft.ops.attention", "minipeft.nn.attention", "minipeft.nn.transformer"
 
 
@@ -15,13 +16,12 @@ def change(text: str, *pairs: tuple[str, str]) -> str:
 
 
 # Plain programs, mutated below; a backward brings the plain forward along that it reads from.
-ROWS = """
+STABLE = """
+if s.shape[axis] == 0:
+    return s
 xp = array_module(s)
-if s.shape[1] == 0:
-    return
-s -= xp.maximum(s.max(axis=1, keepdims=True), float(np.finfo(s.dtype).min))
-xp.exp(s, out=s)
-s /= xp.maximum(s.sum(axis=1, keepdims=True), float(np.finfo(s.dtype).tiny))
+p = xp.exp(s - xp.maximum(s.max(axis=axis, keepdims=True), float(np.finfo(s.dtype).min)))
+return p / xp.maximum(p.sum(axis=axis, keepdims=True), float(np.finfo(s.dtype).tiny))
 """
 SOFTMAX = """
 xp = array_module(s)
@@ -37,18 +37,14 @@ return p * (dz - (dz * p).sum(axis=axis, keepdims=True)), None
 GELU = """
 cdf, bell = normal_cdf(x)
 density = bell * (1.0 / math.sqrt(2.0 * math.pi))
-z[...] = x * cdf
-if slope is not None:
-    slope[...] = cdf + x * density
+return x * cdf, cdf + x * density
 """
 GELU_TANH = """
 xp = array_module(x)
 c = math.sqrt(2.0 / math.pi)
 t = xp.tanh(c * (x + 0.044715 * x * x * x))
 inner = c * (1.0 + 3 * 0.044715 * x * x)
-z[...] = 0.5 * x * (1.0 + t)
-if slope is not None:
-    slope[...] = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner
+return 0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner
 """
 NORM = """
 xp = array_module(x)
@@ -191,8 +187,8 @@ return self.out_proj(ops.merge_heads(self.core(q, k, v, mask)))
 """
 
 
-def rows(id: str, hint: str, *pairs: tuple[str, str], body: str = "") -> Mutant:
-    return Mutant(id, f"{A}:softmax_rows", "2.1", hint, body=body or change(ROWS, *pairs))
+def stable(id: str, hint: str, *pairs: tuple[str, str]) -> Mutant:
+    return Mutant(id, f"{P}:stable_softmax", "2.1", hint, body=change(STABLE, *pairs))
 
 
 def gelu(id: str, which: str, hint: str, body: str) -> Mutant:
@@ -241,47 +237,50 @@ def heads(id: str, hint: str, *pairs: tuple[str, str]) -> Mutant:
 
 
 MUTANTS = [
-    rows(
-        "rows-no-shift",
-        "The exponentials of large scores overflow: subtract the largest of the row first, it changes no quotient.",
-        ("s -= xp.maximum(s.max(axis=1, keepdims=True), float(np.finfo(s.dtype).min))\n", ""),
+    stable(
+        "stable-no-shift",
+        "The exponentials of large scores overflow: subtract the largest first, it changes no quotient.",
+        ("s - xp.maximum(s.max(axis=axis, keepdims=True), float(np.finfo(s.dtype).min))", "s"),
     ),
-    rows(
-        "rows-nan",
-        "A row of -inf alone gives 0/0; it is to give zeros.",
-        ("xp.maximum(s.max(axis=1, keepdims=True), float(np.finfo(s.dtype).min))", "s.max(axis=1, keepdims=True)"),
+    stable(
+        "stable-nan",
+        "Scores that are all -inf give 0/0; they must give zeros.",
+        (
+            "xp.maximum(s.max(axis=axis, keepdims=True), float(np.finfo(s.dtype).min))",
+            "s.max(axis=axis, keepdims=True)",
+        ),
     ),
-    rows(
-        "rows-not-in-place",
-        "The result is made anew and s stays as it was: the function returns nothing, it works on s itself.",
-        body="""
-xp = array_module(s)
-s = xp.exp(s - s.max(axis=1, keepdims=True))
-s = s / s.sum(axis=1, keepdims=True)
-""",
+    stable(
+        "stable-shift-of-all",
+        "The largest of all scores is subtracted from every row: rows far below it underflow to zeros.",
+        ("s.max(axis=axis, keepdims=True)", "s.max()"),
     ),
-    rows(
-        "rows-over-columns",
-        "The sum runs down the columns; each row is to sum to one.",
-        ("s /= xp.maximum(s.sum(axis=1, keepdims=True)", "s /= xp.maximum(s.sum(axis=0, keepdims=True)"),
+    stable(
+        "stable-written",
+        "The input s is written; return a new array.",
+        ("p = xp.exp(s - ", "s -= 1.0\np = xp.exp(s - "),
+    ),
+    stable(
+        "stable-last-axis",
+        "The sum runs along the last axis, not along the softmax's own.",
+        ("p.sum(axis=axis, keepdims=True)", "p.sum(axis=-1, keepdims=True)"),
+    ),
+    stable(
+        "stable-mean",
+        "The exponentials are divided by their mean; divide by their sum.",
+        ("p.sum(axis=axis, keepdims=True)", "p.mean(axis=axis, keepdims=True)"),
     ),
     Mutant(
-        "rows-backward-diagonal",
-        f"{A}:softmax_rows_backward",
+        "softmax-backward-no-sum",
+        f"{P}:Softmax.backward",
         "2.1",
-        "Only the diagonal of the Jacobian is there: each probability depends on all scores of its row.",
-        body="dp *= p * (1.0 - p)",
-    ),
-    Mutant(
-        "rows-backward-no-sum",
-        f"{A}:softmax_rows_backward",
-        "2.1",
-        "The term that comes from the common denominator is missing: the gradients of a row must sum to zero.",
-        body="dp *= p",
+        "The term from the common denominator is missing: the gradients along the axis must sum to zero.",
+        body="p, axis = ctx.saved\nreturn dz * p, None",
+        along={"Softmax.forward": SOFTMAX},
     ),
     Mutant(
         "softmax-axis-ignored",
-        f"{A}:Softmax.forward",
+        f"{P}:Softmax.forward",
         "2.1",
         "The softmax runs along the last axis, whatever axis is asked for.",
         body=change(SOFTMAX, ("ctx.save(p, axis)", "ctx.save(p, axis)")).replace("axis=axis", "axis=-1"),
@@ -289,7 +288,7 @@ s = s / s.sum(axis=1, keepdims=True)
     ),
     Mutant(
         "softmax-backward-axis",
-        f"{A}:Softmax.backward",
+        f"{P}:Softmax.backward",
         "2.1",
         "The sum in the backward runs along the last axis, not along the softmax's own.",
         body=change(SOFTMAX_BACK, ("axis=axis", "axis=-1")),
@@ -297,7 +296,7 @@ s = s / s.sum(axis=1, keepdims=True)
     ),
     Mutant(
         "softmax-backward-diagonal",
-        f"{A}:Softmax.backward",
+        f"{P}:Softmax.backward",
         "2.1",
         "ds = dz p (1 - p) is the derivative for one score alone; each probability depends on all scores of its row.",
         body="p, axis = ctx.saved\nreturn dz * p * (1.0 - p), None",
@@ -305,7 +304,7 @@ s = s / s.sum(axis=1, keepdims=True)
     ),
     Mutant(
         "softmax-backward-outer-p",
-        f"{A}:Softmax.backward",
+        f"{P}:Softmax.backward",
         "2.1",
         "The difference dp - Σ dp ∘ p is there, its factor p is not.",
         body="p, axis = ctx.saved\nreturn dz - (dz * p).sum(axis=axis, keepdims=True), None",
@@ -321,9 +320,7 @@ s = s / s.sum(axis=1, keepdims=True)
         """
 xp = array_module(x)
 h = 0.5 + 0.5 * xp.tanh(0.851 * x)
-z[...] = x * h
-if slope is not None:
-    slope[...] = h + 1.702 * x * h * (1.0 - h)
+return x * h, h + 1.702 * x * h * (1.0 - h)
 """,
     ),
     gelu(

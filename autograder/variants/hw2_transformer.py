@@ -2,7 +2,8 @@
 
 from autograder.variants import Variant
 
-A, N, L = "minipeft.ops.activation", "minipeft.ops.normalize", "minipeft.ops.loss"
+A, P = "minipeft.ops.activation", "minipeft.ops.softmax"
+N, L = "minipeft.ops.normalize", "minipeft.ops.loss"
 T, M, X = "minipeft.ops.attention", "minipeft.nn.attention", "minipeft.nn.transformer"
 
 VARIANTS = [
@@ -17,8 +18,7 @@ s = np.einsum("bhgnd,bhsd->bhgns", Q, k) * scale
 bias = mask_bias(q, N, S, causal, mask)
 if bias is not None:
     s = s + np.broadcast_to(bias, (B, H, N, S)).reshape(s.shape)
-s = np.ascontiguousarray(s)  # else the rows would be a copy, and the softmax lost
-softmax_rows(s.reshape(-1, S))
+s = stable_softmax(s)
 needs = ctx.needs_grad[:3]
 if any(needs):
     if any(needs[:2]):
@@ -161,21 +161,18 @@ def _weights(q, k, mask, causal, scale):
     Variant(
         "softmax-in-logarithms",
         {
-            f"{A}:softmax_rows": """
+            f"{P}:stable_softmax": """
 with np.errstate(all="ignore"):
-    top = np.logaddexp.reduce(s, axis=1, keepdims=True)
-    s[...] = np.where(np.isneginf(top), 0.0, np.exp(s - top))
+    top = np.logaddexp.reduce(s, axis=axis, keepdims=True)
+    return np.where(np.isneginf(top), 0.0, np.exp(s - top)).astype(s.dtype)
 """,
-            f"{A}:softmax_rows_backward": """
-dp[...] = p * dp - p * np.einsum("rs,rs->r", p, dp)[:, None]
-""",
-            f"{A}:Softmax.forward": """
+            f"{P}:Softmax.forward": """
 top = np.logaddexp.reduce(s, axis=axis, keepdims=True)
 p = np.where(np.isneginf(top), 0.0, np.exp(s - top)).astype(s.dtype)
 ctx.save(p, axis)
 return p.copy()
 """,
-            f"{A}:Softmax.backward": """
+            f"{P}:Softmax.backward": """
 p, axis = ctx.saved
 weighted = dz * p
 return weighted - p * weighted.sum(axis, keepdims=True), None
@@ -201,18 +198,15 @@ return [ds, None, None]
     Variant(
         "row-by-row",
         {
-            f"{A}:softmax_rows": """
-for row in s:
-    top = row.max()
-    if top == -np.inf:
-        row[:] = 0
-        continue
-    np.exp(row - top, out=row)
-    row /= row.sum()
-""",
-            f"{A}:softmax_rows_backward": """
-for i in range(len(p)):
-    dp[i] = p[i] * (dp[i] - p[i] @ dp[i])
+            f"{P}:stable_softmax": """
+last = np.moveaxis(s, axis, -1)
+z = np.zeros(last.shape, dtype=s.dtype)
+for i in np.ndindex(*last.shape[:-1]):
+    top = last[i].max()
+    if top > -np.inf:
+        e = np.exp(last[i] - top)
+        z[i] = e / e.sum()
+return np.moveaxis(z, -1, axis)
 """,
             f"{L}:_block_loss": """
 loss = 0.0
@@ -334,18 +328,15 @@ return (dx, dgamma, None)
             f"{A}:_gelu": """
 h = np.array([0.5 * (1.0 + math.erf(float(v) / math.sqrt(2.0))) for v in x.reshape(-1)]).reshape(x.shape)
 wide = x.astype("float64")
-z[...] = wide * h
-if slope is not None:
-    slope[...] = h + wide * np.exp(-0.5 * wide * wide) / math.sqrt(2.0 * math.pi)
+slope = h + wide * np.exp(-0.5 * wide * wide) / math.sqrt(2.0 * math.pi)
+return (wide * h).astype(x.dtype), slope.astype(x.dtype)
 """,
             f"{A}:_gelu_tanh": """
 a = math.sqrt(2 / math.pi)
 u = a * (x + 0.044715 * x**3)
 t = np.tanh(u)
-sech2 = 1.0 / np.cosh(np.clip(u, -300, 300).astype("float64")) ** 2
-if slope is not None:
-    slope[:] = 0.5 * (1 + t) + (0.5 * x * sech2 * a * (1 + 0.134145 * x * x))
-z[:] = x * (0.5 + 0.5 * t)
+sech2 = (1.0 / np.cosh(np.clip(u, -300, 300).astype("float64")) ** 2).astype(x.dtype)
+return [x * (0.5 + 0.5 * t), 0.5 * (1 + t) + (0.5 * x * sech2 * a * (1 + 0.134145 * x * x))]
 """,
         },
     ),
@@ -442,24 +433,19 @@ return total if self.norm_first else norm(total)
     Variant(
         "products-with-ones",
         {
-            f"{A}:softmax_rows": """
-shift = np.max(s, axis=1, initial=np.finfo(s.dtype).min)[:, None]
-np.subtract(s, shift, out=s)
-np.exp(s, out=s)
-total = s @ np.ones(s.shape[1], dtype=s.dtype)
+            f"{P}:stable_softmax": """
+t = np.moveaxis(s, axis, -1)
+t = np.exp(t - np.max(t, axis=-1, initial=np.finfo(s.dtype).min)[..., None])
+total = t @ np.ones(t.shape[-1], dtype=s.dtype)
 total[total == 0] = 1
-np.divide(s, total[:, None], out=s)
-""",
-            f"{T}:_key_gradient": """
-found = np.matmul(np.swapaxes(p, -1, -2), x)
-return found if found.ndim == 4 else found.sum(axis=2)
+return np.moveaxis(t / total[..., None], -1, axis)
 """,
             f"{A}:_gelu": """
 h, bell = normal_cdf(x)
-np.copyto(z, h * x)
-if slope is None:
-    return
-np.copyto(slope, h + bell * x * 0.3989422804014327)
+z, slope = np.empty_like(x), np.empty_like(x)
+np.multiply(h, x, out=z)
+np.add(h, bell * x * 0.3989422804014327, out=slope)
+return z, slope
 """,
             f"{L}:_block_loss": """
 xp = array_module(s)

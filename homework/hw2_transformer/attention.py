@@ -7,29 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from minipeft import fused
-from minipeft.array import Array, array_module, device_of, empty, has_kernels, is_array, matmul, rows, to_device
+from minipeft.array import Array, array_module, device_of, is_array, matmul, to_device
 from minipeft.autograd import Context, Function, Tensor
-from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 from minipeft.ops.blockwise import BlockwiseAttention
-from minipeft.ops.tiled import TILE, TiledAttention
-
-
-def _by_head(x: Array, n_kv_heads: int) -> Array:
-    """A view of (B, H, N, ·) as (B, Hk, G, N, ·), G query heads to a key head; unchanged where G = 1."""
-    B, H, N, D = x.shape
-    return x if n_kv_heads == H else x.reshape(B, n_kv_heads, H // n_kv_heads, N, D)
-
-
-def _shared(x: Array, n_heads: int) -> Array:
-    """(B, Hk, S, D) -> (B, Hk, 1, S, D) to meet `_by_head`; unchanged where every head has its own keys."""
-    return x if x.shape[1] == n_heads else x[:, :, None]
-
-
-def _empty_heads(like: Array, shape: tuple[int, ...]) -> Array:
-    """An empty (B, H, N, D) that lies in memory as (B, N, H, D), so that merging the heads copies nothing."""
-    B, H, N, D = shape
-    return empty(like, (B, N, H, D)).transpose(0, 2, 1, 3)
+from minipeft.ops.softmax import stable_softmax
 
 
 def mask_bias(like: Array, N: int, S: int, causal: bool, mask: Array | None) -> Array | None:
@@ -45,12 +26,11 @@ def mask_bias(like: Array, N: int, S: int, causal: bool, mask: Array | None) -> 
 class Attention(Function):
     """Z = P V, P = softmax(s Q Kᵀ + M) for each head: q (B, H, N, D), k and v (B, Hk, S, D), Z (B, H, N, D).
 
-    The scores are (N, S), not square when keys stand before the queries (prefix tuning, a cache) or come from
-    elsewhere (cross-attention). H / Hk query heads share one key head (grouped-query attention).
+    The scores are (N, S), not square if keys precede the queries (prefix tuning, a cache) or come from elsewhere
+    (cross-attention). G = H / Hk query heads share one key head (grouped-query attention): heads 0 … G - 1 the first.
         dV = Pᵀ dZ,   dP = dZ Vᵀ,   dS = P ∘ (dP - Σ_row dP ∘ P),   dQ = s dS K,   dK = s dSᵀ Q
-    A query that may look nowhere gets zeros, and gives no gradient. M is `mask_bias`.
-    Only what the wanted gradients use is saved: for a frozen Q and K that is P alone. The scores are laid out before
-    they are computed: left to itself, ``matmul`` follows its inputs, and the softmax works on them in place, as rows.
+    dK and dV are summed over the heads that share them. A query whose keys are all masked outputs zeros and has zero
+    gradient. M is `mask_bias`. dV needs only P. dQ and dK need P and V; dQ also needs K, and dK also needs Q.
     """
 
     @staticmethod
@@ -60,11 +40,6 @@ class Attention(Function):
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         raise NotImplementedError("hw2.8: Attention.backward")
-
-
-def _key_gradient(p: Array, x: Array, shape: tuple[int, ...]) -> Array:
-    """pᵀ x, summed over the query heads that share a key head: (B, Hk, S, D)."""
-    raise NotImplementedError("hw2.8: _key_gradient")
 
 
 class SplitHeads(Function):
@@ -154,8 +129,6 @@ def attention(
         if mask.ndim != 4 or any(m not in (1, n) for m, n in zip(mask.shape, (B, H, N, S), strict=True)):
             raise ValueError(f"attention: the mask {mask.shape} does not broadcast to (B, H, N, S) = {(B, H, N, S)}")
     scale = D**-0.5 if scale is None else float(scale)
-    if block is None and causal and N > TILE and not has_kernels(q.data):
-        return TiledAttention.apply(q, k, v, mask, scale, TILE)
     if block is None:
         return Attention.apply(q, k, v, mask, causal, scale)
     if block < 1:

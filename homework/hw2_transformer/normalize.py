@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft import fused
-from minipeft.array import (
-    Array,
-    array_module,
-    column_sum,
-    empty,
-    has_kernels,
-    row_blocks,
-    row_dot,
-    row_sum,
-    rows,
-    times,
-)
+from minipeft.array import Array, array_module, rows
 from minipeft.autograd import Context, Function, Tensor
 
 
 class LayerNorm(Function):
     """z = γ ∘ x̂ + β, x̂ = (x - mean) / √(var + ε), var = mean((x - mean)²) over the last axis (Ba et al. 2016).
 
-    x (..., d), γ and β (d,), ε a number; in float32 as exact where the mean is large as where it is 0.
+    x (..., d), γ and β (d,), ε a number; in float32 as exact if the mean is large as if it is 0.
     With dx̂ = γ ∘ dz:  dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ ∘ x̂)) / √(var + ε),  dγ = Σ_rows dz ∘ x̂,  dβ = Σ_rows dz.
-    x̂ is saved in place of x, and only where dx or dγ is wanted.
+    Of arrays as large as x, only x̂ is saved, and only if dx or dγ is needed.
     """
 
     @staticmethod

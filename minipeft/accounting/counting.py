@@ -97,7 +97,7 @@ def saved_by(loss: Tensor, model: Module) -> dict[str, int]:
     """Bytes of saved activations by the Function that saved them first."""
     by_name: Counter[str] = Counter()
     for node, n in saved_buffers(loss, list(model.parameters())):
-        by_name[node.function.__name__] += n
+        by_name[node.name] += n
     return dict(by_name)
 
 

@@ -23,7 +23,6 @@ from minipeft.array import FlopCount
 from minipeft.models.decoder import DecoderConfig
 from minipeft.models.encoder import EncoderConfig
 from minipeft.models.vit import ViTConfig
-from minipeft.ops.tiled import TILE, tiles
 from minipeft.peft import (
     AdapterConfig,
     BitFitConfig,
@@ -68,11 +67,6 @@ def layer_parameters(config: DecoderConfig) -> int:
     return matrices + layer_biases(c) + 2 * norm_parameters(c)
 
 
-def causal_pairs(n: int) -> int:
-    """The (query, key) pairs that causal attention of n tokens computes: n²; in tiles, little more than half."""
-    return n * n if n <= TILE else sum(keys * (queries.stop - queries.start) for queries, keys in tiles(n, n))
-
-
 def decoder_parameters(config: DecoderConfig) -> int:
     """The number of parameters of a `DecoderLM`, by formula."""
     c = config
@@ -87,7 +81,7 @@ def decoder_flops(config: DecoderConfig, batch: int, length: int, labels: int | 
     """
     c, d, R = config, config.d_model, batch * length
     projections = 2 * linear_flops(R, d, d) + 2 * linear_flops(R, d, key_width(c))
-    scores = 2 * (2 * batch * causal_pairs(length) * d)  # Q Kᵀ and P V, over all heads
+    scores = 2 * (2 * batch * length * length * d)  # Q Kᵀ and P V, over all heads
     feed_forward = (3 if c.gated else 2) * linear_flops(R, d, c.d_ff)
     head = linear_flops(R if labels is None else labels, d, c.vocab_size)
     forward = c.n_layers * (projections + scores + feed_forward) + head

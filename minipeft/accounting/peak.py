@@ -125,7 +125,7 @@ class Graph:
             assert node.ctx is not None
             buffers = {id(x): x.nbytes for x in map(buffer_of, saved_arrays(node.ctx.saved))}
             holds[node] = {key: n for key, n in buffers.items() if key not in known}
-        inside = {n: _inside(n, parameters) for n in nodes if n.function.__name__ == "Checkpoint"}
+        inside = {n: _inside(n, parameters) for n in nodes if n.name == "Checkpoint"}
         workspace = {n: inside[n][1] if n in inside else _workspace(n, itemsize) for n in nodes}
         largest = max(math.prod(node.shape) * itemsize for node in nodes)
         return cls(
@@ -158,7 +158,7 @@ class Graph:
             dz, _ = pending.pop(node)
             last_dz = dz
             saved -= freed
-            name = node.function.__name__
+            name = node.name
             aliases = name in ALIASES
             sizes = _gradient_sizes(node, self.itemsize)
             results = [None if n is None else grads.hold(dz) if aliases else grads.new(n) for n in sizes]
@@ -179,7 +179,7 @@ class Graph:
                     pending[parent] = (grads.hold(result), False)
                 elif not pending[parent][1]:
                     total = grads.new(size)
-                    found.append(Moment(f"sum for {parent.function.__name__}", saved + grads.bytes))
+                    found.append(Moment(f"sum for {parent.name}", saved + grads.bytes))
                     grads.drop(pending[parent][0])
                     pending[parent] = (total, True)
             going = [r for r in results if r is not None]
@@ -201,22 +201,22 @@ def _forward(graph: Graph) -> list[Moment]:
     for i, node in reversed(list(enumerate(graph.nodes))):
         for parent in node.parents:
             if isinstance(parent, Node):
-                use = last_use.get(node, i) if node.function.__name__ in VIEWS else i  # a view keeps what it looks at
+                use = last_use.get(node, i) if node.name in VIEWS else i  # a view keeps what it looks at
                 last_use[parent] = max(last_use.get(parent, i), use)
     found, saved, seen = [], 0, set[int]()
     alive: dict[Node, int] = {}  # bytes of outputs
     for i, node in enumerate(graph.nodes):
-        if node.function.__name__ not in VIEWS:
+        if node.name not in VIEWS:
             alive[node] = math.prod(node.shape) * graph.itemsize
         for key, n in graph.holds[node].items():
             if key not in seen:
                 seen.add(key)
                 saved += n
                 first = next((p for p in node.parents if p is not None), None)
-                if node.function.__name__ in SAVE_INPUT and isinstance(first, Node) and alive.get(first) == n:
+                if node.name in SAVE_INPUT and isinstance(first, Node) and alive.get(first) == n:
                     del alive[first]  # saved as it is: it counts once
-        blocks = (graph.blocks,) if node.function.__name__ in BY_BLOCKS else ()
-        found.append(Moment(f"forward of {node.function.__name__}", saved + sum(alive.values()), blocks))
+        blocks = (graph.blocks,) if node.name in BY_BLOCKS else ()
+        found.append(Moment(f"forward of {node.name}", saved + sum(alive.values()), blocks))
         alive = {n: size for n, size in alive.items() if last_use.get(n, i) > i}
     return found
 
@@ -224,7 +224,7 @@ def _forward(graph: Graph) -> list[Moment]:
 def _end_of_forward(last: Node, saved: int, itemsize: int) -> Moment:
     """While the last operation runs: its input is there still, and the vocabulary head's logits are."""
     assert last.ctx is not None
-    if last.function.__name__ != "LinearCrossEntropy":
+    if last.name != "LinearCrossEntropy":
         return Moment("forward", saved)
     dx, dW, _, (n, V, block) = last.ctx.saved
     rows = n if dx is None else dx.shape[0]
@@ -235,15 +235,14 @@ def _end_of_forward(last: Node, saved: int, itemsize: int) -> Moment:
 
 def _workspace(node: Node, itemsize: int) -> int:
     """Bytes that a backward holds beside what it was given and returns; of functions unknown, as its largest result."""
-    name, ctx = node.function.__name__, node.ctx
+    name, ctx = node.name, node.ctx
     sizes = [n or 0 for n in _gradient_sizes(node, itemsize)]
     assert ctx is not None
     if name in IN_PLACE:
         return 0
     if name == "Attention":
-        return ctx.saved[0].nbytes if ctx.needs_grad[0] or ctx.needs_grad[1] else 0  # dS
-    if name == "TiledAttention":
-        return max(P.nbytes for P in ctx.saved[3::2]) if ctx.needs_grad[0] or ctx.needs_grad[1] else 0
+        P = [x.nbytes for x in ctx.saved[4:] if is_array(x)] or [ctx.saved[0].nbytes]  # by tiles of queries, or whole
+        return max(P) if ctx.needs_grad[0] or ctx.needs_grad[1] else 0  # dS
     if name == "PrefixAttention":
         return 2 * ctx.saved[0].nbytes
     if name == "BlockwiseAttention":

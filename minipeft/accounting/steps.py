@@ -143,7 +143,7 @@ class Frozen:
 
     def core(self, path: str, q: bool, k: bool, v: bool) -> bool:
         """Q Kᵀ and A V forward; back dV = Aᵀ dZ, dA = dZ Vᵀ, dQ = dS K, dK = dSᵀ Q, each as large."""
-        d, pairs = self.config.d_model, f.causal_pairs(self.prompt + self.T)
+        d, pairs = self.config.d_model, (self.prompt + self.T) ** 2
         one = 2 * self.B * pairs * d
         self.forward += 2 * one
         self.backward += one * (v + (q or k) + q + k)

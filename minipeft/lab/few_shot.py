@@ -17,6 +17,7 @@ import time
 import tokenize
 import tracemalloc
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.autograd import Tensor, no_grad
+from minipeft.autograd import no_grad, reference
 from minipeft.data.batches import Batches, LanguageModelBatches
 from minipeft.data.bpe import BytePairs
 from minipeft.data.fetch import fetch
@@ -48,8 +49,6 @@ from minipeft.lab.experiment import (
 )
 from minipeft.lab.welch import holm, welch
 from minipeft.models import DecoderConfig, DecoderLM
-from minipeft.nn.module import Module
-from minipeft.ops.attention import Attention
 from minipeft.optim import AdamW, CosineSchedule, LinearSchedule
 from minipeft.peft import LoraConfig, get_peft_model
 from minipeft.train import TrainingError, fit
@@ -203,18 +202,10 @@ def answers(
     return {**row, "prompt_tokens": len(before)}
 
 
-class WholeMatrix(Module):
-    """The causal attention of the textbook: all N² scores of a head at once."""
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Any = None) -> Tensor:
-        z: Tensor = Attention.apply(q, k, v, mask, True, q.shape[-1] ** -0.5)
-        return z
-
-
 def cost(model_name: str, attention: str, length: int) -> Row:
     """A forward pass over a prompt of ``length`` tokens: seconds, and bytes at its peak beside the weights.
 
-    attention: the whole matrix of scores at once, or in tiles, as the library does it where no gradient is recorded.
+    attention: the whole matrix of scores at once, as the page of `Attention` reads, or in tiles, as it runs on a CPU.
 
     Of the cost model the best time of three passes, of SmolLM2 of one. scores: how many attention scores the prompt
     has in all; score_bytes: those of one layer in float32.
@@ -223,13 +214,10 @@ def cost(model_name: str, attention: str, length: int) -> Row:
         model, _ = _smollm2()
     else:
         model = DecoderLM(DecoderConfig.gpt2(vocab_size=96, context=length, **COST_SIZES), rng=0).eval()
-    if attention == WHOLE:
-        for layer in model.stack.layers:
-            layer.attention.core = WholeMatrix()
     config = model.config
     ids = np.random.default_rng(0).integers(0, 96, (1, length))
     times = []
-    with no_grad():
+    with no_grad(), reference() if attention == WHOLE else nullcontext():
         for _ in range(1 if model_name == SMOLLM2 else 3):
             start = time.perf_counter()
             model.hidden(ids)

@@ -5,10 +5,8 @@ from minipeft.ops.activation import (
     dropout,
     gate,
     gelu,
-    log_softmax,
     relu,
     silu,
-    softmax,
     tanh,
 )
 from minipeft.ops.arithmetic import (
@@ -34,6 +32,7 @@ from minipeft.ops.loss import cross_entropy, linear_cross_entropy
 from minipeft.ops.normalize import layer_norm, rms_norm
 from minipeft.ops.operators import install
 from minipeft.ops.shape import broadcast_to, concatenate, index, reshape, split, swapaxes, transpose
+from minipeft.ops.softmax import log_softmax, softmax
 
 install()
 

@@ -1,4 +1,4 @@
-"""Activations, softmax and dropout, worked in blocks of rows that stay in the cache."""
+"""Activations, alone and as a gate, and dropout."""
 
 from __future__ import annotations
 
@@ -8,117 +8,43 @@ from typing import Any
 
 import numpy as np
 
-from minipeft import fused
-from minipeft.array import (
-    Array,
-    array_module,
-    device_of,
-    empty,
-    has_kernels,
-    row_blocks,
-    row_dot,
-    row_max,
-    row_sum,
-    rows,
-    times,
-    to_device,
-)
+from minipeft.array import Array, array_module, device_of, to_device
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.ops.checks import check_floats
+from minipeft.ops.normal import normal_cdf
 
-# Our fits of Φ(-x) e^{x²/2} / t for x ≥ 0 with t = 1 / (1 + p x), by rising powers of t: errors 2e-8 and 6e-16.
-_TAIL_32 = """0.1396296372103752 0.13965593740559643 0.12181900489117618 0.09571962452134476 0.004336217208972162
-0.11362298541646199 -0.21144630066539194 0.12070096730462038 -0.024038060174881214"""
-_TAIL_64 = """0.0598413420602149 0.05984134206021507 0.058494911863821664 0.05580205147458173 0.051853644757484184
-0.04683146504107638 0.040997832060317416 0.03467697844944613 0.02820504598207298 0.022083299074922923
-0.015605606343626522 0.014537573204471934 -0.005380743035498026 0.04464284214926059 -0.10277864570173444
-0.22290830403193182 -0.38349466722065545 0.5373616689641563 -0.6067346402895822 0.543123958250575
--0.3783805438542206 0.19843135812867554 -0.07464844730555102 0.018809710506924926 -0.0028198082856322154
-0.0001885612890978492"""
-_NORMAL_TAIL = {  # dtype -> (p, coefficients)
-    "float32": (0.35, tuple(map(float, _TAIL_32.split()))),
-    "float64": (0.15, tuple(map(float, _TAIL_64.split()))),
-}
+Curve = Callable[[Array], tuple[Array, Array]]  # x -> f(x), f'(x)
 
 
-def normal_cdf(x: Array) -> tuple[Array, Array]:
-    """Φ(x) and e^{-x²/2} of the standard normal: no array library has erf everywhere, so one exp serves both."""
-    xp = array_module(x)
-    p, coefficients = _NORMAL_TAIL[x.dtype.name]
-    bell = xp.exp(-0.5 * (x * x))
-    t = 1.0 / (1.0 + p * xp.abs(x))
-    tail = coefficients[-1] * t
-    for c in coefficients[-2::-1]:
-        tail += c
-        tail *= t
-    tail *= bell
-    return 0.5 + xp.copysign(0.5 - tail, x), bell
-
-
-Curve = Callable[[Array, Array, Array | None], None]  # (x, z, slope): f(x) into z, and f'(x) into slope where wanted
-
-
-def _gelu(x: Array, z: Array, slope: Array | None) -> None:
-    """z = x Φ(x); its derivative, Φ(x) + x φ(x), φ the normal density, goes into ``slope`` where that is an array."""
-    xp = array_module(x)
+def _gelu(x: Array) -> tuple[Array, Array]:
+    """f = x Φ(x);  f' = Φ(x) + x φ(x), φ the density of the standard normal distribution."""
     cdf, bell = normal_cdf(x)
-    xp.multiply(x, cdf, out=z)
-    if slope is not None:
-        bell *= x
-        bell *= 1.0 / math.sqrt(2.0 * math.pi)
-        xp.add(cdf, bell, out=slope)
+    return x * cdf, cdf + x * bell * (1.0 / math.sqrt(2.0 * math.pi))
 
 
-def _gelu_tanh(x: Array, z: Array, slope: Array | None) -> None:
-    """z = x h with h = (1 + tanh u) / 2, u = x v, v = √(2/π) (1 + 0.044715 x²).
-
-    Its derivative is h + 2 h (1 - h) x du/dx with du/dx = 3 v - 2 √(2/π): v and h are worked over in place.
-    """
-    xp, c = array_module(x), math.sqrt(2.0 / math.pi)
-    v = xp.multiply(x, x, out=empty(x) if slope is None else slope)
-    v *= 0.044715 * c
-    v += c
-    h = times(x, v)
-    xp.tanh(h, out=h)
-    h += 1.0
-    h *= 0.5
-    xp.multiply(x, h, out=z)
-    if slope is not None:
-        slope *= 6.0
-        slope -= 4.0 * c
-        slope *= z
-        xp.subtract(1.0, h, out=(rest := empty(h)))
-        slope *= rest
-        slope += h
+def _gelu_tanh(x: Array) -> tuple[Array, Array]:
+    """f = x h, h = (1 + tanh u) / 2, u = √(2/π) (x + 0.044715 x³);  f' = h + 2 x h (1 - h) du/dx."""
+    c = math.sqrt(2.0 / math.pi)
+    h = 0.5 * (1.0 + array_module(x).tanh(c * (x + 0.044715 * x * x * x)))
+    du = c * (1.0 + 3.0 * 0.044715 * x * x)
+    return x * h, h + 2.0 * x * h * (1.0 - h) * du
 
 
-def _silu(x: Array, z: Array, slope: Array | None) -> None:
-    """z = x σ(x); its derivative is σ (1 + x (1 - σ)) = σ + z (1 - σ)."""
-    xp = array_module(x)
-    s = 0.5 * x  # σ(x) = (1 + tanh(x / 2)) / 2 never overflows
-    xp.tanh(s, out=s)
-    s += 1.0
-    s *= 0.5
-    xp.multiply(x, s, out=z)
-    if slope is not None:
-        xp.subtract(1.0, s, out=slope)
-        slope *= z
-        slope += s
+def _silu(x: Array) -> tuple[Array, Array]:
+    """f = x σ(x);  f' = σ (1 + x (1 - σ)), where σ(x) = (1 + tanh(x / 2)) / 2 never overflows."""
+    s = 0.5 * (1.0 + array_module(x).tanh(0.5 * x))
+    return x * s, s * (1.0 + x * (1.0 - s))
 
 
-def _relu(x: Array, z: Array, slope: Array | None) -> None:
-    """z = max(x, 0); its derivative is 0 at 0."""
-    array_module(x).maximum(x, 0.0, out=z)
-    if slope is not None:
-        slope[...] = x > 0
+def _relu(x: Array) -> tuple[Array, Array]:
+    """f = max(x, 0);  f' = 1 for x > 0, otherwise 0."""
+    return array_module(x).maximum(x, 0.0), (x > 0).astype(x.dtype)
 
 
-def _tanh(x: Array, z: Array, slope: Array | None) -> None:
-    """z = tanh x; its derivative is 1 - z²."""
-    xp = array_module(x)
-    xp.tanh(x, out=z)
-    if slope is not None:
-        xp.multiply(z, z, out=slope)
-        xp.subtract(1.0, slope, out=slope)
+def _tanh(x: Array) -> tuple[Array, Array]:
+    """f = tanh x;  f' = 1 - f²."""
+    z = array_module(x).tanh(x)
+    return z, 1.0 - z * z
 
 
 CURVES: dict[str, Curve] = {
@@ -130,54 +56,26 @@ CURVES: dict[str, Curve] = {
 }
 
 
-def _named(name: str) -> Curve:
+def curve(name: str) -> Curve:
+    """Return the activation ``name`` as a function x -> (f(x), f'(x)); ValueError for an unknown name."""
     if name not in CURVES:
         raise ValueError(f"unknown activation {name!r}; expected one of {sorted(CURVES)}")
     return CURVES[name]
 
 
-def curve(name: str) -> Callable[[Array], tuple[Array, Array]]:
-    """The activation ``name`` as a function x -> (z, dz/dx); ValueError naming the known ones."""
-    write = _named(name)
-
-    def both(x: Array) -> tuple[Array, Array]:
-        z, slope = (array_module(x).empty(x.shape, dtype=x.dtype) for _ in range(2))
-        write(x, z, slope)
-        return z, slope
-
-    return both
-
-
-def _check_floats(name: str, *xs: Tensor) -> None:
-    """Buffers take the dtype of the input: integers would be cut off, and float16 is never computed in."""
-    for x in xs:
-        if x.dtype.name not in ("float32", "float64"):
-            raise TypeError(f"{name} takes float32 or float64, got {x.dtype}")
-
-
 class Activation(Function):
-    """z = f(x) entry by entry;  dx = dz f'(x), with f'(x) computed beside f(x) and saved in place of x."""
+    """z = f(x) entry by entry;  dx = dz f'(x), with f'(x) computed next to f(x) and saved instead of x."""
 
     @staticmethod
     def forward(ctx: Context, x: Array, name: str) -> Array:
-        f = _named(name)
-        if has_kernels(x):
-            z, slope = fused.activation(x, name, ctx.needs_grad[0])
-            ctx.save(slope)
-            return z
-        x2 = rows(x)
-        z = empty(x2)
-        slope = empty(x2) if ctx.needs_grad[0] else None
-        for block in row_blocks(x2):
-            f(x2[block], z[block], None if slope is None else slope[block])
-        if slope is not None:
-            ctx.save(slope.reshape(x.shape))
-        return z.reshape(x.shape)
+        z, slope = curve(name)(x)
+        ctx.save(slope if ctx.needs_grad[0] else None)
+        return z
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         (slope,) = ctx.saved
-        return times(dz, slope), None
+        return dz * slope, None
 
 
 class Gate(Function):
@@ -188,95 +86,14 @@ class Gate(Function):
 
     @staticmethod
     def forward(ctx: Context, g: Array, u: Array, name: str) -> Array:
-        f = _named(name)
-        if has_kernels(g):
-            z, to_g, to_u = fused.gate(g, u, name, *ctx.needs_grad[:2])
-            ctx.save(to_g, to_u)
-            return z
-        xp = array_module(g)
-        g2, u2 = rows(g), rows(u)
-        z = empty(g2)
-        to_g = empty(g2) if ctx.needs_grad[0] else None
-        to_u = empty(g2) if ctx.needs_grad[1] else None
-        for block in row_blocks(g2):
-            value = z[block] if to_u is None else to_u[block]
-            f(g2[block], value, None if to_g is None else to_g[block])
-            if to_g is not None:
-                to_g[block] *= u2[block]
-            xp.multiply(value, u2[block], out=z[block])
-        ctx.save(None if to_g is None else to_g.reshape(g.shape), None if to_u is None else to_u.reshape(g.shape))
-        return z.reshape(g.shape)
+        value, slope = curve(name)(g)
+        ctx.save(u * slope if ctx.needs_grad[0] else None, value if ctx.needs_grad[1] else None)
+        return value * u
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
-        return *(None if slope is None else times(dz, slope) for slope in ctx.saved), None
-
-
-def softmax_rows(s: Array) -> None:
-    """Softmax of each row of s (R, S), in place, for entries of any size; a row of -inf alone becomes zeros."""
-    if s.shape[1] == 0:
-        return
-    if has_kernels(s):
-        fused.softmax(s[None, None], False, None)
-        return
-    xp = array_module(s)
-    lowest = float(np.finfo(s.dtype).min)
-    for block in row_blocks(s):
-        p = s[block]
-        p -= xp.maximum(row_max(p), lowest)
-        xp.exp(p, out=p)
-        p *= 1.0 / xp.maximum(row_sum(p), float(np.finfo(s.dtype).tiny))
-
-
-def softmax_rows_backward(p: Array, dp: Array) -> None:
-    """ds = p ∘ (dp - Σ_row dp ∘ p), written into dp; p, dp (R, S)."""
-    if has_kernels(p):
-        fused.softmax_backward(p, dp)
-        return
-    for block in row_blocks(p):
-        pb, d = p[block], dp[block]
-        d -= row_dot(pb, d)
-        d *= pb
-
-
-def _last_axis(x: Array, axis: int) -> tuple[Array, Array]:
-    """x with ``axis`` last, and a fresh contiguous copy of that as rows (R, S)."""
-    moved = x.swapaxes(axis, -1)
-    return moved, rows(moved.copy())
-
-
-class Softmax(Function):
-    """p = eˢ / Σ eˢ along ``axis``, zeros where all is -inf;  ds = p ∘ (dp - Σ dp ∘ p)."""
-
-    @staticmethod
-    def forward(ctx: Context, s: Array, axis: int) -> Array:
-        moved, p = _last_axis(s, axis)
-        softmax_rows(p)
-        p = p.reshape(moved.shape).swapaxes(axis, -1)
-        ctx.save(p, axis)
-        return p
-
-    @staticmethod
-    def backward(ctx: Context, dz: Array) -> Any:
-        p, axis = ctx.saved
-        return p * (dz - (dz * p).sum(axis=axis, keepdims=True)), None
-
-
-class LogSoftmax(Function):
-    """z = s - log Σ eˢ along ``axis``;  ds = dz - eᶻ Σ dz."""
-
-    @staticmethod
-    def forward(ctx: Context, s: Array, axis: int) -> Array:
-        xp = array_module(s)
-        shifted = s - s.max(axis=axis, keepdims=True)
-        z = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
-        ctx.save(z, axis)
-        return z
-
-    @staticmethod
-    def backward(ctx: Context, dz: Array) -> Any:
-        z, axis = ctx.saved
-        return dz - array_module(z).exp(z) * dz.sum(axis=axis, keepdims=True), None
+        to_g, to_u = ctx.saved
+        return None if to_g is None else dz * to_g, None if to_u is None else dz * to_u, None
 
 
 class Dropout(Function):
@@ -286,12 +103,12 @@ class Dropout(Function):
     def forward(ctx: Context, x: Array, keep: Array, p: float) -> Array:
         scaled = keep.astype(x.dtype) * (1.0 / (1.0 - p))
         ctx.save(scaled)
-        return times(x, scaled)
+        return x * scaled
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         (scaled,) = ctx.saved
-        return times(dz, scaled), None, None
+        return dz * scaled, None, None
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
@@ -319,7 +136,7 @@ def tanh(x: Tensor) -> Tensor:
 
 def activation(x: Tensor, name: str) -> Tensor:
     """The activation ``name``: gelu, gelu_tanh, silu, relu or tanh; ValueError for another, TypeError for integers."""
-    _check_floats(name, x)
+    check_floats(name, x)
     return Activation.apply(x, name)
 
 
@@ -327,20 +144,8 @@ def gate(g: Tensor, u: Tensor, name: str = "silu") -> Tensor:
     """f(g) ∘ u for two tensors of one shape (..., C)."""
     if g.shape != u.shape:
         raise ValueError(f"gate: the shapes {g.shape} and {u.shape} differ")
-    _check_floats("gate", g, u)
+    check_floats("gate", g, u)
     return Gate.apply(g, u, name)
-
-
-def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """eˣ / Σ eˣ along ``axis``, shifted by the maximum; a row of -inf alone gives zeros."""
-    _check_floats("softmax", x)
-    return Softmax.apply(x, axis)
-
-
-def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """x - log Σ eˣ along ``axis``, without overflow."""
-    _check_floats("log_softmax", x)
-    return LogSoftmax.apply(x, axis)
 
 
 def dropout(x: Tensor, p: float, generator: np.random.Generator) -> Tensor:
@@ -352,7 +157,7 @@ def dropout(x: Tensor, p: float, generator: np.random.Generator) -> Tensor:
         raise ValueError(f"dropout: p must lie in [0, 1), got {p}")
     if p == 0.0:
         return x
-    _check_floats("dropout", x)
+    check_floats("dropout", x)
     p = float(p)  # NumPy's float64 would promote the mask
     keep = generator.random(x.shape, dtype=np.float32) >= p
     return Dropout.apply(x, to_device(keep, device_of(x.data)), p)

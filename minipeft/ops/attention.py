@@ -7,29 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from minipeft import fused
-from minipeft.array import Array, array_module, device_of, empty, has_kernels, is_array, matmul, rows, to_device
+from minipeft.array import Array, array_module, device_of, is_array, matmul, to_device
 from minipeft.autograd import Context, Function, Tensor
-from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 from minipeft.ops.blockwise import BlockwiseAttention
-from minipeft.ops.tiled import TILE, TiledAttention
-
-
-def _by_head(x: Array, n_kv_heads: int) -> Array:
-    """A view of (B, H, N, ·) as (B, Hk, G, N, ·), G query heads to a key head; unchanged where G = 1."""
-    B, H, N, D = x.shape
-    return x if n_kv_heads == H else x.reshape(B, n_kv_heads, H // n_kv_heads, N, D)
-
-
-def _shared(x: Array, n_heads: int) -> Array:
-    """(B, Hk, S, D) -> (B, Hk, 1, S, D) to meet `_by_head`; unchanged where every head has its own keys."""
-    return x if x.shape[1] == n_heads else x[:, :, None]
-
-
-def _empty_heads(like: Array, shape: tuple[int, ...]) -> Array:
-    """An empty (B, H, N, D) that lies in memory as (B, N, H, D), so that merging the heads copies nothing."""
-    B, H, N, D = shape
-    return empty(like, (B, N, H, D)).transpose(0, 2, 1, 3)
+from minipeft.ops.softmax import stable_softmax
 
 
 def mask_bias(like: Array, N: int, S: int, causal: bool, mask: Array | None) -> Array | None:
@@ -53,71 +34,56 @@ def mask_bias(like: Array, N: int, S: int, causal: bool, mask: Array | None) -> 
 class Attention(Function):
     """Z = P V, P = softmax(s Q Kᵀ + M) for each head: q (B, H, N, D), k and v (B, Hk, S, D), Z (B, H, N, D).
 
-    The scores are (N, S), not square when keys stand before the queries (prefix tuning, a cache) or come from
-    elsewhere (cross-attention). H / Hk query heads share one key head (grouped-query attention).
+    The scores are (N, S), not square if keys precede the queries (prefix tuning, a cache) or come from elsewhere
+    (cross-attention). G = H / Hk query heads share one key head (grouped-query attention): heads 0 … G - 1 the first.
         dV = Pᵀ dZ,   dP = dZ Vᵀ,   dS = P ∘ (dP - Σ_row dP ∘ P),   dQ = s dS K,   dK = s dSᵀ Q
-    A query that may look nowhere gets zeros, and gives no gradient. M is `mask_bias`.
-    Only what the wanted gradients use is saved: for a frozen Q and K that is P alone. The scores are laid out before
-    they are computed: left to itself, ``matmul`` follows its inputs, and the softmax works on them in place, as rows.
+    dK and dV are summed over the heads that share them. A query whose keys are all masked outputs zeros and has zero
+    gradient. M is `mask_bias`. dV needs only P. dQ and dK need P and V; dQ also needs K, and dK also needs Q.
     """
 
     @staticmethod
     def forward(ctx: Context, q: Array, k: Array, v: Array, mask: Array | None, causal: bool, scale: float) -> Array:
-        B, H, N, _D = q.shape
+        B, H, N, D = q.shape
         Hk, S = k.shape[1:3]
-        q = q * scale
-        scores = empty(q, (B, H, N, S))
-        matmul(_by_head(q, Hk), _shared(k, H).swapaxes(-1, -2), out=_by_head(scores, Hk))
-        if has_kernels(scores):
-            fused.softmax(scores, causal, mask)
-        else:
-            bias = mask_bias(scores, N, S, causal, mask)
-            if bias is not None:
-                scores += bias
-            softmax_rows(rows(scores))
-        z = _empty_heads(q, (B, H, N, v.shape[-1]))
-        matmul(_by_head(scores, Hk), _shared(v, H), out=_by_head(z, Hk))
+        G = H // Hk
+        # scores
+        Q, K, V = q.reshape(B, Hk, G, N, D), k[:, :, None], v[:, :, None]  # K and V (B, Hk, 1, S, ·)
+        scores = scale * matmul(Q, K.swapaxes(-1, -2)).reshape(B, H, N, S)
+        # mask
+        M = mask_bias(scores, N, S, causal, mask)
+        P = stable_softmax(scores if M is None else scores + M)  # (B, H, N, S)
+        # weighted sum of the values
+        Z = matmul(P.reshape(B, Hk, G, N, S), V)  # (B, Hk, G, N, D')
         needs_q, needs_k, needs_v = ctx.needs_grad[:3]
         ctx.save(
-            scores if needs_q or needs_k or needs_v else None,
+            P if needs_q or needs_k or needs_v else None,
             q if needs_k else None,
             k if needs_q else None,
             v if needs_q or needs_k else None,
-            (k.shape, v.shape, scale),
+            (q.shape, Hk, scale),
         )
-        return z
+        return Z.reshape(B, H, N, v.shape[-1])
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
-        p, scaled_q, k, v, (k_shape, v_shape, scale) = ctx.saved
+        P, q, k, v, (q_shape, Hk, scale) = ctx.saved
         needs_q, needs_k, needs_v = ctx.needs_grad[:3]
-        B, H, N, S = p.shape
-        Hk = k_shape[1]
-        dz_h = _by_head(dz, Hk)
+        B, H, N, S = P.shape
+        G = H // Hk
+        P = P.reshape(B, Hk, G, N, S)
+        dZ = dz.reshape(B, Hk, G, N, dz.shape[-1])
         dq = dk = dv = None
         if needs_v:
-            dv = _key_gradient(_by_head(p, Hk), dz_h, v_shape)
+            dv = matmul(P.swapaxes(-1, -2), dZ).sum(axis=2)  # (B, Hk, S, D')
         if needs_q or needs_k:
-            ds = empty(dz, (B, H, N, S))
-            ds_h = _by_head(ds, Hk)
-            matmul(dz_h, _shared(v, H).swapaxes(-1, -2), out=ds_h)
-            softmax_rows_backward(rows(p), rows(ds))
+            dP = matmul(dZ, v[:, :, None].swapaxes(-1, -2))  # (B, Hk, G, N, S)
+            dS = P * (dP - (dP * P).sum(axis=-1, keepdims=True))
             if needs_q:
-                dq = _empty_heads(dz, (B, H, N, k_shape[-1]))
-                matmul(ds_h, _shared(k, H), out=_by_head(dq, Hk))
-                dq *= scale
+                dq = scale * matmul(dS, k[:, :, None]).reshape(q_shape)
             if needs_k:
-                dk = _key_gradient(ds_h, _by_head(scaled_q, Hk), k_shape)
+                Q = q.reshape(B, Hk, G, N, q_shape[-1])
+                dk = scale * matmul(dS.swapaxes(-1, -2), Q).sum(axis=2)  # (B, Hk, S, D)
         return dq, dk, dv, None, None, None
-
-
-def _key_gradient(p: Array, x: Array, shape: tuple[int, ...]) -> Array:
-    """pᵀ x, summed over the query heads that share a key head: (B, Hk, S, D)."""
-    if p.ndim == 5:
-        return matmul(p.swapaxes(-1, -2), x).sum(axis=2)
-    out = _empty_heads(x, shape)
-    matmul(p.swapaxes(-1, -2), x, out=out)
-    return out
 
 
 class SplitHeads(Function):
@@ -176,10 +142,7 @@ def _turn(x: Array, cos: Array, sin: Array) -> Array:
     """The halves of x's last axis, turned: (x₁ cos - x₂ sin, x₂ cos + x₁ sin)."""
     half = x.shape[-1] // 2
     x1, x2 = x[..., :half], x[..., half:]
-    z = _empty_heads(x, x.shape)
-    z[..., :half] = x1 * cos - x2 * sin
-    z[..., half:] = x2 * cos + x1 * sin
-    return z
+    return array_module(x).concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
 
 
 def attention(
@@ -219,8 +182,6 @@ def attention(
         if mask.ndim != 4 or any(m not in (1, n) for m, n in zip(mask.shape, (B, H, N, S), strict=True)):
             raise ValueError(f"attention: the mask {mask.shape} does not broadcast to (B, H, N, S) = {(B, H, N, S)}")
     scale = D**-0.5 if scale is None else float(scale)
-    if block is None and causal and N > TILE and not has_kernels(q.data):
-        return TiledAttention.apply(q, k, v, mask, scale, TILE)
     if block is None:
         return Attention.apply(q, k, v, mask, causal, scale)
     if block < 1:

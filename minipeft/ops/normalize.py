@@ -4,73 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft import fused
-from minipeft.array import (
-    Array,
-    array_module,
-    column_sum,
-    empty,
-    has_kernels,
-    row_blocks,
-    row_dot,
-    row_sum,
-    rows,
-    times,
-)
+from minipeft.array import Array, array_module, rows
 from minipeft.autograd import Context, Function, Tensor
 
 
 class LayerNorm(Function):
     """z = γ ∘ x̂ + β, x̂ = (x - mean) / √(var + ε), var = mean((x - mean)²) over the last axis (Ba et al. 2016).
 
-    x (..., d), γ and β (d,), ε a number; in float32 as exact where the mean is large as where it is 0.
+    x (..., d), γ and β (d,), ε a number; in float32 as exact if the mean is large as if it is 0.
     With dx̂ = γ ∘ dz:  dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ ∘ x̂)) / √(var + ε),  dγ = Σ_rows dz ∘ x̂,  dβ = Σ_rows dz.
-    x̂ is saved in place of x, and only where dx or dγ is wanted.
+    Of arrays as large as x, only x̂ is saved, and only if dx or dγ is needed.
     """
 
     @staticmethod
     def forward(ctx: Context, x: Array, gamma: Array, beta: Array, eps: float) -> Array:
-        xp = array_module(x)
-        x2 = rows(x)
-        d = x2.shape[1]
-        keep = ctx.needs_grad[0] or ctx.needs_grad[1]
-        if has_kernels(x):
-            z, x_hat, rstd = fused.norm(x2, gamma, beta, eps, centre=True, keep=keep)
-        else:
-            z = empty(x2)
-            x_hat = empty(x2) if keep else z
-            rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
-            for block in row_blocks(x2):
-                xb, h, zb = x2[block], x_hat[block], z[block]
-                xp.subtract(xb, row_sum(xb) * (1.0 / d), out=h)
-                rstd[block] = 1.0 / xp.sqrt(row_dot(h, h) * (1.0 / d) + eps)
-                h *= rstd[block]
-                xp.multiply(h, gamma, out=zb)
-                zb += beta
-        ctx.save(x_hat if keep else None, *((rstd, gamma) if ctx.needs_grad[0] else (None, None)), x.shape)
-        return z.reshape(x.shape)
+        needs_x, needs_gamma, _, _ = ctx.needs_grad
+        centred = x - x.mean(axis=-1, keepdims=True)  # (..., d)
+        rstd = 1.0 / array_module(x).sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
+        x_hat = centred * rstd  # (..., d)
+        ctx.save(x_hat if needs_x or needs_gamma else None, rstd if needs_x else None, gamma if needs_x else None)
+        return gamma * x_hat + beta
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
-        x_hat, rstd, gamma, shape = ctx.saved
-        dz2 = rows(dz)
-        dx = None
-        if ctx.needs_grad[0] and has_kernels(dz):
-            dx = fused.norm_backward(dz2, x_hat, rstd, gamma, centre=True).reshape(shape)
-        elif ctx.needs_grad[0]:
-            xp = array_module(dz)
-            d = dz2.shape[1]
-            dx = empty(dz2)
-            for block in row_blocks(dz2):
-                h = x_hat[block]
-                g = xp.multiply(dz2[block], gamma, out=dx[block])
-                inner = row_dot(g, h) * (1.0 / d)
-                g -= row_sum(g) * (1.0 / d)
-                g -= times(h, inner)
-                g *= rstd[block]
-            dx = dx.reshape(shape)
-        dgamma = column_sum(times(dz2, x_hat)) if ctx.needs_grad[1] else None
-        dbeta = column_sum(dz2) if ctx.needs_grad[2] else None
+        x_hat, rstd, gamma = ctx.saved
+        needs_x, needs_gamma, needs_beta, _ = ctx.needs_grad
+        dx = dgamma = dbeta = None
+        if needs_x:
+            g = gamma * dz  # (..., d)
+            inner = (g * x_hat).mean(axis=-1, keepdims=True)  # (..., 1)
+            dx = (g - g.mean(axis=-1, keepdims=True) - x_hat * inner) * rstd
+        if needs_gamma:
+            dgamma = rows(dz * x_hat).sum(axis=0)  # (d,)
+        if needs_beta:
+            dbeta = rows(dz).sum(axis=0)  # (d,)
         return dx, dgamma, dbeta, None
 
 
@@ -82,40 +49,23 @@ class RMSNorm(Function):
 
     @staticmethod
     def forward(ctx: Context, x: Array, gamma: Array, eps: float) -> Array:
-        xp = array_module(x)
-        x2 = rows(x)
-        keep = ctx.needs_grad[0] or ctx.needs_grad[1]
-        if has_kernels(x):
-            z, x_hat, rstd = fused.norm(x2, gamma, None, eps, centre=False, keep=keep)
-        else:
-            z = empty(x2)
-            x_hat = empty(x2) if keep else z
-            rstd = xp.empty((x2.shape[0], 1), dtype=x.dtype)
-            for block in row_blocks(x2):
-                xb = x2[block]
-                rstd[block] = 1.0 / xp.sqrt(row_dot(xb, xb) * (1.0 / x2.shape[1]) + eps)
-                h = xp.multiply(xb, rstd[block], out=x_hat[block])
-                xp.multiply(h, gamma, out=z[block])
-        ctx.save(x_hat if keep else None, *((rstd, gamma) if ctx.needs_grad[0] else (None, None)), x.shape)
-        return z.reshape(x.shape)
+        needs_x, needs_gamma, _ = ctx.needs_grad
+        rstd = 1.0 / array_module(x).sqrt((x * x).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
+        x_hat = x * rstd  # (..., d)
+        ctx.save(x_hat if needs_x or needs_gamma else None, rstd if needs_x else None, gamma if needs_x else None)
+        return gamma * x_hat
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
-        x_hat, rstd, gamma, shape = ctx.saved
-        dz2 = rows(dz)
-        dx = None
-        if ctx.needs_grad[0] and has_kernels(dz):
-            dx = fused.norm_backward(dz2, x_hat, rstd, gamma, centre=False).reshape(shape)
-        elif ctx.needs_grad[0]:
-            xp = array_module(dz)
-            dx = empty(dz2)
-            for block in row_blocks(dz2):
-                h = x_hat[block]
-                g = xp.multiply(dz2[block], gamma, out=dx[block])
-                g -= times(h, row_dot(g, h) * (1.0 / dz2.shape[1]))
-                g *= rstd[block]
-            dx = dx.reshape(shape)
-        return dx, column_sum(times(dz2, x_hat)) if ctx.needs_grad[1] else None, None
+        x_hat, rstd, gamma = ctx.saved
+        needs_x, needs_gamma, _ = ctx.needs_grad
+        dx = dgamma = None
+        if needs_x:
+            g = gamma * dz  # (..., d)
+            dx = (g - x_hat * (g * x_hat).mean(axis=-1, keepdims=True)) * rstd
+        if needs_gamma:
+            dgamma = rows(dz * x_hat).sum(axis=0)  # (d,)
+        return dx, dgamma, None
 
 
 def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Tensor:

@@ -26,8 +26,8 @@ from minipeft.autograd import Context, Function, Tensor, no_grad
 from minipeft.nn.attention import MultiHeadAttention, ScaledDotProduct
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import SequenceInput
-from minipeft.ops.activation import softmax_rows, softmax_rows_backward
 from minipeft.ops.attention import mask_bias
+from minipeft.ops.softmax import softmax_rows, softmax_rows_backward
 from minipeft.peft.base import PeftModel
 from minipeft.peft.config import PeftConfig, check_fields, method, trainable
 from minipeft.peft.prompt import check_context
