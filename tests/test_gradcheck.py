@@ -5,9 +5,9 @@ import pytest
 
 import minipeft as mp
 from minipeft.autograd import Function
-from minipeft.ops.activation import Softmax
 from minipeft.ops.linear import Linear
 from minipeft.ops.normalize import LayerNorm
+from minipeft.ops.softmax import Softmax
 
 
 def mutant(base, backward, name="Mutant"):

@@ -436,3 +436,13 @@ def test_of_200_saves_killed_at_random_moments_each_leaves_an_adapter_and_every_
     found = ast.literal_eval(done.stdout)
     assert found["old"] + found["new"] == 200
     assert min(found["old"], found["new"], found["killed"]) > 20
+
+
+def test_a_base_model_under_an_adapter_is_not_saved_as_a_model(tmp_path):
+    model = DecoderLM(DecoderConfig.gpt2(11, 8, 1, 2, context=4))
+    adapted = get_peft_model(model, LoraConfig(r=2))
+    with pytest.raises(ValueError, match="this DecoderLM has an adapter: save the adapter"):
+        adapted.base_model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    adapted.merge_and_unload().save_pretrained(tmp_path / "model")
+    assert DecoderLM.from_pretrained(tmp_path / "model").config == model.config

@@ -150,7 +150,7 @@ def test_a_random_subspace_moves_both_places_together(family, rng):
 @tied_families
 def test_a_model_under_an_adapter_of_its_head_is_not_saved_as_a_model(family, rng, tmp_path):
     peft, _ = trained(family, WHAT["LoRA of the head"], rng)
-    with pytest.raises(ValueError, match=r"has an adapter \(lm_head.weight.*; save the adapter, or merge it first"):
+    with pytest.raises(ValueError, match="has an adapter: save the adapter"):
         peft.base_model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

@@ -25,7 +25,7 @@ from minipeft.models.huggingface import Layout, Settings, checkpoint_files, read
 from minipeft.nn.attention import Angles, ScaledDotProduct
 from minipeft.nn.checkpoint import checkpoint
 from minipeft.nn.layers import Linear
-from minipeft.nn.module import Module, find
+from minipeft.nn.module import HAS_METHOD, Module, find
 from minipeft.nn.transformer import NORMS, Cache, TransformerLayer
 
 
@@ -81,14 +81,12 @@ class Model(Module):
 
     def _saved(self) -> tuple[Any, dict[str, Array]]:
         """Return the configuration and the arrays of the model as it is now; ValueError under an adapter."""
-        weights = {}
-        for path in self.tied_weights:
-            try:
-                weights[path] = find(self, path)
-            except KeyError as error:
-                raise ValueError(
-                    f"{type(self).__name__} has an adapter ({error.args[0]}); save the adapter, or merge it first"
-                ) from None
+        if vars(self).get(HAS_METHOD):
+            raise ValueError(
+                f"this {type(self).__name__} has an adapter: save the adapter with PeftModel.save_pretrained, or "
+                "merge_and_unload() it first"
+            )
+        weights = {path: find(self, path) for path in self.tied_weights}
         if not getattr(self.config, "tied", False) or len(set(map(id, weights.values()))) == 1:
             return self.config, self.state_dict()
         state = self.state_dict() | {path: p.data for path, p in weights.items()}

@@ -13,6 +13,8 @@ from minipeft import hints
 from minipeft.array import Array, device_of, is_array, to_device
 from minipeft.autograd import Tensor
 
+HAS_METHOD = "_has_method"  # the attribute of a model that has a PEFT method, until unload() or merge_and_unload()
+
 
 class Module:
     """A part of a model. Tensors among its attributes are parameters, modules are parts, arrays are constants.

@@ -16,13 +16,11 @@ import numpy as np
 
 from minipeft.array import generator, to_numpy
 from minipeft.autograd import Tensor, no_grad
-from minipeft.nn.module import Module, find, replace
+from minipeft.nn.module import HAS_METHOD, Module, find, replace
 from minipeft.peft.config import PeftConfig, PeftError, check_values
 from minipeft.peft.saving import base_checksum, fill, read_adapter, write_adapter
 from minipeft.peft.select import heads
 from minipeft.peft.swaps import DEFAULT, Applied, Mergeable, Merged, MergeReport, Record, Swap, checksums
-
-HAS_METHOD = "_has_method"  # marks a base model, from PeftModel(...) to unload() or merge_and_unload()
 
 _combine: list[Callable[..., None]] = []
 
