@@ -240,7 +240,9 @@ def test_what_a_module_does_not_have_is_answered(name):
     assert str(raised.value) == f"'Linear' object has no attribute {name!r}; {hints.MODULE[name]}"
 
 
-@pytest.mark.parametrize("answer", {*hints.TENSOR.values(), *hints.MODULE.values(), *hints.OTHER_ARGUMENTS.values()})
+@pytest.mark.parametrize(
+    "answer", dict.fromkeys([*hints.TENSOR.values(), *hints.MODULE.values(), *hints.OTHER_ARGUMENTS.values()])
+)
 def test_answers_name_what_there_is(answer, peft):
     owners = {"model": peft, "tensor": mp.Tensor(T), "minipeft": mp}
     for owner, path in re.findall(r"\b(model|tensor|minipeft)((?:\.\w+)+)", answer):

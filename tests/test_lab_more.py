@@ -404,9 +404,9 @@ def test_images_are_read(tmp_path):
     ("content", "said"),
     [
         (b"no gzip", "expected a gzipped IDX file"),
-        (gzip.compress(b"\0\0\x0d\1"), "expected an IDX file of bytes"),
-        (gzip.compress(b"\0\0\x08\3\0\0"), "ends within its header"),
-        (gzip.compress(b"\0\0\x08\1\0\0\0\5ab"), "5,.*but 2 values follow"),
+        (gzip.compress(b"\0\0\x0d\1", mtime=0), "expected an IDX file of bytes"),
+        (gzip.compress(b"\0\0\x08\3\0\0", mtime=0), "ends within its header"),
+        (gzip.compress(b"\0\0\x08\1\0\0\0\5ab", mtime=0), "5,.*but 2 values follow"),
     ],
 )
 def test_files_that_are_no_images(tmp_path, content, said):
