@@ -73,13 +73,18 @@ def test_every_submission_has_its_files_and_a_row(handed, graded):
             assert 0 < r["score"] < FEW_SHOT.points
 
 
-def test_the_same_bytes_in_another_order_and_on_a_second_call(handed, graded, tmp_path):
+@pytest.mark.slow
+def test_the_same_bytes_in_another_order(handed, graded, tmp_path):
     out, _ = graded
     backwards = tmp_path / "backwards"
     grade_all(
         handed[0], FEW_SHOT, backwards, seed="s", jobs=1, trust=trust, progress=False, order=lambda x: list(reversed(x))
     )
     assert (backwards / "grades.csv").read_bytes() == (out / "grades.csv").read_bytes()
+
+
+def test_a_second_call_grades_nothing_again(handed, graded):
+    out, _ = graded
     before = (out / "graded.jsonl").read_bytes()
     grade_all(handed[0], FEW_SHOT, out, resume=True, trust=trust, progress=False)
     assert (out / "graded.jsonl").read_bytes() == before
