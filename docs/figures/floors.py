@@ -18,6 +18,7 @@ FLOORS = [  # from the top of the picture to its foundation
     ("one method, one file", ["peft"]),
     ("models", ["models"]),
     ("layers; files", ["nn", "files"]),
+    ("faster operations", ["fast"]),
     ("operations", ["ops"]),
     ("the engine", ["autograd", "gradcheck"]),
     ("NumPy or CuPy", ["array", "fused", "cuda", "buffers", "hints"]),

@@ -81,7 +81,8 @@ def watching(times: Times) -> Iterator[None]:
         for phase in ("forward", "backward"):
             if phase in vars(function):
                 restore.append((function, phase, vars(function)[phase]))
-                timed = times.around(f"{function.__name__}.{phase}", getattr(function, phase))
+                name = (function.page or function).__name__
+                timed = times.around(f"{name}.{phase}", getattr(function, phase))
                 setattr(function, phase, staticmethod(timed))
     try:
         yield
