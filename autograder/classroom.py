@@ -32,6 +32,7 @@ from autograder.intake import IntakeError, take
 from autograder.results import clean, notes, refused, results
 from autograder.similarity import fingerprints, regions
 from autograder.workspace import remove_stale
+from minipeft.hints import install
 
 if sys.platform != "win32":
     import fcntl
@@ -183,7 +184,7 @@ def by_cluster(todo: Sequence[Entry], rules: Rules, address: str) -> Finished:
     try:
         distributed: Any = import_module("dask.distributed")
     except ModuleNotFoundError as error:
-        raise ClassError('--cluster needs Dask; install it with `pip install "minipeft[cluster]"`') from error
+        raise ClassError(f"--cluster needs Dask; {install('cluster')}") from error
     try:
         client = distributed.Client(address, timeout="10s")
     except (OSError, ValueError) as error:

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from minipeft.hints import install
+
 Array = Any
 TF32, FLOAT32 = 7, 1  # CuPy's COMPUTE_TYPE_TF32 and COMPUTE_TYPE_DEFAULT, which it does not export to Python
 TF32_MATH, DEFAULT_MATH = 3, 0  # cuBLAS's CUBLAS_TF32_TENSOR_OP_MATH and CUBLAS_DEFAULT_MATH
@@ -108,9 +110,7 @@ def library() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise NoGpuError(
-            'device "cuda" needs CuPy 14 or newer; install it with `pip install "minipeft[gpu]"`'
-        ) from error
+        raise NoGpuError(f'device "cuda" needs CuPy 14 or newer; {install("gpu")}') from error
     if int(cupy.__version__.split(".")[0]) < 14:
         raise NoGpuError(f'device "cuda" needs CuPy 14 or newer, which keeps float32; found {cupy.__version__}')
     try:

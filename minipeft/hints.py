@@ -1,8 +1,9 @@
-"""What users of PyTorch, transformers and PEFT type, and what it is called here, for error messages."""
+"""For error messages: what users of PyTorch, transformers and PEFT type is called here, and what to install."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 # Hugging Face's names of the arguments of a model and of `generate`, which are taken as well.
 ARGUMENTS = {
@@ -111,3 +112,10 @@ def missing(owner: object, name: str, answers: Mapping[str, str]) -> AttributeEr
     """Return the error of an attribute that ``owner`` does not have, with the answer for that name if there is one."""
     hint = f"; {answers[name]}" if name in answers else ""
     return AttributeError(f"{type(owner).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=owner)
+
+
+def install(extra: str) -> str:
+    """Return the command that installs an extra. It names the clone, since no package index needs to have minipeft."""
+    root = Path(__file__).resolve().parents[1]
+    where = root if (root / "pyproject.toml").is_file() else "a clone of the repository"
+    return f'run `pip install -e ".[{extra}]"` in {where}'

@@ -99,7 +99,7 @@ def test_a_benchmark_that_lacks_a_package_says_what_to_install(missing, monkeypa
 
     monkeypatch.setattr(swap, "parts", parts)
     assert main(["bench", "swap"]) == 2
-    assert f'bench swap needs {missing}; install it with `pip install "minipeft[parity]"`' in capsys.readouterr().err
+    assert f'bench swap needs {missing}; run `pip install -e ".[parity]"` in ' in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minipeft"
 FLOORS = {  # halves: an order within one floor
-    **dict.fromkeys(("cuda", "buffers", "hints"), -0.5),
+    "hints": -1,
+    **dict.fromkeys(("cuda", "buffers"), -0.5),
     "array": 0,
     "fused": 0.5,
     "autograd": 1,

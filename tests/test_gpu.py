@@ -89,7 +89,7 @@ def without_cupy(monkeypatch):
 @pytest.mark.parametrize(
     ("cupy", "message"),
     [
-        (None, r"needs CuPy 14 or newer; install it with `pip install \"minipeft\[gpu\]\"`"),
+        (None, r"needs CuPy 14 or newer; run `pip install -e \"\.\[gpu\]\"` in "),
         (fake_cupy(version="13.6.0"), r"needs CuPy 14 or newer, which keeps float32; found 13\.6\.0"),
         (fake_cupy(devices=None), r"CUDA finds no GPU \(cudaErrorNoDevice.*\); use device \"cpu\""),
         (fake_cupy(devices=0), r"CUDA finds no GPU; use device \"cpu\""),
@@ -161,7 +161,7 @@ def test_a_missing_gpu_is_one_line_and_nothing_is_begun(command, llama, tmp_path
     monkeypatch.chdir(tmp_path)
     without_cupy(monkeypatch)
     for more, message in (
-        (["--device", "cuda"], 'device "cuda" needs CuPy 14 or newer; install it'),
+        (["--device", "cuda"], 'device "cuda" needs CuPy 14 or newer; run `pip install'),
         (["--device", "tpu"], "--device: unknown device 'tpu'; expected one of"),
         (["--tf32"], "--tf32: TF32 needs a GPU; add --device cuda"),
     ):

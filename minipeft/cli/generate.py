@@ -20,6 +20,7 @@ from minipeft.cli.arguments import (
     use_device,
 )
 from minipeft.cli.process import UserError
+from minipeft.hints import install
 
 
 def add_generate(commands: Subparsers) -> None:
@@ -69,7 +70,7 @@ def run_generate(args: argparse.Namespace) -> int:
     from minipeft.peft import PeftModel
 
     if args.chat and installed("jinja2") is None:
-        raise UserError('--chat needs jinja2; install it with `pip install "minipeft[chat]"`')
+        raise UserError(f"--chat needs jinja2; {install('chat')}")
     use_device(args)
     model, tokenizer = load_model(args.model)
     if args.adapter is not None:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from minipeft.hints import install
+
 USER_MISTAKE = 2
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
@@ -57,7 +59,7 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "minipeft":
             raise
-        raise UserError(f'{what} needs {error.name}; install it with `pip install "minipeft[{extra}]"`') from error
+        raise UserError(f"{what} needs {error.name}; {install(extra)}") from error
 
 
 def _replace_what_stdout_cannot_encode() -> None:

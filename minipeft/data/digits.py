@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from minipeft.hints import install
+
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """Images (1797, 8, 8) float32 in [0, 1] and labels (1797,) int64.
@@ -13,8 +15,6 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits as load
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'the digits come with scikit-learn; install it with `pip install "minipeft[lab]"`', name="sklearn"
-        ) from error
+        raise ModuleNotFoundError(f"the digits come with scikit-learn; {install('lab')}", name="sklearn") from error
     digits = load()
     return (digits.images / 16.0).astype(np.float32), digits.target.astype(np.int64)

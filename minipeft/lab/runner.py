@@ -19,6 +19,7 @@ from typing import Any
 from minipeft.files.atomic import check_writable, new_folder
 from minipeft.files.log import append_row, read_rows
 from minipeft.files.names import unknown_name
+from minipeft.hints import install
 from minipeft.lab.experiment import Config, Experiment, Row, no_preparation
 
 NAMES = (  # in the order of the lecture
@@ -118,7 +119,7 @@ def on_cluster(name: str, configs: Sequence[Config], folder: str, address: str) 
     try:
         distributed: Any = import_module("dask.distributed")
     except ModuleNotFoundError as error:
-        raise LabError('--cluster needs Dask; install it with `pip install "minipeft[cluster]"`') from error
+        raise LabError(f"--cluster needs Dask; {install('cluster')}") from error
     try:
         client = distributed.Client(address, timeout="10s")
     except (OSError, ValueError) as error:
