@@ -18,7 +18,7 @@ from autograder.handout import build
 from autograder.homework import homeworks, load_homework
 
 pytestmark = [pytest.mark.handouts, pytest.mark.skipif(os.name != "posix", reason="runs the README's lines for Linux")]
-UNSET = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "MPLBACKEND")
+UNSET = ("PIP_QUIET", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "MPLBACKEND")
 NO_NETWORK = """
 import sys
 
