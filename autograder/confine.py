@@ -106,7 +106,7 @@ def enter(settings: Mapping[str, Any], keep: Sequence[int]) -> dict[str, Any]:
     _prctl(libc, PR_SET_DUMPABLE, 0)
     _prctl(libc, PR_SET_PDEATHSIG, SIGKILL)
     if os.getppid() != settings["parent"]:
-        raise ConfineError("whoever started this worker is gone")
+        raise ConfineError("the parent process exited before the sandbox was set up")
     _prctl(libc, PR_SET_NO_NEW_PRIVS, 1)
     layers["landlock"] = version if ruleset < 0 else _tried(landlock, libc, ruleset, version)
     layers["seccomp"] = _tried(seccomp, libc)

@@ -27,7 +27,7 @@ from minipeft.nn.attention import MultiHeadAttention, ScaledDotProduct
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import SequenceInput
 from minipeft.ops.attention import mask_bias
-from minipeft.ops.softmax import softmax_rows, softmax_rows_backward
+from minipeft.ops.softmax_rows import softmax_rows, softmax_rows_backward
 from minipeft.peft.base import PeftModel
 from minipeft.peft.config import PeftConfig, check_fields, method, trainable
 from minipeft.peft.prompt import check_context

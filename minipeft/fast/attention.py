@@ -12,7 +12,7 @@ from typing import Any
 from minipeft.array import Array, array_module, empty, matmul, rows
 from minipeft.autograd import Context, specialize
 from minipeft.ops.attention import Attention, Rotary, mask_bias
-from minipeft.ops.softmax import softmax_rows, softmax_rows_backward
+from minipeft.ops.softmax_rows import softmax_rows, softmax_rows_backward
 
 TILE = 64  # queries
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, row_blocks, row_dot, row_max, row_sum
+from minipeft.array import Array, array_module
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.ops.checks import check_floats
 
@@ -18,26 +18,6 @@ def stable_softmax(s: Array, axis: int = -1) -> Array:
     xp, limits = array_module(s), np.finfo(s.dtype)
     e = xp.exp(s - xp.maximum(s.max(axis=axis, keepdims=True), float(limits.min)))
     return e / xp.maximum(e.sum(axis=axis, keepdims=True), float(limits.tiny))
-
-
-def softmax_rows(s: Array) -> None:
-    """Turn each row of s (R, S) into its softmax, in place; zeros for a row of -inf."""
-    if s.shape[1] == 0:
-        return
-    xp, limits = array_module(s), np.finfo(s.dtype)
-    for block in row_blocks(s):
-        p = s[block]
-        p -= xp.maximum(row_max(p), float(limits.min))
-        xp.exp(p, out=p)
-        p *= 1.0 / xp.maximum(row_sum(p), float(limits.tiny))
-
-
-def softmax_rows_backward(p: Array, dp: Array) -> None:
-    """Turn dp (R, S) into ds = p ∘ (dp - Σ_row dp ∘ p), in place; p (R, S) is the softmax."""
-    for block in row_blocks(p):
-        pb, d = p[block], dp[block]
-        d -= row_dot(pb, d)
-        d *= pb
 
 
 class Softmax(Function):
