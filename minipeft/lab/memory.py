@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.accounting import Forecast, gpt3_parameters, memory, step_cost, trained_parameters, zero_memory
+from minipeft.autograd import reference
 from minipeft.lab.compare import adapted
 from minipeft.lab.experiment import (
     NOT_REPRODUCED,
@@ -99,7 +100,8 @@ def step_bytes(config: Config) -> Row:
         measured = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    loss = model.loss(**step)
+    with reference():  # the formulas count what the pages save
+        loss = model.loss(**step)
     counted = memory(model, optimizer, loss)
     formula = step_cost(sizes, method, batch, length)
     foreseen = Forecast(model, optimizer, step).peak(batch)
