@@ -206,7 +206,7 @@ def test_moving_between_devices(rng):
 def test_a_missing_cupy_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)
     monkeypatch.delitem(arr._by_name, "cuda", raising=False)
-    with pytest.raises(NoGpuError, match=r"minipeft\[gpu\]"):
+    with pytest.raises(NoGpuError, match=r'-e "\.\[gpu\]"'):
         arr.to_device(np.ones(2), "cuda")
 
 

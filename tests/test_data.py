@@ -105,7 +105,7 @@ def test_the_digits_are_the_digits():
 def test_missing_scikit_learn_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ModuleNotFoundError, match=r"minipeft\[lab\]"):
+    with pytest.raises(ModuleNotFoundError, match=r'-e "\.\[lab\]"'):
         load_digits()
 
 
