@@ -175,13 +175,6 @@ def empty(like: Array, shape: tuple[int, ...] | None = None) -> Array:
     return array_module(like).empty(shape, dtype=like.dtype) if out is None else out
 
 
-def plus(x: Array, y: Array) -> Array:
-    """x + y, placed as `empty` does where both have one shape and dtype."""
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return x + y
-    return array_module(x).add(x, y, out=_reused(x, x.shape))
-
-
 def times(x: Array, y: Array) -> Array:
     """x ∘ y, placed as `empty` does, for y that broadcasts to the shape of x."""
     if x.dtype != y.dtype:

@@ -419,10 +419,11 @@ def walk(draw: Draw) -> Iterator[Case]:
         "diamond": "several uses",
         "early": "several uses",
         "alias": "shared memory",
+        "twins": "shared memory",
         "doubling": "each rule once",
     }
     for graph, aspect in aspects.items():
-        needs = {"chain": "x", "square": "x", "doubling": "x y"}.get(graph, "x y w").split()
+        needs = {"chain": "x", "square": "x", "doubling": "x y", "twins": "x y"}.get(graph, "x y w").split()
         checks = {**{f"d{v}": aspect for v in needs}, "walked": "each rule once", **UNTOUCHED}
         yield Case(graph, "walk", arrays(), checks, {"graph": graph, "needs": needs}, {"dz": "readonly"})
     checks = {"dx": "several uses", "dy": "several uses", "dw": "frozen inputs", "walked": "frozen inputs"}

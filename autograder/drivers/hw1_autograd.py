@@ -66,6 +66,19 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
             log.walked.append("Total")
             return dz, dz[...]
 
+    class Twin:
+        """3 (x + y): both gradients are one array."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, y: Any) -> Any:
+            return 3.0 * (x + y)
+
+        @staticmethod
+        def backward(ctx: Any, dz: Any) -> Any:
+            log.walked.append("Twin")
+            both = 3.0 * dz
+            return both, both
+
     class Times:
         """c x for a number c; it keeps a fresh array under a name, to see when that goes."""
 
@@ -146,7 +159,7 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
         def backward(ctx: Any, dz: Any) -> Any:
             return log.answer(dz)  # type: ignore[attr-defined]
 
-    rules: tuple[type, ...] = (Product, Total, Times, Single, Mixed, Entry, Double, Wrong)
+    rules: tuple[type, ...] = (Product, Total, Twin, Times, Single, Mixed, Entry, Double, Wrong)
     return {c.__name__: type(c.__name__, (c, mp.Function), {}) for c in rules}
 
 
@@ -234,7 +247,7 @@ def leaf(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 def _build(F: dict[str, Any], graph: str, t: dict[str, Any]) -> Any:
     """The output of a small graph over tensors x, y, w."""
     x, y, w = t["x"], t["y"], t["w"]
-    product, total, times, single = (F[n].apply for n in ("Product", "Total", "Times", "Single"))
+    product, total, twin, times, single = (F[n].apply for n in ("Product", "Total", "Twin", "Times", "Single"))
     if graph == "chain":
         return times(single(times(x, 1.5)), -0.5)
     if graph == "square":  # one argument twice
@@ -250,6 +263,9 @@ def _build(F: dict[str, Any], graph: str, t: dict[str, Any]) -> Any:
         u, v = times(x, 2.0), times(y, 3.0)
         s = total(u, v)
         return total(total(s, u), total(product(u, w), u))
+    if graph == "twins":  # the gradients of two leaves are one array, and one of them gets more
+        u = times(x, 2.0)
+        return total(twin(x, y), u)
     if graph == "frozen":  # w asks for nothing
         return product(total(product(x, w), times(w, 2.0)), w)
     if graph == "doubling":  # 2^12 ways through 12 nodes

@@ -44,7 +44,7 @@ while heap:
             continue
         {shape}
         if isinstance(parent, Tensor):
-            _add_to_leaf(parent, g, dz, into)
+            _add_to_leaf(parent, {leaf}, dz, into)
         elif parent not in pending:
             pending[parent] = (g, False)
             heapq.heappush(heap, (-parent.birth, parent))
@@ -60,6 +60,7 @@ def walk(**parts: str) -> str:
         "used": 'if node.ctx is None: raise RuntimeError("walked before")',
         "count": 'if len(grads) != len(node.parents): raise RuntimeError("another number of gradients")',
         "shape": 'if getattr(g, "shape", None) != parent.shape: raise RuntimeError("another shape")',
+        "leaf": "g.copy()",
         "add": "pending[parent] = (pending[parent][0] + g, True)",
     }
     return WALK.format(**{**steps, **parts})
@@ -760,6 +761,13 @@ if into is not None:
         body=walk(add="pending[parent][0].__iadd__(g)"),
     ),
     Mutant(
+        "walk-shares-leaves",
+        f"{T}:_walk",
+        "1.11",
+        "A rule may return one array for two inputs. Two leaves must not share it: adding to one would change both.",
+        body=walk(leaf="g"),
+    ),
+    Mutant(
         "walk-in-order-of-finding",
         f"{T}:_walk",
         "1.11",
@@ -783,7 +791,7 @@ while queue:
         if getattr(g, "shape", None) != parent.shape:
             raise RuntimeError("another shape")
         if isinstance(parent, Tensor):
-            _add_to_leaf(parent, g, dz, into)
+            _add_to_leaf(parent, g.copy(), dz, into)
         elif parent in pending:
             pending[parent] = pending[parent] + g
         else:
@@ -815,7 +823,7 @@ while stack:
         if getattr(g, "shape", None) != parent.shape:
             raise RuntimeError("another shape")
         if isinstance(parent, Tensor):
-            _add_to_leaf(parent, g, dz, into)
+            _add_to_leaf(parent, g.copy(), dz, into)
         else:
             stack.append((parent, g))
     node.parents = []
@@ -856,7 +864,7 @@ while stack:
         if getattr(g, "shape", None) != parent.shape:
             raise RuntimeError("another shape")
         if isinstance(parent, Tensor):
-            _add_to_leaf(parent, g, dz, into)
+            _add_to_leaf(parent, g.copy(), dz, into)
         else:
             stack.append((parent, g))
 for node in done:
@@ -921,7 +929,7 @@ for node in reversed(order):
         if getattr(g, "shape", None) != parent.shape:
             raise RuntimeError("another shape")
         if isinstance(parent, Tensor):
-            _add_to_leaf(parent, g, dz, into)
+            _add_to_leaf(parent, g.copy(), dz, into)
         else:
             pending[parent] = pending[parent] + g if parent in pending else g
     node.parents = []

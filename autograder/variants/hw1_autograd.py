@@ -267,7 +267,7 @@ while ready:
         if g is None or g.shape != parent.shape:
             raise RuntimeError("a gradient has another shape than its input")
         if isinstance(parent, Tensor):
-            _add_to_leaf(parent, g, dz, into)
+            _add_to_leaf(parent, g.copy(), dz, into)
             continue
         sums[parent] = sums[parent] + g if parent in sums else g
         uses[parent] -= 1
@@ -306,7 +306,7 @@ while order:
             if not hasattr(g, "shape") or g.shape != parent.shape:
                 raise RuntimeError("a wrong shape")
             if isinstance(parent, Tensor):
-                _add_to_leaf(parent, g, dz, into)
+                _add_to_leaf(parent, g.copy(), dz, into)
             else:
                 received.setdefault(parent, []).append(g)
 """,
@@ -332,7 +332,7 @@ while sums:
             if np.shape(g) != parent.shape or g is None:
                 raise RuntimeError("another shape")
             if isinstance(parent, Tensor):
-                _add_to_leaf(parent, g, dz, into)
+                _add_to_leaf(parent, g.copy(), dz, into)
             elif parent in sums:
                 sums[parent] += g
             else:

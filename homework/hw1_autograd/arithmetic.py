@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minipeft import array as arr
-from minipeft.array import Array, array_module, plus
+from minipeft.array import Array, array_module
 from minipeft.autograd import Context, Function, Tensor
 
 Axes = int | tuple[int, ...] | None
@@ -29,14 +29,14 @@ class Add(Function):
     @staticmethod
     def forward(ctx: Context, x: Array, y: Array) -> Array:
         ctx.save(x.shape if ctx.needs_grad[0] else None, y.shape if ctx.needs_grad[1] else None)
-        return plus(x, y)
+        return x + y
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         x_shape, y_shape = ctx.saved
         dx = None if x_shape is None else unbroadcast(dz, x_shape)
         dy = None if y_shape is None else unbroadcast(dz, y_shape)
-        return dx, dy[...] if dy is dx is dz else dy
+        return dx, dy
 
 
 class Subtract(Function):

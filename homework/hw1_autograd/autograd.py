@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minipeft.array import Array, aliases, array_module, backend_of, backward_phase, is_array, plus
+from minipeft.array import Array, aliases, array_module, backend_of, backward_phase, is_array
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _reference: ContextVar[bool] = ContextVar("reference", default=False)
@@ -100,8 +100,8 @@ class Function:
     """An operation with an explicit forward and backward, arrays in and arrays out.
 
     ``backward(ctx, dz)`` returns one gradient for each argument of the forward, of its shape, or None where
-    ``ctx.needs_grad`` is False. It returns fresh arrays, ``dz`` or views of ``dz``; it never writes ``dz`` or an
-    input, and never returns a saved array or one array twice.
+    ``ctx.needs_grad`` is False. It returns new arrays, ``dz`` or views of ``dz``, also one array for several
+    arguments; it never writes ``dz`` or an input, and never returns a saved array.
     """
 
     page: type[Function] | None = None  # the Function that this one specializes
@@ -259,11 +259,11 @@ class Tensor:
 def _walk(root: Node, grad: Array, into: dict[Tensor, Array] | None) -> None:
     """The whole backward pass: pop the youngest node, run its rule, add to its parents.
 
-    Each node's rule runs once, when all that used the node has been walked. A parent that is a leaf receives its
-    gradient through `_add_to_leaf`, a node collects its own in a sum: a gradient that came from a rule may be ``dz`` or
-    a view of it, so it is taken as it is but never written; only a sum made here is added to in place. What belongs to
-    a parent that is None is ignored. A walked node is emptied, ``ctx`` None and ``parents`` empty, before the walk goes
-    on.
+    Each node's rule runs once, after every node that used its output. A parent that is a leaf receives its gradient
+    through `_add_to_leaf`, as a copy if the rule returned that array for another argument as well. A parent that is a
+    node collects its gradients in a sum: a gradient from a rule may be ``dz``, a view of it or shared, so it is kept
+    but never written; only a sum made here is added to in place. The gradient of a parent that is None is ignored. A
+    visited node is emptied, ``ctx`` None and ``parents`` empty, before the next one is visited.
     Raises RuntimeError for a node that was walked before, for another number of gradients than inputs, and for a
     gradient that is no array of its parent's shape (None included).
     """
