@@ -47,7 +47,7 @@ class Buffers:
 
     def __init__(self) -> None:
         self._free: OrderedDict[int, deque[Block]] = OrderedDict()
-        self._making = threading.Lock()
+        self._lock = threading.RLock()  # for the table of sizes; blocks come back without it, from any thread
         self.held_bytes = 0
         self.most_used = 0
 
@@ -57,15 +57,15 @@ class Buffers:
     @property
     def free_bytes(self) -> int:
         """Bytes that are held for arrays to come."""
-        return sum(size * len(blocks) for size, blocks in list(self._free.items()))
+        with self._lock:
+            return sum(size * len(blocks) for size, blocks in self._free.items())
 
     def take(self, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray:
         """A contiguous array of any content."""
         size = math.prod(shape) * dtype.itemsize
-        free = self._free.get(size)
-        if free is None:
+        with self._lock:
             free = self._free.setdefault(size, deque())
-        self._free.move_to_end(size)
+            self._free.move_to_end(size)
         try:
             return np.asarray(Loan(free.pop(), free, shape, dtype))
         except IndexError:
@@ -74,8 +74,11 @@ class Buffers:
 
     def _larger(self, size: int) -> tuple[Block, deque[Block]] | None:
         """A free block that is not much larger, and where it is to go back to."""
-        for other, free in sorted(self._free.items()):
-            if size < other <= (1.0 + WASTE) * size and free:
+        with self._lock:
+            larger = sorted(other for other in self._free if size < other <= (1.0 + WASTE) * size)
+            queues = [self._free[other] for other in larger]
+        for free in queues:
+            if free:
                 try:
                     return free.pop(), free
                 except IndexError:  # another thread was quicker
@@ -83,7 +86,7 @@ class Buffers:
         return None
 
     def _new(self, size: int) -> Block:
-        with self._making:
+        with self._lock:
             self.held_bytes += size
             self.most_used = max(self.most_used, self.held_bytes - self.free_bytes)
             self._give_up(self.held_bytes - self.most_used)
@@ -91,7 +94,7 @@ class Buffers:
         return memory, memory.__array_interface__["data"]
 
     def _give_up(self, excess: float) -> None:
-        for size, free in list(self._free.items()):
+        for size, free in self._free.items():
             while excess > 0 and free:
                 try:
                     free.popleft()
@@ -102,7 +105,7 @@ class Buffers:
 
     def clear(self) -> None:
         """Give up all that is free."""
-        with self._making:
+        with self._lock:
             self._give_up(math.inf)
             self.most_used = 0
 

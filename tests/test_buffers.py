@@ -131,6 +131,40 @@ def test_threads_never_share_a_block():
     assert 0 < held.free_bytes == held.held_bytes < 4 * 20 * 160
 
 
+def test_threads_take_while_the_garbage_collector_runs_callbacks():
+    held, errors = Buffers(), []
+
+    def callback(*_):  # Python code during a collection: other threads run meanwhile
+        sum(range(2000))
+
+    def work(value):
+        rng = np.random.default_rng(value)
+        mine = []
+        try:
+            for _ in range(300):
+                mine.append(held.take((int(rng.integers(1, 5)), 8), F32))
+                while len(mine) > 6:
+                    mine.pop(int(rng.integers(len(mine))))
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    before = gc.get_threshold()
+    gc.callbacks.append(callback)
+    gc.set_threshold(20)
+    try:
+        for _ in range(12):
+            threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+            with array.quick_handover():
+                for t in threads:
+                    t.start()
+                for t in threads:
+                    t.join()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(callback)
+    assert not errors
+
+
 def test_only_large_arrays_of_numbers_inside_are_lent():
     like = np.empty((ROWS, 1), np.float32)
     assert reused((ROWS, 1), F32) is None
