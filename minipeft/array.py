@@ -23,6 +23,8 @@ import numpy as np
 
 from minipeft import buffers, cuda
 
+ENOUGH_BLOCKS = 16  # with fewer, starting a thread takes longer than it saves
+
 Result = TypeVar("Result")
 Array = Any  # a numpy.ndarray, a cupy.ndarray, or the array type of a registered backend
 
@@ -201,6 +203,9 @@ def row_blocks(x: Array, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
         yield slice(start, min(start + step, n_rows))
 
 
+_thread_count: ContextVar[int] = ContextVar("thread_count", default=1)
+
+
 @contextmanager
 def quick_handover() -> Iterator[None]:
     """Python's lock is handed over after 10 µs inside, in all threads, and as before afterwards.
@@ -240,6 +245,21 @@ def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
         jobs = [_threads(len(calls)).submit(copy_context().run, call) for call in calls]
         wait(jobs)
         return [job.result() for job in jobs]
+
+
+@contextmanager
+def use_threads(n: int) -> Iterator[None]:
+    """Let `block_threads` return up to n inside (in this thread)."""
+    token = _thread_count.set(n)
+    try:
+        yield
+    finally:
+        _thread_count.reset(token)
+
+
+def block_threads(blocks: Sequence[Any]) -> int:
+    """Return how many threads should share the blocks: those of `use_threads`, or 1 if there are few blocks."""
+    return _thread_count.get() if len(blocks) >= ENOUGH_BLOCKS else 1
 
 
 def in_threads(work: Callable[[Sequence[Any]], None], items: Sequence[Any], threads: int) -> None:

@@ -18,6 +18,7 @@ from minipeft.buffers import Buffers, reused
 from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig, get_peft_model
 from minipeft.train import fit, train_step
+from minipeft.train.step import pool_of, pools
 
 F32 = np.dtype(np.float32)
 ROWS = buffers.LARGE // 4  # of one number each: the smallest array that is lent
@@ -227,10 +228,10 @@ def test_training_in_used_memory_gives_the_same_bits(method, shards, length, sma
     results = []
     for kind in (Buffers, Nothing):
         model, optimizer, batch = made(method, length, dropout=0.1)
-        optimizer.buffers = kind()
+        pools[optimizer] = kind()
         losses = [train_step(model, batch, optimizer, shards=shards) for _ in range(3)]
         results.append((losses, {name: p.data for name, p in model.named_parameters()}))
-        assert (optimizer.buffers.held_bytes > 0) == (kind is Buffers)
+        assert (pool_of(optimizer).held_bytes > 0) == (kind is Buffers)
     assert results[0][0] == results[1][0]
     for name, x in results[0][1].items():
         np.testing.assert_array_equal(x, results[1][1][name])
@@ -242,12 +243,12 @@ def test_nothing_of_a_step_stays_on_loan_and_later_steps_make_little_new(small, 
     monkeypatch.setattr(Buffers, "_new", lambda self, size: made_new.append(size) or new(self, size))
     monkeypatch.setattr(Buffers, "take", lambda self, *args: taken.append(args) or take(self, *args))
     train_step(model, batch, optimizer)
-    most = optimizer.buffers.held_bytes
+    most = pool_of(optimizer).held_bytes
     made_new.clear()
     taken.clear()
     for _ in range(5):
         train_step(model, batch, optimizer)
-        assert optimizer.buffers.free_bytes == optimizer.buffers.held_bytes <= 1.2 * most
+        assert pool_of(optimizer).free_bytes == pool_of(optimizer).held_bytes <= 1.2 * most
     assert len(made_new) < len(taken) / 5
 
 
@@ -255,10 +256,10 @@ def test_gradients_that_are_kept_keep_their_memory(small):
     from minipeft.train import backward
 
     model, optimizer, batch = made(None)
-    with optimizer.buffers.lent():
+    with pool_of(optimizer).lent():
         backward(model, batch)
     grads = {name: p.grad.copy() for name, p in model.named_parameters()}
-    with optimizer.buffers.lent():
+    with pool_of(optimizer).lent():
         model.loss(**batch)
     for name, p in model.named_parameters():
         np.testing.assert_array_equal(p.grad, grads[name])
@@ -282,7 +283,7 @@ def test_fit_gives_all_back(broken, small):
 
     def evaluate(m):
         value = m.loss(**batch).item()
-        seen.append(optimizer.buffers.held_bytes)
+        seen.append(pool_of(optimizer).held_bytes)
         if broken:
             raise broken("stop")
         return value
@@ -296,7 +297,7 @@ def test_fit_gives_all_back(broken, small):
     else:
         run()
     assert min(seen) > 0
-    assert optimizer.buffers.held_bytes == optimizer.buffers.free_bytes == 0
+    assert pool_of(optimizer).held_bytes == pool_of(optimizer).free_bytes == 0
 
 
 def test_a_step_with_many_gradients_takes_new_memory(small, monkeypatch):
@@ -306,16 +307,16 @@ def test_a_step_with_many_gradients_takes_new_memory(small, monkeypatch):
     bytes_of_all = sum(p.data.nbytes for p in model.parameters())
     monkeypatch.setattr(step, "FEW_GRADIENTS", 2 * bytes_of_all - 1)
     train_step(model, batch, optimizer, shards=2)
-    assert optimizer.buffers.held_bytes == 0
+    assert pool_of(optimizer).held_bytes == 0
     train_step(model, batch, optimizer, shards=1)
-    assert optimizer.buffers.held_bytes > 0
+    assert pool_of(optimizer).held_bytes > 0
 
 
 def test_memory_goes_with_the_optimizer(small):
     model, optimizer, batch = made(None)
     train_step(model, batch, optimizer)
-    assert optimizer.buffers.held_bytes > 0
-    gone = weakref.ref(optimizer.buffers)
+    assert pool_of(optimizer).held_bytes > 0
+    gone = weakref.ref(pool_of(optimizer))
     del optimizer
     gc.collect()
     assert gone() is None

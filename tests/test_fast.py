@@ -304,7 +304,8 @@ def test_the_optimizer_gives_the_same_bits_in_any_number_of_threads(make, rng):
         optimizer = make([p])
         for g in grads:
             p.grad = g.copy()
-            optimizer.step(threads=n)
+            with arr.use_threads(n):
+                optimizer.step()
         results.append(p.data)
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
@@ -317,5 +318,6 @@ def test_the_sum_over_shards_has_the_same_bits_each_time_and_is_the_sum(rng):
     expected = {t: total[t] + g if t in total else g for t, g in more.items()}
     for n in (1, 2):
         summed = {t: g.copy() for t, g in total.items()}
-        step._add(summed, more, n)
+        with arr.use_threads(n):
+            step._add(summed, more)
         assert all(np.array_equal(summed[t], expected[t]) for t in tensors)

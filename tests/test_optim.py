@@ -7,8 +7,10 @@ import pytest
 from strict import Syncs
 
 import minipeft as mp
-from minipeft import nn
+from minipeft import array, nn
+from minipeft.array import use_threads
 from minipeft.optim import SGD, AdamW, CosineSchedule, LinearSchedule, clip_grad_norm_
+from minipeft.optim import optimizer as optimizer_module
 
 
 def leaf(x, **kwargs):
@@ -62,6 +64,52 @@ def test_blocks_change_nothing(size):
     np.testing.assert_allclose(values[1], expected, rtol=1e-10, atol=1e-12)
     values, grads = trained(lambda p: SGD(p, 0.1), steps=1, size=size)
     np.testing.assert_allclose(values[1], values[0] - 0.1 * grads[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: SGD(p, 0.1),
+        lambda p: SGD(p, 0.1, 0.9, 0.01),
+        lambda p: SGD(p, 0.1, 0.9, 0.01, nesterov=True),
+        lambda p: AdamW(p, 0.1, weight_decay=0.1),
+        lambda p: AdamW(p, 0.1, (0.8, 0.95), 1e-3, 0.0),
+    ],
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
+def test_a_faster_step_equals_the_rule(make, dtype, tolerance, device, monkeypatch):
+    def run(where, threads):
+        rng = np.random.default_rng(1)
+        sizes = [(70_001,), (), (5, 3), (0, 2), (301, 235)]
+        params = [mp.Tensor(mp.to_device(rng.normal(size=s).astype(dtype), where), requires_grad=True) for s in sizes]
+        optimizer = make(params)
+        for _ in range(3):
+            for p in params:
+                p.grad = mp.to_device(rng.normal(size=p.shape).astype(dtype), where)
+            with use_threads(threads):
+                optimizer.step()
+        state = [x for slots in optimizer.state.values() for x in slots.values()]
+        return [mp.to_numpy(x) for x in (*(p.data for p in params), *state)]
+
+    monkeypatch.setattr(array, "ENOUGH_BLOCKS", 2)
+    fast = run(device, threads=1)
+    shared = run("cpu", threads=3)
+    monkeypatch.setattr(optimizer_module, "_specializations", {})
+    for x, y, z in zip(run("cpu", threads=1), fast, shared, strict=True):
+        np.testing.assert_allclose(y, x, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(z, x, rtol=tolerance, atol=tolerance)
+
+
+def test_a_subclass_runs_its_own_rule():
+    class Signs(SGD):
+        def update(self, x, g, state, lr, decay):
+            x[...] = x - lr * np.sign(g)
+
+    p = leaf(np.ones((2, 3)))
+    optimizer = Signs([p], 0.25)
+    p.grad = np.array([[1.0, -2.0, 3.0], [-4.0, 5.0, 0.0]])
+    optimizer.step()
+    np.testing.assert_array_equal(p.data, [[0.75, 1.25, 0.75], [1.25, 0.75, 1.0]])
 
 
 @pytest.mark.parametrize("no_decay", [("bias", "norm"), lambda name: "norm" in name or name.endswith("bias")])

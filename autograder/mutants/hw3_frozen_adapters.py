@@ -57,7 +57,7 @@ for i, item in enumerate(items):
     if p.requires_grad and id(p) not in seen:
         if name in named:
             raise ValueError(f"two parameters are called {name!r}")
-        _flat(name, p.data)
+        flat(name, p.data)
         seen.add(id(p))
         named[name] = p
 if not named:
@@ -204,19 +204,19 @@ def replace(id: str, hint: str, *pairs: tuple[str, str]) -> Mutant:
 
 
 def named(id: str, hint: str, *pairs: tuple[str, str]) -> Mutant:
-    return Mutant(id, f"{S}:_named_trainables", "3.3", hint, body=change(NAMED, *pairs))
+    return Mutant(id, f"{S}.parameters:named_trainables", "3.3", hint, body=change(NAMED, *pairs))
 
 
 def sgd(id: str, hint: str, *pairs: tuple[str, str]) -> Mutant:
-    return Mutant(id, f"{S}:SGD.update", "3.4", hint, body=change(SGD, *pairs))
+    return Mutant(id, f"{S}.rules:SGD.update", "3.4", hint, body=change(SGD, *pairs))
 
 
 def adam(id: str, hint: str, *pairs: tuple[str, str]) -> Mutant:
-    return Mutant(id, f"{S}:AdamW.update", "3.5", hint, body=change(ADAM, *pairs))
+    return Mutant(id, f"{S}.rules:AdamW.update", "3.5", hint, body=change(ADAM, *pairs))
 
 
 def clip(id: str, hint: str, *pairs: tuple[str, str]) -> Mutant:
-    return Mutant(id, f"{S}:clip_grad_norm_", "3.6", hint, body=change(CLIP, *pairs))
+    return Mutant(id, f"{S}.clip:clip_grad_norm_", "3.6", hint, body=change(CLIP, *pairs))
 
 
 def top(id: str, hint: str, *pairs: tuple[str, str]) -> Mutant:
@@ -411,7 +411,7 @@ return self
     named(
         "named-strided",
         "A parameter that is not contiguous is taken, but could not be updated in place.",
-        ("        _flat(name, p.data)\n", ""),
+        ("        flat(name, p.data)\n", ""),
     ),
     sgd("sgd-ascends", "The step goes uphill: the gradient is subtracted.", ("x -= lr * g", "x += lr * g")),
     sgd("sgd-no-decay", "The weight decay is missing.", ("g = g + decay * x", "pass")),
@@ -573,7 +573,7 @@ return self
     clip("clip-unchecked", "A max_norm that is not positive is an error.", ("if not max_norm > 0:", "if False:")),
     whole(
         "squares-float32",
-        f"{S}:_squares",
+        f"{S}.clip:_squares",
         "3.6",
         "The squares are taken in float32, where 1e25 squared is infinite.",
         "return (x * x).sum()",

@@ -94,7 +94,7 @@ return old
     Variant(
         "held-by-identity",
         {
-            f"{S}:_named_trainables": """
+            f"{S}.parameters:named_trainables": """
 pairs = []
 if isinstance(params, Module):
     pairs = list(params.named_parameters())
@@ -118,7 +118,7 @@ if len(held) == 0:
     raise ValueError("nothing is trainable")
 return held
 """,
-            f"{S}:clip_grad_norm_": """
+            f"{S}.clip:clip_grad_norm_": """
 if max_norm <= 0:
     raise ValueError("max_norm")
 given = list(params.parameters()) if isinstance(params, Module) else list(params)
@@ -138,7 +138,7 @@ if total > max_norm:
         np.multiply(g, max_norm / total, out=g, casting="same_kind")
 return total
 """,
-            f"{S}:_squares": """
+            f"{S}.clip:_squares": """
 return np.asarray(np.square(x, dtype=np.float64).sum())
 """,
         },
@@ -146,14 +146,14 @@ return np.asarray(np.square(x, dtype=np.float64).sum())
     Variant(
         "sgd-written-out",
         {
-            f"{S}:SGD.update": """
+            f"{S}.rules:SGD.update": """
 step = g if not decay else g + decay * x
 if "velocity" in state:
     state["velocity"][:] = self.momentum * state["velocity"] + step
     step = step + self.momentum * state["velocity"] if self.nesterov else state["velocity"]
 x[:] = x - lr * step
 """,
-            f"{S}:AdamW.update": """
+            f"{S}.rules:AdamW.update": """
 b1, b2 = self.betas
 t = self.steps
 state["m"][:] = b1 * state["m"] + (1 - b1) * g
@@ -163,17 +163,18 @@ v_hat = state["v"] / (1 - b2**t)
 x[:] = x - lr * decay * x - lr * m_hat / (np.sqrt(v_hat) + self.eps)
 """,
         },
+        header="import numpy as np\n",
     ),
     Variant(
         "adam-folded",
         {
-            f"{S}:AdamW.update": """
+            f"{S}.rules:AdamW.update": """
 beta1, beta2 = self.betas
 m, v = state["m"], state["v"]
 m += (1.0 - beta1) * (g - m)
 v += (1.0 - beta2) * (g * g - v)
 root = math.sqrt(1.0 - beta2**self.steps)
-np.sqrt(v, out=work)
+work = np.sqrt(v)
 work /= root
 work += self.eps
 np.divide(m, work, out=work)
@@ -181,8 +182,8 @@ work *= lr / (1.0 - beta1**self.steps)
 x -= lr * decay * x
 x -= work
 """,
-            f"{S}:SGD.update": """
-np.copyto(work, g)
+            f"{S}.rules:SGD.update": """
+work = g.copy()
 if decay:
     work += decay * x
 if self.momentum:
@@ -197,6 +198,7 @@ work *= -lr
 x += work
 """,
         },
+        header="import math\n\nimport numpy as np\n",
     ),
     Variant(
         "layers-by-walking",

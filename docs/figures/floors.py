@@ -13,12 +13,11 @@ PACKAGE = HERE.parents[1] / "minipeft"
 FLOORS = [  # from the top of the picture to its foundation
     ("the command line", ["cli"]),
     ("experiments, measurements", ["lab", "bench"]),
-    ("training", ["train"]),
+    ("training; faster forms", ["train", "fast"]),
     ("using it", ["optim", "data", "generate", "few_shot", "accounting"]),
     ("one method, one file", ["peft"]),
     ("models", ["models"]),
     ("layers; files", ["nn", "files"]),
-    ("faster operations", ["fast"]),
     ("operations", ["ops"]),
     ("the engine", ["autograd", "gradcheck"]),
     ("NumPy or CuPy", ["array", "fused", "cuda", "buffers", "hints"]),

@@ -20,6 +20,7 @@ from minipeft.bench.torch_side import batch_of, shifted
 from minipeft.buffers import Buffers
 from minipeft.optim import AdamW
 from minipeft.train import train_step
+from minipeft.train.step import pools
 
 if sys.platform != "win32":
     import resource
@@ -66,7 +67,7 @@ def measure(name: str, mode: str, repeats: int) -> Row:
     with threadpool_limits(shape.threads, user_api="blas"):
         for i in range(repeats + 2):
             for kind, buffers in kinds.items():
-                optimizer.buffers = buffers
+                pools[optimizer] = buffers
                 before, start = faults(), time.perf_counter()
                 train_step(model, batch, optimizer, shards=shape.shards)
                 if i >= 2:

@@ -19,7 +19,7 @@ from minipeft.nn.module import Module
 from minipeft.optim import Optimizer
 from minipeft.peft.untrained import MAKE_IT_AFTER, strangers, why_nothing_trains
 from minipeft.train.state import CheckpointError, History, State, has_checkpoint
-from minipeft.train.step import Batch, check_kinds, not_in_model, reusing_memory, train_step
+from minipeft.train.step import Batch, check_kinds, not_in_model, pool_of, reusing_memory, train_step
 
 Evaluate = Callable[[Any], Any]
 
@@ -143,7 +143,7 @@ def fit(
         raise
     finally:
         bar.close()
-        optimizer.buffers.clear()
+        pool_of(optimizer).clear()
         for module, mode in modes:
             module.training = mode
     if evaluate is not None and restore_best:

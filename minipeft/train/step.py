@@ -7,24 +7,40 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from minipeft.array import Array, array_module, has_kernels, in_threads, is_array, read, row_blocks, side_by_side
+from minipeft.array import (
+    Array,
+    array_module,
+    block_threads,
+    has_kernels,
+    in_threads,
+    is_array,
+    read,
+    row_blocks,
+    side_by_side,
+    use_threads,
+)
 from minipeft.autograd import Tensor
+from minipeft.buffers import Buffers
 from minipeft.data.batches import as_arrays
 from minipeft.nn.layers import random_stream
 from minipeft.nn.module import Module
 from minipeft.ops.loss import IGNORED
-from minipeft.optim import ENOUGH_BLOCKS, Optimizer, gradients, scale_gradients, squared_norm
+from minipeft.optim import Optimizer, gradients
 from minipeft.peft.base import PeftModel
 from minipeft.peft.untrained import MAKE_IT_AFTER, inactive, strangers, why_nothing_trains
 from minipeft.train.finite import bad_gradient, first_nonfinite
+from minipeft.train.gradients import scale_gradients, squared_norm
 
 Batch = Mapping[str, Any]
 Seed = tuple[int, ...] | int
 
 FEW_GRADIENTS = 256 << 20  # bytes
+
+pools: WeakKeyDictionary[Optimizer, Buffers] = WeakKeyDictionary()
 
 
 class TrainingError(RuntimeError):
@@ -86,7 +102,8 @@ def train_step(
             )
         if norm > max_norm:
             scale_gradients(grads, max_norm / (norm + 1e-6))
-    optimizer.step(threads=shards)
+    with use_threads(shards):
+        optimizer.step()
     optimizer.zero_grad()
     return loss
 
@@ -123,6 +140,11 @@ def _slower(optimizer: Optimizer) -> str:
     return f"try a smaller learning rate (now {optimizer.lr:g})"
 
 
+def pool_of(optimizer: Optimizer) -> Buffers:
+    """Return the memory that training steps with this optimizer reuse. It is released with the optimizer."""
+    return pools.setdefault(optimizer, Buffers())
+
+
 def reusing_memory(optimizer: Optimizer, shards: int) -> AbstractContextManager[None]:
     """Return the context in which a step reuses the memory of earlier steps, if its gradients are few.
 
@@ -130,7 +152,7 @@ def reusing_memory(optimizer: Optimizer, shards: int) -> AbstractContextManager[
     memory break into pieces: a full step of GPT-2 small was 5 % faster, in 600 MB more.
     """
     gradients = sum(p.data.nbytes for p in optimizer.params.values() if p.requires_grad) * shards
-    return optimizer.buffers.lent() if gradients <= FEW_GRADIENTS else nullcontext()
+    return pool_of(optimizer).lent() if gradients <= FEW_GRADIENTS else nullcontext()
 
 
 def backward(model: Any, batch: Batch, shards: int = 1, rng: Seed = 0) -> float:
@@ -172,8 +194,9 @@ def _backward(model: Any, batch: Batch, shards: int, rng: Seed, share: float = 1
     with _blas().limit(limits=1, user_api="blas"):
         results = side_by_side([partial(work, i) for i in range(len(parts))])
     summed = results[0][1]
-    for _, grads in results[1:]:
-        _add(summed, grads, len(parts))
+    with use_threads(len(parts)):
+        for _, grads in results[1:]:
+            _add(summed, grads)
     for p, g in summed.items():
         if p.grad is None:
             p.grad = g
@@ -197,7 +220,7 @@ def _recorded_loss(model: Any, batch: Batch, rng: np.random.Generator) -> Tensor
     return loss
 
 
-def _add(total: dict[Tensor, Array], grads: dict[Tensor, Array], threads: int) -> None:
+def _add(total: dict[Tensor, Array], grads: dict[Tensor, Array]) -> None:
     """Add gradients to those in ``total``, in place, by blocks that threads share."""
     pairs = [(total[p], g) for p, g in grads.items() if p in total and g.ndim]
     blocks = [(x, g, block) for x, g in pairs for block in row_blocks(x)]
@@ -206,7 +229,7 @@ def _add(total: dict[Tensor, Array], grads: dict[Tensor, Array], threads: int) -
         for x, g, block in part:
             x[block] += g[block]
 
-    in_threads(work, blocks, threads if len(blocks) >= ENOUGH_BLOCKS else 1)
+    in_threads(work, blocks, block_threads(blocks))
     for p, g in grads.items():
         if p not in total:
             total[p] = g
