@@ -78,11 +78,10 @@ class Buffers:
             larger = sorted(other for other in self._free if size < other <= (1.0 + WASTE) * size)
             queues = [self._free[other] for other in larger]
         for free in queues:
-            if free:
-                try:
-                    return free.pop(), free
-                except IndexError:  # another thread was quicker
-                    continue
+            try:
+                return free.pop(), free
+            except IndexError:  # no free block of this size, or another thread took it
+                continue
         return None
 
     def _new(self, size: int) -> Block:
@@ -94,6 +93,7 @@ class Buffers:
         return memory, memory.__array_interface__["data"]
 
     def _give_up(self, excess: float) -> None:
+        """Release free blocks, of the sizes requested longest ago first; the caller holds the lock."""
         for size, free in self._free.items():
             while excess > 0 and free:
                 try:
