@@ -220,7 +220,7 @@ def draw(
     trial: Trial, mine: Mapping[str, Sequence[float]], right: Mapping[str, Sequence[float]] | None, picture: Path
 ) -> None:
     """Draw the losses of each method as PNG: the library's as a broad grey line, the student's as a thin one on top."""
-    plots = import_module("minipeft.lab.plots")
+    plots = import_module("minipeft.lab.framework.plots")
     with plots.sheet(1, len(mine), (4.2 * len(mine), 3.2), sharey=True) as (figure, axes):
         for ax, (method, own) in zip(axes[0], mine.items(), strict=True):
             if right is not None:

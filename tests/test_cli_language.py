@@ -21,7 +21,7 @@ from minipeft.data import BytePairs
 from minipeft.data.bpe import LETTERS
 from minipeft.files import FileError, read_safetensors, write_json
 from minipeft.generate import generate
-from minipeft.lab.language import Plan, Prose, finetune, perplexity, read_prose, windows
+from minipeft.lab.experiments.language import Plan, Prose, finetune, perplexity, read_prose, windows
 from minipeft.models import DecoderLM
 from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig, PeftModel, get_peft_model
@@ -238,7 +238,7 @@ def test_a_mistake_in_train_is_one_line_and_leaves_nothing(args, message, llama,
 
 def test_a_budget_that_cannot_be_kept_is_told_before_the_text_is_read(llama, text, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(BytePairs, "encode", None)
-    monkeypatch.setattr("minipeft.lab.language.perplexity", None)
+    monkeypatch.setattr("minipeft.lab.experiments.language.perplexity", None)
     assert trained(llama, text, tmp_path / "adapter", "--memory-budget", "1") == 2
     out = capsys.readouterr()
     assert "a memory budget of 1 B is below the smallest that works" in out.err

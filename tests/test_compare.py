@@ -10,8 +10,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from minipeft.cli import main
 from minipeft.files import FileError
-from minipeft.lab import compare as lab
-from minipeft.lab.tasks import TASKS, Budget
+from minipeft.lab.experiments import compare as lab
+from minipeft.lab.framework.tasks import TASKS, Budget
 from minipeft.train import TrainingError
 
 
@@ -79,7 +79,7 @@ def test_the_pretraining_is_announced_has_a_bar_and_uses_one_thread(tmp_path, mo
 @pytest.mark.parametrize("task", ["digits", "text"])
 def test_a_pretraining_shows_its_steps(task, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr("minipeft.lab.tasks.fit", lambda *args, progress, **kwargs: shown.append(progress))
+    monkeypatch.setattr("minipeft.lab.framework.tasks.fit", lambda *args, progress, **kwargs: shown.append(progress))
     for progress in (True, False):
         TASKS[task].prepare(tmp_path / str(progress), progress)
     assert shown == [True, False]

@@ -1,6 +1,6 @@
 import pytest
 
-from minipeft.lab.derivation import derivation
+from minipeft.lab.teach.derivation import derivation
 from minipeft.peft.lora import LoRALinear
 
 DB = (r"dB = s\,dZ^\top H", "dB = matmul(dZ.T, H) * scale")

@@ -12,7 +12,7 @@ import pytest
 
 from autograder import cli as autograder
 from minipeft.cli.run import build_parser
-from minipeft.lab import runner
+from minipeft.lab.framework import runner
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "autograder/README.md", *ROOT.glob("homework/*/README.md")]

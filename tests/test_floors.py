@@ -38,7 +38,7 @@ FLOORS = {  # halves: an order within one floor
 }
 NOWHERE = {"autograder", "homework", "tests", "scipy", "pickle"}
 ONLY_IN = {  # and there at import time where that is said
-    "matplotlib": "lab/plots.py, at import time too",
+    "matplotlib": "lab/framework/plots.py, at import time too",
     "cupy": "cuda.py",
     **dict.fromkeys(("torch", "transformers", "peft"), "bench/"),
 }
@@ -133,8 +133,8 @@ def test_a_file_imports_only_what_its_floor_may(module):
         ("nn/layers.py", "from . import module", "write the whole name"),
         ("optim/rules.py", "from minipeft.train import fit", "floor 6 and imports minipeft.train from floor 6.5"),
         ("data/text.py", "import minipeft.optim", "floor 6 and imports minipeft.optim from floor 6"),
-        ("lab/compare.py", "def f():\n    import matplotlib.pyplot", "only in lab/plots.py"),
-        ("lab/compare.py", "from minipeft.bench import speed", "imports minipeft.bench"),
+        ("lab/experiments/compare.py", "def f():\n    import matplotlib.pyplot", "only in lab/framework/plots.py"),
+        ("lab/experiments/compare.py", "from minipeft.bench import speed", "imports minipeft.bench"),
         ("bench/speed.py", "import torch", "only in bench/, when called"),
         (
             "train/step.py",
@@ -156,11 +156,11 @@ def test_what_would_be_complained_about(path, line, complaint):
     [
         ("train/loop.py", "from minipeft.optim import AdamW\nfrom minipeft.data import Batches"),
         ("nn/layers.py", "from minipeft import ops\nfrom minipeft.nn.module import Module"),
-        ("lab/plots.py", "import matplotlib.pyplot as plt"),
+        ("lab/framework/plots.py", "import matplotlib.pyplot as plt"),
         ("bench/speed.py", "def f():\n    import torch"),
         ("cuda.py", "def f():\n    import cupy"),
         ("data/digits.py", "def f():\n    from sklearn.datasets import load_digits"),
-        ("cli/run.py", "import minipeft\nfrom minipeft.lab import compare"),
+        ("cli/run.py", "import minipeft\nfrom minipeft.lab.experiments import compare"),
     ],
 )
 def test_what_is_allowed(path, line):

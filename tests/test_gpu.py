@@ -207,8 +207,8 @@ def test_comparing_on_a_device(gpu, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     from dataclasses import replace
 
-    from minipeft.lab import compare as lab
-    from minipeft.lab import tasks
+    from minipeft.lab.experiments import compare as lab
+    from minipeft.lab.framework import tasks
 
     splits = tasks._digit_splits()
     monkeypatch.setattr(tasks, "_digit_splits", lambda: tuple(part[:330] for part in splits))  # launches are slow here
@@ -223,7 +223,7 @@ def test_comparing_on_a_device(gpu, tmp_path, monkeypatch):
 
 
 def pretrained(task, folder):
-    from minipeft.lab.tasks import DIGITS
+    from minipeft.lab.framework.tasks import DIGITS
     from minipeft.models import ViT
 
     if not (folder / "base").exists():

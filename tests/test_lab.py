@@ -13,9 +13,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from minipeft.cli import main
 from minipeft.files import FileError
-from minipeft.lab import report, runner
-from minipeft.lab.experiment import REPRODUCED, Experiment, Table, Verdict, chosen, select
-from minipeft.lab.sizes import EXPERIMENT as SIZES
+from minipeft.lab.experiments.sizes import EXPERIMENT as SIZES
+from minipeft.lab.framework import report, runner
+from minipeft.lab.framework.experiment import REPRODUCED, Experiment, Table, Verdict, chosen, select
 
 LOGGED = ("config", "result", "seconds", "versions")
 

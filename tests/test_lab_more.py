@@ -15,9 +15,10 @@ import pytest
 
 from minipeft.data.images import load_fashion, load_mnist, read_idx
 from minipeft.files.errors import FileError
-from minipeft.lab import figures_more, intrinsic_dimension, latency, memory, runner, throughput, vision
-from minipeft.lab.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
-from minipeft.lab.stored import StoredSparse, store
+from minipeft.lab.experiments import figures_more, intrinsic_dimension, latency, memory, throughput, vision
+from minipeft.lab.framework import runner
+from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
+from minipeft.lab.framework.stored import StoredSparse, store
 from minipeft.models import MLP
 from minipeft.peft import IntrinsicConfig, get_peft_model
 from minipeft.peft.intrinsic import Sparse
@@ -345,7 +346,7 @@ def test_memory_that_is_not_as_foreseen_is_told(memory_rows):
     ],
 )
 def test_figures_and_tables_come_of_the_rows(name, made, tmp_path):
-    from minipeft.lab import report
+    from minipeft.lab.framework import report
 
     rows = finished(name, "full", made)
     part = report.section(runner.load(name), "full", rows, tmp_path)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minipeft.lab import adapters, few_shot, low_data, rank, runner, study, which_weights
-from minipeft.lab.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
+from minipeft.lab.experiments import adapters, few_shot, low_data, rank, which_weights
+from minipeft.lab.framework import runner, study
+from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier, EncoderConfig
 from minipeft.peft import (
     AdapterConfig,

@@ -14,7 +14,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from minipeft.lab import notebook as lab
+from minipeft.lab.teach import notebook as lab
 from minipeft.ops.linear import Linear
 
 ROOT = Path(__file__).parent.parent
@@ -257,7 +257,7 @@ def test_the_runner_fails_with_a_claim_and_with_the_clock(tmp_path, monkeypatch,
 def test_source_is_shown_with_its_file_and_not_run():
     shown = lab.show(Linear.forward, lab.show)
     assert shown.startswith("# minipeft/ops/linear.py\n@staticmethod\ndef forward(ctx")
-    assert "# minipeft/lab/notebook.py\ndef show(" in shown
+    assert "# minipeft/lab/teach/notebook.py\ndef show(" in shown
     assert shown._repr_markdown_().startswith("```python\n# minipeft/")
 
 
@@ -310,13 +310,13 @@ def test_the_slider_redraws_for_the_value_that_was_chosen(monkeypatch):
 
 
 def test_no_widget_is_loaded_to_import_the_helpers():
-    command = [sys.executable, "-c", "import sys, minipeft.lab.notebook; print('ipywidgets' in sys.modules)"]
+    command = [sys.executable, "-c", "import sys, minipeft.lab.teach.notebook; print('ipywidgets' in sys.modules)"]
     assert subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == "False"
 
 
 def test_the_helpers_give_blas_one_thread():
     code = (
-        "import numpy, minipeft.lab.notebook, threadpoolctl\n"
+        "import numpy, minipeft.lab.teach.notebook, threadpoolctl\n"
         "print({p['num_threads'] for p in threadpoolctl.threadpool_info() if p['user_api'] == 'blas'})"
     )
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import minipeft as mp
-from minipeft.lab.turned import N_TRAIN, VIEWS, TurnedDigits, view
+from minipeft.lab.teach.turned import N_TRAIN, VIEWS, TurnedDigits, view
 
 pytest.importorskip("sklearn")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from minipeft.lab.welch import holm, two_sided, welch, welch_statistic
+from minipeft.lab.framework.welch import holm, two_sided, welch, welch_statistic
 
 
 @given(st.integers(0, 10**6), st.integers(2, 40), st.integers(2, 40), st.floats(0.01, 100), st.floats(-3, 3))

@@ -68,7 +68,7 @@ ATTACKS = [
         "print(open({secret!r}).read())", "raise ValueError(open({secret!r}).read())",
     )),
     _call("read-answer", "E5 read tests and reference",
-        "names = {{'__name__': 'minipeft.lab.welch'}}\ntry:\n    exec(open({answer!r}).read(), names)\n"
+        "names = {{'__name__': 'minipeft.lab.framework.welch'}}\ntry:\n    exec(open({answer!r}).read(), names)\n"
         "except OSError:\n    names = {{}}\nif 'welch_statistic' in names:\n    return names['welch_statistic'](a, b)",
     ),
     _call("read-memory", "E6 read the grader's memory", _each(
@@ -190,7 +190,7 @@ while True:
         "import marshal; exec(marshal.loads(marshal.dumps(compile('import os; os._exit(0)', 'x', 'exec'))))",
     )),
     _call("forbidden", "E41 other libraries", "import torch\nreturn float(torch.tensor(1.0)), 1.0"),
-    _call("reference-at-hand", "E42 the library's own answer", "from minipeft.lab import welch\nreturn welch.welch_statistic(a, b)"),
+    _call("reference-at-hand", "E42 the library's own answer", "from minipeft.lab.framework import welch\nreturn welch.welch_statistic(a, b)"),
     _call("markup", "E44 markup in the output", "raise ValueError('<script>alert(1)</script>\\x1b[31m\\u202e[x](http://x)' + chr(0))"),
     _import("markup-name", "E44 markup in the output", "class E(Exception): pass\nE.__name__ = '<b>\\u202e'\nraise E('x')"),
     _call("surrogate", "E45 broken JSON", "raise ValueError('\\ud800' * 100000)"),

@@ -34,7 +34,7 @@ from autograder.results import complaints, results
 from autograder.strip import replace_bodies, source_path
 
 HOMEWORK, PART, FILE = "hw8_few_shot", "8.6", "welch.py"
-MODULE, TARGET = "minipeft.lab.welch", "welch_statistic"
+MODULE, TARGET = "minipeft.lab.framework.welch", "welch_statistic"
 OTHERS = ("8.1", "8.3")  # graded beside it: problems of another file
 SAME_FILE = ("8.7",)
 BOUND = 120.0  # seconds for one submission

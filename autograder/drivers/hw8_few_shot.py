@@ -106,7 +106,7 @@ def batch(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
 def statistic(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """welch_statistic of two groups, given as arrays or as lists."""
-    f = import_module("minipeft.lab.welch").welch_statistic
+    f = import_module("minipeft.lab.framework.welch").welch_statistic
     x, y = a["x"], a["y"]
     if p.get("lists"):
         t, nu = f(x.tolist(), y.tolist())
@@ -118,4 +118,4 @@ def statistic(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
 def holm(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """holm of drawn p-values."""
-    return _unchanged(lambda: import_module("minipeft.lab.welch").holm(a["p"]), a["p"])
+    return _unchanged(lambda: import_module("minipeft.lab.framework.welch").holm(a["p"]), a["p"])

@@ -2,7 +2,7 @@
 
 from autograder.mutants import Mutant
 
-FEW, WELCH = "minipeft.few_shot", "minipeft.lab.welch"
+FEW, WELCH = "minipeft.few_shot", "minipeft.lab.framework.welch"
 
 MUTANTS = [
     Mutant(

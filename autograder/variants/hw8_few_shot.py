@@ -2,7 +2,7 @@
 
 from autograder.variants import Variant
 
-FEW, WELCH = "minipeft.few_shot", "minipeft.lab.welch"
+FEW, WELCH = "minipeft.few_shot", "minipeft.lab.framework.welch"
 
 VARIANTS = [
     Variant(

@@ -54,8 +54,8 @@ def run_compare(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     import joblib  # noqa: F401  # missed now, not after the pretraining
 
-    from minipeft.lab import compare as lab
-    from minipeft.lab import plots
+    from minipeft.lab.experiments import compare as lab
+    from minipeft.lab.framework import plots
 
     if args.task not in lab.TASKS:
         raise UserError(unknown_name("task", args.task, lab.TASKS))

@@ -64,7 +64,7 @@ def run_lab(parser: Parser, args: argparse.Namespace) -> int:
 
 
 def _lab(args: argparse.Namespace) -> int:
-    from minipeft.lab import report, runner
+    from minipeft.lab.framework import report, runner
 
     if args.name is None:
         known = {name: runner.load(name).title for name in runner.NAMES}
@@ -87,7 +87,7 @@ def _lab(args: argparse.Namespace) -> int:
         for name in runner.NAMES if args.name == "all" else (args.name,):
             experiment = runner.load(name)
             if experiment.draw is not None:
-                from minipeft.lab import plots  # noqa: F401  # missed now, not after the runs
+                from minipeft.lab.framework import plots  # noqa: F401  # missed now, not after the runs
             rows = runner.run(
                 experiment, mode, args.out, args.jobs, args.cluster, args.fresh, progress=not args.json, say=say
             )

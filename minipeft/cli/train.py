@@ -84,7 +84,7 @@ def add_train(commands: Subparsers) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    from minipeft.lab import language
+    from minipeft.lab.experiments import language
     from minipeft.peft import LoraConfig, read_config
     from minipeft.peft.saving import holds_adapter
     from minipeft.train import CheckpointError, has_checkpoint, remove_checkpoint

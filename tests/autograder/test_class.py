@@ -201,7 +201,7 @@ for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
 return np.zeros(len(ps)) + best
 """
     other = "p = np.sort(ps)\nq = p[::-1] * np.arange(1, 1 + p.size)\nreturn np.clip(np.cumsum(q) / q.sum(), 0, 1)\n"
-    welch = "minipeft.lab.welch"
+    welch = "minipeft.lab.framework.welch"
 
     def prints(text):
         return fingerprints(regions(FEW_SHOT, {**BLANK, welch: replace_bodies(BLANK[welch], {"holm": text})}))

@@ -62,10 +62,10 @@ def test_one_mistake_is_not_punished_twice():
 
 def test_a_file_that_cannot_be_imported_costs_its_own_problems():
     homework = load_homework("hw8_few_shot")
-    broken = source_path("minipeft.lab.welch").read_text("utf-8") + "\nnothing\n"
-    done = grade(homework, whole(homework, {"minipeft.lab.welch": broken}), 1)
+    broken = source_path("minipeft.lab.framework.welch").read_text("utf-8") + "\nnothing\n"
+    done = grade(homework, whole(homework, {"minipeft.lab.framework.welch": broken}), 1)
     for p in homework.problems:
-        mine = any(t.module == "minipeft.lab.welch" for t in p.targets)
+        mine = any(t.module == "minipeft.lab.framework.welch" for t in p.targets)
         assert done.verdicts[p.id].share == (0.0 if mine else 1.0), p.id
     assert "NameError" in next(f.reason for v in done.verdicts.values() for f in v.failures)
 
@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_imported_costs_its_own_problems():
 def test_a_file_that_ends_python_when_it_is_imported_costs_its_own_problems():
     homework = load_homework("hw8_few_shot")
     broken = "import os\nos._exit(0)\n"
-    done = grade(homework, whole(homework, {"minipeft.lab.welch": broken}), 1)
+    done = grade(homework, whole(homework, {"minipeft.lab.framework.welch": broken}), 1)
     assert {p.share for p in done.verdicts.values()} == {0.0, 1.0}
 
 

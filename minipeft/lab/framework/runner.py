@@ -20,7 +20,7 @@ from minipeft.files.atomic import check_writable, new_folder
 from minipeft.files.log import append_row, read_rows
 from minipeft.files.names import unknown_name
 from minipeft.hints import install
-from minipeft.lab.experiment import Config, Experiment, Row, no_preparation
+from minipeft.lab.framework.experiment import Config, Experiment, Row, no_preparation
 
 NAMES = (  # in the order of the lecture
     *("few_shot", "adapters", "sizes", "intrinsic_dimension", "latency", "which_weights", "rank", "low_data"),
@@ -36,7 +36,7 @@ def load(name: str) -> Experiment:
     """The experiment of that name; LabError naming those that there are."""
     if name not in NAMES:
         raise LabError(unknown_name("experiment", name, NAMES))
-    experiment: Experiment = import_module(f"minipeft.lab.{name}").EXPERIMENT
+    experiment: Experiment = import_module(f"minipeft.lab.experiments.{name}").EXPERIMENT
     return experiment
 
 

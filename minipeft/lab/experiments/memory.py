@@ -15,8 +15,8 @@ import numpy as np
 
 from minipeft.accounting import Forecast, gpt3_parameters, memory, step_cost, trained_parameters, zero_memory
 from minipeft.autograd import reference
-from minipeft.lab.compare import adapted
-from minipeft.lab.experiment import (
+from minipeft.lab.experiments.compare import adapted
+from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
     REPRODUCED,
     UNDECIDED,
@@ -241,7 +241,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
     """The four kinds by method."""
-    from minipeft.lab import figures_more
+    from minipeft.lab.experiments import figures_more
 
     return figures_more.draw_memory(select(rows, kind="step"), stem)
 

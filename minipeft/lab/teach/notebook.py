@@ -21,7 +21,7 @@ import numpy as np
 
 from minipeft.accounting import readable_bytes
 from minipeft.array import to_numpy
-from minipeft.lab.plots import STYLE, few_colours, plt
+from minipeft.lab.framework.plots import STYLE, few_colours, plt
 
 STATIC = "MINIPEFT_STATIC"  # set: every slider is a row of pictures
 TRAINED, FROZEN, HIDDEN = "#f2b266", "#cfd8dc", "0.88"

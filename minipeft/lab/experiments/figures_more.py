@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from minipeft.autograd import Tensor, no_grad
-from minipeft.lab import plots
-from minipeft.lab.plots import DASHES, HATCHES, MARKERS
+from minipeft.lab.framework import plots
+from minipeft.lab.framework.plots import DASHES, HATCHES, MARKERS
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import TransformerLayer

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minipeft.accounting import GPT3_SIZES, gpt3_parameters
-from minipeft.lab.experiment import NOT_REPRODUCED, REPRODUCED, Config, Experiment, Published, Row, Table, Verdict
+from minipeft.lab.framework.experiment import (
+    NOT_REPRODUCED,
+    REPRODUCED,
+    Config,
+    Experiment,
+    Published,
+    Row,
+    Table,
+    Verdict,
+)
 
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minipeft.files.atomic import atomic_path
-from minipeft.lab.experiment import Experiment, Row, Table, Verdict
+from minipeft.lab.framework.experiment import Experiment, Row, Table, Verdict
 
 
 @dataclass

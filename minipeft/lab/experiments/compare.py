@@ -19,8 +19,8 @@ from typing import Any
 from minipeft import accounting
 from minipeft.files.atomic import check_writable, new_folder
 from minipeft.files.log import append_row, read_rows
-from minipeft.lab.runner import one_blas_thread
-from minipeft.lab.tasks import TASKS, Budget, Round, Task
+from minipeft.lab.framework.runner import one_blas_thread
+from minipeft.lab.framework.tasks import TASKS, Budget, Round, Task
 from minipeft.nn.module import Module
 from minipeft.optim import AdamW, LinearSchedule
 from minipeft.peft import PeftConfig, get_peft_model

@@ -17,7 +17,7 @@ import numpy as np
 
 from minipeft.accounting import count_flops
 from minipeft.autograd import no_grad
-from minipeft.lab.experiment import (
+from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
     REPRODUCED,
     UNDECIDED,
@@ -30,7 +30,7 @@ from minipeft.lab.experiment import (
     mean_and_spread,
     select,
 )
-from minipeft.lab.timing import in_turn, median_ratio
+from minipeft.lab.framework.timing import in_turn, median_ratio
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.peft import AdapterConfig, LoraConfig, get_peft_model
 
@@ -166,7 +166,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
     """The overheads, and where in a layer adapters, prefixes and LoRA sit."""
-    from minipeft.lab import figures_more
+    from minipeft.lab.experiments import figures_more
 
     overhead = {
         name: [

@@ -26,8 +26,8 @@ from minipeft.data.fetch import fetch
 from minipeft.data.sentiment import load_sentiment, split_sentiment
 from minipeft.data.text import characters, stretches
 from minipeft.data.wordpiece import WordPiece
-from minipeft.lab.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Config, Row, chosen, select
-from minipeft.lab.welch import welch
+from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Config, Row, chosen, select
+from minipeft.lab.framework.welch import welch
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier
 from minipeft.nn.attention import MultiHeadAttention
 from minipeft.nn.module import Module

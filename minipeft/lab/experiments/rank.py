@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.array import to_numpy
-from minipeft.lab import study
-from minipeft.lab.experiment import (
+from minipeft.lab.experiments.which_weights import lora, name_of
+from minipeft.lab.framework import study
+from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
     REPRODUCED,
     UNDECIDED,
@@ -30,8 +31,7 @@ from minipeft.lab.experiment import (
     mean_and_spread,
     select,
 )
-from minipeft.lab.study import PROSE, SENTIMENT, Arm, Plan
-from minipeft.lab.which_weights import lora, name_of
+from minipeft.lab.framework.study import PROSE, SENTIMENT, Arm, Plan
 from minipeft.optim import AdamW, LinearSchedule
 from minipeft.peft.lora import LoraLayer
 from minipeft.train import fit
@@ -202,7 +202,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     """Quality against rank, a panel a task, and the agreement of directions."""
-    from minipeft.lab import figures_text
+    from minipeft.lab.experiments import figures_text
 
     panels: list[figures_text.Panel] = []
     for task in study.tasks_of(rows):

@@ -21,8 +21,8 @@ from minipeft.data.batches import Batches
 from minipeft.data.digits import load_digits
 from minipeft.data.fetch import fetch
 from minipeft.data.images import load_fashion, load_mnist
-from minipeft.lab.compare import adapted
-from minipeft.lab.experiment import (
+from minipeft.lab.experiments.compare import adapted
+from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
     REPRODUCED,
     UNDECIDED,
@@ -370,7 +370,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
     """The groups' averages by method."""
-    from minipeft.lab import figures_more
+    from minipeft.lab.experiments import figures_more
 
     return figures_more.draw_vision(by_group(rows), {r["method"]: r["without head"] for r in rows}, stem)
 

@@ -26,7 +26,7 @@ from minipeft.data.digits import load_digits
 from minipeft.data.fetch import fetch
 from minipeft.data.images import load_mnist
 from minipeft.data.text import characters, stretches
-from minipeft.lab.experiment import (
+from minipeft.lab.framework.experiment import (
     MODES,
     NOT_REPRODUCED,
     REPRODUCED,
@@ -42,7 +42,7 @@ from minipeft.lab.experiment import (
     percent,
     select,
 )
-from minipeft.lab.stored import store
+from minipeft.lab.framework.stored import store
 from minipeft.models import MLP, DecoderConfig, DecoderLM
 from minipeft.optim import AdamW, LinearSchedule
 from minipeft.peft import IntrinsicConfig, get_peft_model
@@ -454,7 +454,7 @@ def _language_verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
     """The sweep of the network, d90 by study, and d90 against the steps of pretraining."""
-    from minipeft.lab import figures_more as figures
+    from minipeft.lab.experiments import figures_more as figures
 
     def ranged(name: str, found: IntrinsicDimension) -> figures.Range:
         return figures.Range(name, found.d, found.low, found.high, max(found.scores))

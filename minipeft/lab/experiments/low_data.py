@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from minipeft.lab import study
-from minipeft.lab.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict, select
-from minipeft.lab.study import FROM_WORDS, PROSE, RANDOM, SENTIMENT, Arm, Plan
+from minipeft.lab.framework import study
+from minipeft.lab.framework.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict, select
+from minipeft.lab.framework.study import FROM_WORDS, PROSE, RANDOM, SENTIMENT, Arm, Plan
 from minipeft.peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 
 P = 8  # tokens of a prompt or prefix
@@ -92,7 +92,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 def better_start(rows: Sequence[Row], task: str, n: int, kind: Sequence[str]) -> str:
     """Which of the two starts does better on validation, at its best rate."""
-    from minipeft.lab.adapters import best_on_validation
+    from minipeft.lab.experiments.adapters import best_on_validation
 
     return best_on_validation(select(rows, n=n), task, kind) or kind[0]
 
@@ -158,7 +158,7 @@ def _differences(task: str, a: Sequence[float], b: Sequence[float]) -> list[floa
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     """Quality against n, a panel a task."""
-    from minipeft.lab import figures_text
+    from minipeft.lab.experiments import figures_text
 
     panels: list[figures_text.Panel] = []
     for task in study.tasks_of(rows):

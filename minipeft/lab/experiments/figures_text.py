@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.lab.plots import DASHES, HATCHES, MARKERS, save, sheet
+from minipeft.lab.framework.plots import DASHES, HATCHES, MARKERS, save, sheet
 
 Lines = Mapping[str, Mapping[Any, Sequence[float]]]  # by name: x -> the values of its seeds
 Panel = tuple[str, str, str, Lines, Mapping[str, Mapping[Any, float]]]  # title, x, y, lines, lines without spread

@@ -33,7 +33,7 @@ from minipeft.data.sentiment import SOURCES, load_sentiment, split_sentiment
 from minipeft.data.text import CharTokenizer, documentation_text, library_source
 from minipeft.few_shot import Encode, Example, Pattern, label_scores, pattern_batch, predict, prompt_scores
 from minipeft.files.config import write_json
-from minipeft.lab.experiment import (
+from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
     REPRODUCED,
     UNDECIDED,
@@ -47,7 +47,7 @@ from minipeft.lab.experiment import (
     mean_and_spread,
     select,
 )
-from minipeft.lab.welch import holm, welch
+from minipeft.lab.framework.welch import holm, welch
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW, CosineSchedule, LinearSchedule
 from minipeft.peft import LoraConfig, get_peft_model
@@ -547,7 +547,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def figures(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     """The coloured table of every task, and the cost of a prompt."""
-    from minipeft.lab import figures_text
+    from minipeft.lab.experiments import figures_text
 
     captions = {}
     tests = cells(rows)

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.accounting import Forecast, readable_bytes, step_cost
-from minipeft.lab.compare import adapted
-from minipeft.lab.experiment import (
+from minipeft.lab.experiments.compare import adapted
+from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
     REPRODUCED,
     UNDECIDED,
@@ -29,7 +29,7 @@ from minipeft.lab.experiment import (
     mean_and_spread,
     select,
 )
-from minipeft.lab.timing import in_turn, median_ratio
+from minipeft.lab.framework.timing import in_turn, median_ratio
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig
@@ -195,7 +195,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
     """Tokens a second against the batch and against the memory that it takes."""
-    from minipeft.lab import figures_more
+    from minipeft.lab.experiments import figures_more
 
     series = {m: [(b, need(rows, m, b) / 2**20, *rate(rows, m, b)) for b in batches(rows)] for m in METHODS}
     return figures_more.draw_throughput(series, stem)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minipeft.lab import study
-from minipeft.lab.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict
-from minipeft.lab.study import PROSE, SENTIMENT, Arm, Plan
+from minipeft.lab.framework import study
+from minipeft.lab.framework.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict
+from minipeft.lab.framework.study import PROSE, SENTIMENT, Arm, Plan
 from minipeft.peft import LoraConfig
 
 WEIGHTS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
@@ -112,7 +112,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     """Bars by set of weights, a panel a task."""
-    from minipeft.lab import figures_text
+    from minipeft.lab.experiments import figures_text
 
     panels = []
     for task in study.tasks_of(rows):

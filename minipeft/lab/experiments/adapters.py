@@ -9,9 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from minipeft.lab import study
-from minipeft.lab.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict, chosen, select
-from minipeft.lab.study import PROSE, SENTIMENT, Arm, Plan
+from minipeft.lab.framework import study
+from minipeft.lab.framework.experiment import (
+    UNDECIDED,
+    Config,
+    Experiment,
+    Published,
+    Row,
+    Table,
+    Verdict,
+    chosen,
+    select,
+)
+from minipeft.lab.framework.study import PROSE, SENTIMENT, Arm, Plan
 from minipeft.peft import AdapterConfig, TopLayersConfig
 
 FULL, ADAPTERS, TOP = "full", "adapters", "top"
@@ -144,7 +154,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     """Quality against trained parameters, a panel a task."""
-    from minipeft.lab import figures_text
+    from minipeft.lab.experiments import figures_text
 
     panels: list[figures_text.Panel] = []
     for task in study.tasks_of(rows):

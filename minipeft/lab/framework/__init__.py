@@ -1,0 +1,1 @@
+"""What the experiments share: their form, runs, statistics, tables and figures."""

@@ -1,0 +1,1 @@
+"""What the notebooks use to show and explain the library."""
