@@ -12,7 +12,7 @@ import pytest
 
 from autograder import cli as autograder
 from minipeft.cli.run import build_parser
-from minipeft.lab.framework import runner
+from minipeft.lab import experiments as lab
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "autograder/README.md", *ROOT.glob("homework/*/README.md")]
@@ -112,7 +112,7 @@ def test_the_map_names_every_notebook_homework_and_experiment():
     for path in [*NOTEBOOKS, *ROOT.glob("homework/*/README.md")]:
         assert f"]({path.relative_to(ROOT).as_posix()})" in table
     experiments = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split(" | ")[-1])}
-    assert experiments == set(runner.NAMES)
+    assert experiments == set(lab.NAMES)
 
 
 @named

@@ -36,6 +36,7 @@ FLOORS = {  # halves: an order within one floor
     "cli": 8,
     "__main__": 8.5,
 }
+IN_LAB = {"framework": 0, "experiments": 1, "teach": 1}
 NOWHERE = {"autograder", "homework", "tests", "scipy", "pickle"}
 ONLY_IN = {  # and there at import time where that is said
     "matplotlib": "lab/framework/plots.py, at import time too",
@@ -83,6 +84,11 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
+def package(module: str) -> str:
+    """Return "framework" for "minipeft.lab.framework.study", and "" for a module that is in no package of a room."""
+    return "".join(module.split(".")[2:3])
+
+
 def complaints(module: str, path: str, source: str) -> list[str]:
     """What the file ``path`` (from the package's folder on) imports against the rules of the house."""
     found = []
@@ -100,6 +106,8 @@ def complaints(module: str, path: str, source: str) -> list[str]:
                 found.append(f"imports {name}, which does not exist")
             elif room(name) != room(module) and floor >= own:
                 found.append(f"is on floor {own} and imports {name} from floor {floor}")
+            elif room(name) == "lab" and IN_LAB.get(package(name), 0) > IN_LAB.get(package(module), 2):
+                found.append(f"is in lab/{package(module)} and imports {name}, which is above it")
         elif top in NOWHERE:
             found.append(f"imports {top}")
         elif top in ONLY_IN:
@@ -135,6 +143,12 @@ def test_a_file_imports_only_what_its_floor_may(module):
         ("data/text.py", "import minipeft.optim", "floor 6 and imports minipeft.optim from floor 6"),
         ("lab/experiments/compare.py", "def f():\n    import matplotlib.pyplot", "only in lab/framework/plots.py"),
         ("lab/experiments/compare.py", "from minipeft.bench import speed", "imports minipeft.bench"),
+        (
+            "lab/framework/a.py",
+            "from minipeft.lab.experiments import rank",
+            "in lab/framework and imports minipeft.lab",
+        ),
+        ("lab/framework/a.py", "def f():\n    import minipeft.lab.teach.notebook", "which is above it"),
         ("bench/speed.py", "import torch", "only in bench/, when called"),
         (
             "train/step.py",
@@ -157,6 +171,7 @@ def test_what_would_be_complained_about(path, line, complaint):
         ("train/loop.py", "from minipeft.optim import AdamW\nfrom minipeft.data import Batches"),
         ("nn/layers.py", "from minipeft import ops\nfrom minipeft.nn.module import Module"),
         ("lab/framework/plots.py", "import matplotlib.pyplot as plt"),
+        ("lab/experiments/rank.py", "from minipeft.lab.framework import study"),
         ("bench/speed.py", "def f():\n    import torch"),
         ("cuda.py", "def f():\n    import cupy"),
         ("data/digits.py", "def f():\n    from sklearn.datasets import load_digits"),

@@ -15,6 +15,7 @@ import pytest
 
 from minipeft.data.images import load_fashion, load_mnist, read_idx
 from minipeft.files.errors import FileError
+from minipeft.lab import experiments
 from minipeft.lab.experiments import figures_more, intrinsic_dimension, latency, memory, throughput, vision
 from minipeft.lab.framework import runner
 from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
@@ -28,7 +29,7 @@ MORE = ("intrinsic_dimension", "latency", "memory", "throughput", "vision")
 
 def finished(name, mode, value):
     """Every row of an experiment, the result of each run being ``value(config)``."""
-    experiment = runner.load(name)
+    experiment = experiments.load(name)
     rows = []
     while True:
         wanted = list({runner.key(c): c for c in experiment.runs(mode, rows)}.values())
@@ -38,19 +39,19 @@ def finished(name, mode, value):
 
 
 def outcomes(name, rows):
-    return [v.outcome for v in runner.load(name).verdicts(rows)]
+    return [v.outcome for v in experiments.load(name).verdicts(rows)]
 
 
 @pytest.mark.parametrize("name", MORE)
 @pytest.mark.parametrize("mode", ["quick", "full"])
 def test_a_config_is_json_and_stands_once(name, mode):
-    experiment = runner.load(name)
+    experiment = experiments.load(name)
     configs = experiment.runs(mode, [])
     assert configs
     assert len({runner.key(c) for c in configs}) == len(configs)
     assert [json.loads(json.dumps(c)) for c in configs] == configs
     assert experiment.name == name
-    assert name in runner.NAMES
+    assert name in experiments.NAMES
 
 
 def test_a_stored_projection_has_the_entries_of_a_sparse_one():
@@ -165,14 +166,14 @@ def folders(tmp_path_factory):
     def folder(name):
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name)
-            runner.load(name).prepare("quick", made[name])
+            experiments.load(name).prepare("quick", made[name])
         return made[name]
 
     return folder
 
 
 def twice(name, config, folders):
-    experiment = runner.load(name)
+    experiment = experiments.load(name)
     first, second = (dict(experiment.run(config, folders(name))) for _ in range(2))
     assert json.loads(json.dumps(first)) == first
     return first, second
@@ -349,7 +350,7 @@ def test_figures_and_tables_come_of_the_rows(name, made, tmp_path):
     from minipeft.lab.framework import report
 
     rows = finished(name, "full", made)
-    part = report.section(runner.load(name), "full", rows, tmp_path)
+    part = report.section(experiments.load(name), "full", rows, tmp_path)
     assert part.figures
     for path, caption in part.figures.items():
         assert path.read_bytes().startswith(b"\x89PNG")

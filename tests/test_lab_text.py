@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minipeft.lab import experiments
 from minipeft.lab.experiments import adapters, few_shot, low_data, rank, which_weights
-from minipeft.lab.framework import runner, study
+from minipeft.lab.framework import study
 from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier, EncoderConfig
 from minipeft.peft import (
@@ -291,7 +292,7 @@ def short(config):
 
 @pytest.mark.parametrize("name", FOUR)
 def test_the_same_row_for_the_same_config(name, bases):
-    experiment = runner.load(name)
+    experiment = experiments.load(name)
     folder = bases / "few" if name == "few_shot" else bases
     configs = {c.get("way", c.get("arm")): short(c) for c in experiment.runs("quick", []) if c.get("kind") is None}
     for config in list(configs.values())[:3]:

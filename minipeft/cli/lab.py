@@ -64,10 +64,11 @@ def run_lab(parser: Parser, args: argparse.Namespace) -> int:
 
 
 def _lab(args: argparse.Namespace) -> int:
+    from minipeft.lab import experiments
     from minipeft.lab.framework import report, runner
 
     if args.name is None:
-        known = {name: runner.load(name).title for name in runner.NAMES}
+        known = {name: experiments.load(name).title for name in experiments.NAMES}
         print(json.dumps(known, indent=2) if args.json else "\n".join(f"{n:<20} {t}" for n, t in known.items()))
         return 0
     where = args.report or args.out
@@ -84,8 +85,8 @@ def _lab(args: argparse.Namespace) -> int:
 
     sections = []
     try:
-        for name in runner.NAMES if args.name == "all" else (args.name,):
-            experiment = runner.load(name)
+        for name in experiments.NAMES if args.name == "all" else (args.name,):
+            experiment = experiments.load(name)
             if experiment.draw is not None:
                 from minipeft.lab.framework import plots  # noqa: F401  # missed now, not after the runs
             rows = runner.run(

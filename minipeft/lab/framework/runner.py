@@ -18,26 +18,14 @@ from typing import Any
 
 from minipeft.files.atomic import check_writable, new_folder
 from minipeft.files.log import append_row, read_rows
-from minipeft.files.names import unknown_name
 from minipeft.hints import install
 from minipeft.lab.framework.experiment import Config, Experiment, Row, no_preparation
 
-NAMES = (  # in the order of the lecture
-    *("few_shot", "adapters", "sizes", "intrinsic_dimension", "latency", "which_weights", "rank", "low_data"),
-    *("memory", "throughput", "vision"),
-)
+Work = Callable[[Config, Path], Mapping[str, Any]]  # an experiment's run
 
 
 class LabError(ValueError):
     """An experiment that is unknown, or a log that is no log; the message says what was expected."""
-
-
-def load(name: str) -> Experiment:
-    """The experiment of that name; LabError naming those that there are."""
-    if name not in NAMES:
-        raise LabError(unknown_name("experiment", name, NAMES))
-    experiment: Experiment = import_module(f"minipeft.lab.experiments.{name}").EXPERIMENT
-    return experiment
 
 
 def key(config: Config) -> str:
@@ -86,11 +74,11 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     return threadpool_limits(1)
 
 
-def perform(name: str, config: Config, folder: str) -> dict[str, Any]:
+def perform(work: Work, config: Config, folder: str) -> dict[str, Any]:
     """Return the entry for the log of one run, made in this process."""
     start = time.perf_counter()
     with one_blas_thread():
-        result = dict(load(name).run(config, Path(folder)))
+        result = dict(work(config, Path(folder)))
     seconds = round(time.perf_counter() - start, 3)
     return {"config": config, "result": result, "seconds": seconds, "versions": versions()}
 
@@ -98,21 +86,21 @@ def perform(name: str, config: Config, folder: str) -> dict[str, Any]:
 Results = Iterator[dict[str, Any]]
 
 
-def local(name: str, configs: Sequence[Config], folder: str, workers: int) -> Results:
+def local(work: Work, configs: Sequence[Config], folder: str, workers: int) -> Results:
     """Yield entries as they finish, ``workers`` processes at a time; one run after the other without joblib."""
     try:
         from joblib import Parallel, delayed
     except ModuleNotFoundError:
         workers = 1
     if workers == 1:
-        yield from (perform(name, c, folder) for c in configs)
+        yield from (perform(work, c, folder) for c in configs)
         return
     parallel = Parallel(n_jobs=min(workers, len(configs)), return_as="generator_unordered", batch_size=1)
-    yield from parallel(delayed(perform)(name, c, folder) for c in configs)
+    yield from parallel(delayed(perform)(work, c, folder) for c in configs)
 
 
-def on_cluster(name: str, configs: Sequence[Config], folder: str, address: str) -> Results:
-    """Entries as they finish on the Dask cluster at ``address``; what a dying worker had is given to another.
+def on_cluster(experiment: Experiment, configs: Sequence[Config], folder: str, address: str) -> Results:
+    """Yield entries as they finish on the Dask cluster at ``address``; the runs of a dead worker are run again.
 
     The workers must have minipeft and see the folder. Raises LabError if there is no cluster.
     """
@@ -125,7 +113,10 @@ def on_cluster(name: str, configs: Sequence[Config], folder: str, address: str) 
     except (OSError, ValueError) as error:
         raise LabError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:
-        futures = [client.submit(perform, name, c, folder, key=f"{name}-{key(c)}", retries=3) for c in configs]
+        futures = [
+            client.submit(perform, experiment.run, c, folder, key=f"{experiment.name}-{key(c)}", retries=3)
+            for c in configs
+        ]
         for future in distributed.as_completed(futures):
             yield future.result()
 
@@ -169,9 +160,9 @@ def run(
         if perform_all is not None:
             results = perform_all(experiment.name, missing, str(base))
         elif cluster is not None:
-            results = on_cluster(experiment.name, missing, str(base), cluster)
+            results = on_cluster(experiment, missing, str(base), cluster)
         else:
-            results = local(experiment.name, missing, str(base), workers)
+            results = local(experiment.run, missing, str(base), workers)
         total = len(wanted)
         with tqdm(total=total, initial=total - len(missing), desc=experiment.name, unit="run", disable=quiet) as bar:
             for entry in results:
