@@ -5,9 +5,9 @@ import sys
 
 try:
     from minipeft import accounting, fast, models, nn, ops, optim, peft, train
-    from minipeft.array import array_module, to_device, to_numpy
     from minipeft.autograd import Context, Function, Tensor, no_grad, reference, specialize
-    from minipeft.cuda import NoGpuError, allow_tf32
+    from minipeft.backend import array_module, to_device, to_numpy
+    from minipeft.backend.cuda import NoGpuError, allow_tf32
     from minipeft.generate import generate
     from minipeft.gradcheck import GradcheckError, check_contract, gradcheck, gradcheck_parameters
 except KeyboardInterrupt:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, kernels_of
-from minipeft.cuda import NULL
+from minipeft.backend import Array, array_module, kernels_of
+from minipeft.backend.cuda import NULL
 
 BEGIN = """
 typedef {type} T;

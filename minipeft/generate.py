@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import generator, to_numpy
 from minipeft.autograd import Tensor, no_grad
+from minipeft.backend import generator, to_numpy
 from minipeft.models.arguments import takes_lists
 from minipeft.models.decoder import DecoderLM
 from minipeft.models.encoder_decoder import EncoderDecoder

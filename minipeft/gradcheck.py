@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, aliases, device_of, is_array, to_device, to_numpy
 from minipeft.autograd import Context, Function, Tensor, no_grad
+from minipeft.backend import Array, aliases, device_of, is_array, to_device, to_numpy
 
 
 class GradcheckError(AssertionError):

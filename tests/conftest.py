@@ -12,7 +12,7 @@ import pytest
 from devices import GPU, available, comparison
 from hypothesis import settings
 
-from minipeft.array import to_device
+from minipeft.backend import to_device
 from minipeft.cli.arguments import default_jobs
 from minipeft.data.fetch import FetchError, cached, fetch
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import strict
 
-from minipeft.array import Backend
-from minipeft.cuda import NULL
+from minipeft.backend import Backend
+from minipeft.backend.cuda import NULL
 
 COMPILER = next((c for c in ("g++", "clang++") if shutil.which(c)), None)
 
@@ -175,7 +175,7 @@ def compiled(source: str) -> ctypes.CDLL:
 
 
 class Emulator:
-    """What `minipeft.cuda.CupyDevice` does, on the host; as strict as a launch on a GPU is about its arguments."""
+    """What `CupyDevice` does, on the host; as strict as a launch on a GPU is about its arguments."""
 
     def __init__(self) -> None:
         self.launches: list[str] = []

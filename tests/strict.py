@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from minipeft.array import Backend, register
+from minipeft.backend import Backend, register
 
 
 class Syncs:
@@ -271,7 +271,7 @@ class Ufunc:
         return wrap(self._ufunc.reduceat(x._data, starts._data, axis=axis))
 
     def at(self, x: StrictArray, index: Any, updates: Any) -> None:
-        self._only("at", np.add)  # CuPy has four more; minipeft.array.scatter_add is the only caller
+        self._only("at", np.add)  # CuPy has four more; minipeft.backend.scatter_add is the only caller
         self._ufunc.at(x._data, _key(index), _operand(updates))
 
 

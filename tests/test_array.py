@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft import array as arr
-from minipeft.cuda import NoGpuError
+from minipeft import backend as arr
+from minipeft.backend import arrays
+from minipeft.backend.cuda import NoGpuError
 from minipeft.ops.normal import normal_cdf
 
 
@@ -205,7 +206,7 @@ def test_moving_between_devices(rng):
 
 def test_a_missing_cupy_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)
-    monkeypatch.delitem(arr._by_name, "cuda", raising=False)
+    monkeypatch.delitem(arrays._by_name, "cuda", raising=False)
     with pytest.raises(NoGpuError, match=r'-e "\.\[gpu\]"'):
         arr.to_device(np.ones(2), "cuda")
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minipeft import array, buffers
+from minipeft import backend as array
+from minipeft import buffers
 from minipeft import models as M
 from minipeft.buffers import Buffers, reused
 from minipeft.optim import AdamW

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 import minipeft as mp
-from minipeft import array as arr
+from minipeft import backend as arr
 from minipeft.autograd import Context
 from minipeft.fast import attention as fast_attention
 from minipeft.fast.attention import (

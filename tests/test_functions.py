@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import minipeft as mp
 from minipeft import autograd
-from minipeft.array import is_array, to_device
 from minipeft.autograd import Context, Function
+from minipeft.backend import is_array, to_device
 
 cases = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 

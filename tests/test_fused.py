@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minipeft import fused
-from minipeft.array import has_kernels, kernels_of, matmul, to_device, to_numpy
 from minipeft.autograd import Context
-from minipeft.cuda import ADDRESSES
+from minipeft.backend import has_kernels, kernels_of, matmul, to_device, to_numpy
+from minipeft.backend.cuda import ADDRESSES
 from minipeft.ops.activation import CURVES, curve
 from minipeft.ops.attention import mask_bias
 from minipeft.ops.softmax import Softmax, stable_softmax
@@ -335,7 +335,7 @@ def test_batched_product_with_any_batch_axes(x, y, m, k, n, gpu):
 def test_a_product_of_heads_is_two_launches_and_copies_nothing(emulated, rng, monkeypatch):
     import strict
 
-    from minipeft.array import register
+    from minipeft.backend import register
 
     register(emulate.backend)
     try:

@@ -10,7 +10,7 @@ from devices import available
 from tiny_gguf import small_llama, write_llama
 
 import minipeft as mp
-from minipeft import array, cuda
+from minipeft.backend import arrays, cuda
 from minipeft.cli import main
 from minipeft.files import read_safetensors
 
@@ -22,7 +22,7 @@ class FakeError(Exception):
 
 
 def fake_cupy(devices=1, version="14.2.0", capability="90"):
-    """As much of CuPy as `minipeft.cuda` asks, to see what it asks for."""
+    """As much of CuPy as `minipeft.backend.cuda` asks, to see what it asks for."""
     compute = {"type": 1}
     math_mode = []
 
@@ -83,7 +83,7 @@ def fake_cupy(devices=1, version="14.2.0", capability="90"):
 
 def without_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.delitem(array._by_name, "cuda", raising=False)
+    monkeypatch.delitem(arrays._by_name, "cuda", raising=False)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import minipeft as mp
 from minipeft import models as M
 from minipeft import nn
 from minipeft.accounting import memory, recorded_nodes, saved_by
-from minipeft.array import to_numpy
+from minipeft.backend import to_numpy
 from minipeft.files import FileError, write_safetensors
 
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

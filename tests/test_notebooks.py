@@ -24,8 +24,8 @@ LARGEST = 400_000  # bytes
 MACHINE_PATH = re.compile(r"(^|[^A-Za-z0-9._/])(/(root|home|tmp|work|Users|opt|usr)/[A-Za-z]|[A-Z]:\\)")
 ADDRESS = re.compile(r"\b0x[0-9a-f]{8,}\b")
 WIDGET = "application/vnd.jupyter.widget-view+json"
-OURS = ("array", "autograd", "few_shot", "generate", "gradcheck")
-OURS_TOO = ("optim", "train", "accounting", "models", "nn", "ops", "peft")
+OURS = ("autograd", "few_shot", "generate", "gradcheck")
+OURS_TOO = ("backend", "optim", "train", "accounting", "models", "nn", "ops", "peft")
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 

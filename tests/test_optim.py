@@ -7,8 +7,8 @@ import pytest
 from strict import Syncs
 
 import minipeft as mp
-from minipeft import array, nn
-from minipeft.array import use_threads
+from minipeft import nn
+from minipeft.backend import threads, use_threads
 from minipeft.optim import SGD, AdamW, CosineSchedule, LinearSchedule, clip_grad_norm_
 from minipeft.optim import optimizer as optimizer_module
 
@@ -91,7 +91,7 @@ def test_a_faster_step_equals_the_rule(make, dtype, tolerance, device, monkeypat
         state = [x for slots in optimizer.state.values() for x in slots.values()]
         return [mp.to_numpy(x) for x in (*(p.data for p in params), *state)]
 
-    monkeypatch.setattr(array, "ENOUGH_BLOCKS", 2)
+    monkeypatch.setattr(threads, "ENOUGH_BLOCKS", 2)
     fast = run(device, threads=1)
     shared = run("cpu", threads=3)
     monkeypatch.setattr(optimizer_module, "_specializations", {})

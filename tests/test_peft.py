@@ -12,7 +12,7 @@ from families import FAMILIES, encoder, encoder_decoder, gpt2, llama, mlp, vit
 import minipeft as mp
 from minipeft import nn
 from minipeft.accounting import memory, recorded_nodes, saved_buffers
-from minipeft.array import to_numpy
+from minipeft.backend import to_numpy
 from minipeft.files import FileError, read_safetensors, write_safetensors
 from minipeft.optim import SGD, AdamW
 from minipeft.peft import (

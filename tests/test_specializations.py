@@ -8,8 +8,8 @@ from test_functions import floats, listed, permuted
 
 import minipeft as mp
 from minipeft import autograd
-from minipeft.array import is_array, row_blocks, to_device, to_numpy
 from minipeft.autograd import Context, Function, specialize
+from minipeft.backend import is_array, row_blocks, to_device, to_numpy
 
 DEVICES = {"cpu": {"cpu": ()}, "cuda": {"emulated": (), "cuda": (pytest.mark.gpu,)}}
 PAIRS = [

@@ -8,7 +8,7 @@ import pytest
 import strict
 from strict import Syncs, strict_xp
 
-from minipeft.array import array_module, to_device, to_numpy
+from minipeft.backend import array_module, to_device, to_numpy
 
 X = np.arange(6.0).reshape(2, 3)
 

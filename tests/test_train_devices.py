@@ -8,7 +8,7 @@ from devices import available, comparison
 
 import minipeft as mp
 from minipeft import models as M
-from minipeft.array import device_of, to_numpy
+from minipeft.backend import device_of, to_numpy
 from minipeft.data import Batches
 from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig, PeftModel, get_peft_model

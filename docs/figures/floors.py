@@ -10,7 +10,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parents[1] / "minipeft"
-FLOORS = [  # from the top of the picture to its foundation
+FLOORS = [  # from the top of the picture to its foundation; tests/test_floors.py holds every file to them
+    ("python -m minipeft", ["__main__"]),
     ("the command line", ["cli"]),
     ("experiments, measurements", ["lab", "bench"]),
     ("training; faster forms", ["train", "fast"]),
@@ -19,8 +20,11 @@ FLOORS = [  # from the top of the picture to its foundation
     ("models", ["models"]),
     ("layers; files", ["nn", "files"]),
     ("operations", ["ops"]),
-    ("the engine", ["autograd", "gradcheck"]),
-    ("NumPy or CuPy", ["array", "fused", "cuda", "buffers", "hints"]),
+    ("the check of gradients", ["gradcheck"]),
+    ("the engine", ["autograd"]),
+    ("kernels in CUDA C", ["fused"]),
+    ("NumPy or CuPy", ["backend"]),
+    ("words of errors; memory", ["hints", "buffers"]),
 ]
 WIDTH, HEIGHT, LABEL, ROOM = 860, 62, 190, 118
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minipeft.array import Array, aliases, array_module, backend_of, backward_phase, is_array
+from minipeft.backend import Array, aliases, array_module, backend_of, backward_phase, is_array
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _reference: ContextVar[bool] = ContextVar("reference", default=False)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, to_device
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, array_module, device_of, to_device
 from minipeft.ops.checks import check_floats
 from minipeft.ops.normal import normal_cdf
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from minipeft import ops
-from minipeft.array import Array, array_module
 from minipeft.autograd import Tensor
+from minipeft.backend import Array, array_module
 from minipeft.nn.layers import Linear, Seed
 from minipeft.nn.module import Module
 

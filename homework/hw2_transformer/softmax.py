@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, array_module
 from minipeft.ops.checks import check_floats
 
 

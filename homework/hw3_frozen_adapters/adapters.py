@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minipeft.array import Array, column_sum, matmul, rows
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, column_sum, matmul, rows
 from minipeft.nn.layers import LayerNorm
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import TransformerLayer

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, read
+from minipeft.backend import Array, array_module, read
 from minipeft.nn.module import Module
 from minipeft.optim.parameters import Parameters
 

@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import Array, array_module, empty, matmul
 from minipeft.autograd import Context, Function, Tensor, no_grad
+from minipeft.backend import Array, array_module, empty, matmul
 from minipeft.nn.attention import MultiHeadAttention, ScaledDotProduct
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import SequenceInput

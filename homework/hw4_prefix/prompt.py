@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minipeft.array import Array, array_module, to_numpy
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, array_module, to_numpy
 from minipeft.nn.module import Module
 from minipeft.nn.transformer import SequenceInput, TextInput
 from minipeft.peft.base import PeftModel

@@ -25,8 +25,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, matmul, to_device
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, array_module, device_of, matmul, to_device
 from minipeft.nn.module import Module, find
 from minipeft.peft.base import PeftModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import Array, array_module, column_sum, device_of, matmul, rows, scatter_add, to_device, to_numpy
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, array_module, column_sum, device_of, matmul, rows, scatter_add, to_device, to_numpy
 from minipeft.nn.layers import Dropout, Embedding, Linear
 from minipeft.nn.module import find
 from minipeft.ops.embedding import checked_ids

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import to_numpy
 from minipeft.autograd import no_grad
+from minipeft.backend import to_numpy
 from minipeft.nn.transformer import Cache, new_cache
 from minipeft.ops.loss import IGNORED
 

@@ -30,7 +30,7 @@ from minipeft.accounting.methods import step_cost
 from minipeft.accounting.peak import Forecast
 from minipeft.accounting.published import GPT3_SIZES, Gpt3Size, gpt3_parameters, zero_memory
 from minipeft.accounting.steps import StepCost
-from minipeft.cuda import PeakMemory, peak_memory
+from minipeft.backend.cuda import PeakMemory, peak_memory
 
 __all__ = [
     "GPT3_SIZES",

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from minipeft.array import Array, FlopCount, counting, is_array
 from minipeft.autograd import Node, Tensor
+from minipeft.backend import Array, FlopCount, counting, is_array
 from minipeft.nn.module import Module
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from minipeft.array import FlopCount
+from minipeft.backend import FlopCount
 from minipeft.models.decoder import DecoderConfig
 from minipeft.models.encoder import EncoderConfig
 from minipeft.models.vit import ViTConfig

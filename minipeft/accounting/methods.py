@@ -6,7 +6,7 @@ from typing import Any
 
 from minipeft.accounting import formulas as f
 from minipeft.accounting.steps import ID, Frozen, StepCost
-from minipeft.array import FlopCount
+from minipeft.backend import FlopCount
 from minipeft.models.decoder import DecoderConfig
 from minipeft.peft import (
     AdapterConfig,

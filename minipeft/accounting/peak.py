@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting.counting import buffer_of, readable_bytes, recorded_nodes, saved_arrays
-from minipeft.array import BLOCK_BYTES, array_module, is_array, to_numpy
 from minipeft.autograd import Node, Tensor
+from minipeft.backend import BLOCK_BYTES, array_module, is_array, to_numpy
 from minipeft.nn.layers import random_stream
 from minipeft.ops.loss import IGNORED
 from minipeft.peft.intrinsic import ROWS, Dense

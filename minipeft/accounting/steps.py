@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minipeft.accounting import formulas as f
-from minipeft.array import FlopCount
+from minipeft.backend import FlopCount
 from minipeft.models.decoder import DecoderConfig
 from minipeft.peft import PeftConfig
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from minipeft import cuda
 from minipeft.accounting import peak_memory
+from minipeft.backend import cuda
 from minipeft.bench import Part, Row
 from minipeft.bench.step import SHAPES, disagreement, quartiles
 from minipeft.bench.torch_side import Shape, batch_of, both, shifted

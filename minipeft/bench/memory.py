@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting import Forecast
-from minipeft.array import in_threads
+from minipeft.backend import in_threads
 from minipeft.bench import Part, Row
 from minipeft.bench.step import QUICK, SHAPES, WEIGHTS
 from minipeft.bench.torch_side import Shape, batch_of, keep_pages, shifted, their_base

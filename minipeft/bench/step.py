@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting import count_flops
-from minipeft.array import to_numpy
+from minipeft.backend import to_numpy
 from minipeft.bench import Part, Row
 from minipeft.bench.torch_side import TARGETS, Shape, batch_of, both, keep_pages, shifted
 from minipeft.optim import AdamW

@@ -139,8 +139,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def use_device(args: argparse.Namespace) -> None:
     """Check --device and apply --tf32, before any work; raise UserError if that is not possible."""
-    from minipeft.array import backend_named
-    from minipeft.cuda import NoGpuError, allow_tf32
+    from minipeft.backend import backend_named
+    from minipeft.backend.cuda import NoGpuError, allow_tf32
 
     try:
         backend_named(args.device)

@@ -33,8 +33,8 @@ def add_bench(commands: Subparsers) -> None:
 
 def run_bench(parser: Parser, args: argparse.Namespace) -> int:
     parser.require_name(args)
+    from minipeft.backend.cuda import NoGpuError
     from minipeft.bench import BENCHES
-    from minipeft.cuda import NoGpuError
 
     if args.name is None:
         print(json.dumps(BENCHES, indent=2) if args.json else "\n".join(f"{n:<13} {s}" for n, s in BENCHES.items()))

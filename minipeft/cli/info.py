@@ -46,8 +46,8 @@ def run_info(args: argparse.Namespace) -> int:
 
 def gpu_facts() -> str | None:
     """Describe the GPU in one line: name, memory, use of CuPy's pool, TF32. Without one say why; without CuPy, None."""
-    from minipeft import cuda
     from minipeft.accounting import readable_bytes
+    from minipeft.backend import cuda
 
     if installed("cupy") is None:
         return None

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minipeft.array import Array, array_module, empty, matmul, rows
 from minipeft.autograd import Context, specialize
+from minipeft.backend import Array, array_module, empty, matmul, rows
 from minipeft.ops.attention import Attention, Rotary, mask_bias
 from minipeft.ops.softmax_rows import softmax_rows, softmax_rows_backward
 

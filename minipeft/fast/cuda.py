@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from minipeft import fused
-from minipeft.array import Array, column_sum, empty, matmul, rows
 from minipeft.autograd import Context, specialize
+from minipeft.backend import Array, column_sum, empty, matmul, rows
 from minipeft.fast.attention import empty_heads
 from minipeft.ops.activation import Activation, Gate, curve
 from minipeft.ops.attention import Attention

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from minipeft.array import Array, array_module, empty, times
+from minipeft.backend import Array, array_module, empty, times
 from minipeft.ops.normal import normal_cdf
 
 InPlace = Callable[[Array, Array, Array | None], None]  # (x, z, slope): f(x) into z, f'(x) into slope unless it is None

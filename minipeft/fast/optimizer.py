@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from minipeft import fused
-from minipeft.array import Array, array_module, block_threads, has_kernels, in_threads, row_blocks
+from minipeft.backend import Array, array_module, block_threads, has_kernels, in_threads, row_blocks
 from minipeft.optim.optimizer import Part, specialize_step
 from minipeft.optim.rules import SGD, AdamW
 

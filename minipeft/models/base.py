@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 import numpy as np
 
 from minipeft import hints, ops
-from minipeft.array import Array, device_of, to_device, to_numpy
 from minipeft.autograd import Tensor
+from minipeft.backend import Array, device_of, to_device, to_numpy
 from minipeft.files.cache import cached
 from minipeft.files.causes import no_folder, wrong_folder
 from minipeft.files.config import dataclass_from_json, read_json, write_json

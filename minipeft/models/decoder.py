@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from minipeft.array import generator
 from minipeft.autograd import Tensor
+from minipeft.backend import generator
 from minipeft.models.base import Config, Model, Stack, head_loss, last_rows, rotary_tables
 from minipeft.models.fields import Unsupported, activation, full_context, rope
 from minipeft.models.huggingface import Layout, Row, Settings, both

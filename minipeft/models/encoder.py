@@ -9,8 +9,8 @@ from typing import ClassVar, Self
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import generator
 from minipeft.autograd import Tensor
+from minipeft.backend import generator
 from minipeft.files.errors import FileError
 from minipeft.models.base import Config, Folder, Model, Stack, head_loss, last_rows
 from minipeft.models.fields import activation, n_classes

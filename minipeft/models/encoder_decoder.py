@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minipeft.array import Array, generator
 from minipeft.autograd import Tensor
+from minipeft.backend import Array, generator
 from minipeft.models.base import Config, Model, Stack, head_loss, last_rows
 from minipeft.models.fields import Unsupported, activation
 from minipeft.models.huggingface import Layout, Row, Settings, both

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import Array, device_of, generator, to_device
 from minipeft.autograd import Tensor
+from minipeft.backend import Array, device_of, generator, to_device
 from minipeft.models.base import Config, Model
 from minipeft.nn.layers import Linear
 

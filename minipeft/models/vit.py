@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import Array, generator
 from minipeft.autograd import Tensor
+from minipeft.backend import Array, generator
 from minipeft.models.base import Config, Folder, Model, Stack, last_rows
 from minipeft.models.fields import activation
 from minipeft.models.fields import n_classes as classes_of

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
 
-from minipeft.array import Array, array_module
 from minipeft.autograd import Context, Function, Tensor, no_grad
+from minipeft.backend import Array, array_module
 from minipeft.nn.layers import current_stream, random_stream
 from minipeft.nn.module import Module
 

@@ -9,8 +9,8 @@ from contextvars import ContextVar
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import Array, generator
 from minipeft.autograd import Tensor
+from minipeft.backend import Array, generator
 from minipeft.nn.module import Module
 
 Seed = int | np.random.Generator | None

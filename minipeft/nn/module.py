@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from minipeft import hints
-from minipeft.array import Array, device_of, is_array, to_device
 from minipeft.autograd import Tensor
+from minipeft.backend import Array, device_of, is_array, to_device
 
 HAS_METHOD = "_has_method"  # the attribute of a model that has a PEFT method, until unload() or merge_and_unload()
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import Array, array_module, device_of, is_array, to_device
 from minipeft.autograd import Tensor
+from minipeft.backend import Array, array_module, device_of, is_array, to_device
 from minipeft.nn.attention import Angles, LayerCache, MultiHeadAttention
 from minipeft.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm, Seed, normal
 from minipeft.nn.module import Module

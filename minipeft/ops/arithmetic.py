@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from minipeft import array as arr
-from minipeft.array import Array, array_module
+from minipeft import backend as arr
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, array_module
 
 Axes = int | tuple[int, ...] | None
 

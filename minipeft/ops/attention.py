@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, is_array, matmul, to_device
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, array_module, device_of, is_array, matmul, to_device
 from minipeft.ops.blockwise import BlockwiseAttention
 from minipeft.ops.softmax import stable_softmax
 

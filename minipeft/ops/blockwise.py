@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, empty, matmul
 from minipeft.autograd import Context, Function
+from minipeft.backend import Array, array_module, empty, matmul
 
 
 class BlockwiseAttention(Function):

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, is_array, scatter_add, to_device
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, array_module, device_of, is_array, scatter_add, to_device
 
 
 class Embedding(Function):

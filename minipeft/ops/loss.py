@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from minipeft import fused
-from minipeft.array import (
+from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import (
     BLOCK_BYTES,
     Array,
     array_module,
@@ -24,7 +25,6 @@ from minipeft.array import (
     times,
     to_device,
 )
-from minipeft.autograd import Context, Function, Tensor
 from minipeft.ops.linear import check_linear
 from minipeft.ops.shape import reshape
 

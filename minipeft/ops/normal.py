@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minipeft.array import Array, array_module
+from minipeft.backend import Array, array_module
 
 # Our fits of Φ(-x) e^{x²/2} / t for x ≥ 0 with t = 1 / (1 + p x), by rising powers of t: errors 2e-8 and 6e-16.
 _TAIL_32 = """0.1396296372103752 0.13965593740559643 0.12181900489117618 0.09571962452134476 0.004336217208972162

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft.array import Array, array_module, rows
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, array_module, rows
 
 
 class LayerNorm(Function):

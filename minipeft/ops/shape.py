@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, scatter_add
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, array_module, scatter_add
 from minipeft.ops.arithmetic import unbroadcast
 
 

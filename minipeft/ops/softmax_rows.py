@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minipeft.array import Array, array_module, row_blocks, row_dot, row_max, row_sum
+from minipeft.backend import Array, array_module, row_blocks, row_dot, row_max, row_sum
 
 
 def softmax_rows(s: Array) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, array_module, device_of, to_device, to_numpy
+from minipeft.backend import Array, array_module, device_of, to_device, to_numpy
 from minipeft.nn.module import Module
 from minipeft.optim.parameters import Parameters, flat, named_trainables
 from minipeft.optim.schedules import Schedule, described

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from minipeft.array import Array
 from minipeft.autograd import Tensor
+from minipeft.backend import Array
 from minipeft.nn.module import Module
 
 Parameters = Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minipeft.array import Array, array_module
+from minipeft.backend import Array, array_module
 from minipeft.optim.optimizer import NoDecay, Optimizer
 from minipeft.optim.parameters import Parameters
 from minipeft.optim.schedules import Schedule

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from minipeft.array import generator, to_numpy
 from minipeft.autograd import Tensor, no_grad
+from minipeft.backend import generator, to_numpy
 from minipeft.nn.module import HAS_METHOD, Module, find, replace
 from minipeft.peft.config import PeftConfig, PeftError, check_values
 from minipeft.peft.saving import base_checksum, fill, read_adapter, write_adapter

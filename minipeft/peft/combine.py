@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import to_numpy
 from minipeft.autograd import Tensor
+from minipeft.backend import to_numpy
 from minipeft.peft.base import PeftModel, Swap, register_combination
 from minipeft.peft.config import PeftError, trainable
 from minipeft.peft.lora import LoraConfig, LoraEmbedding, LoraLayer, MixedLora

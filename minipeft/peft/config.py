@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from minipeft import hints
-from minipeft.array import Array, device_of, to_device
 from minipeft.autograd import Tensor
+from minipeft.backend import Array, device_of, to_device
 from minipeft.files.config import FLOAT32_MAX, check_types
 
 

@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft import ops
-from minipeft.array import Array, array_module, column_sum, matmul, rows, to_numpy
 from minipeft.autograd import Context, Function, Tensor, no_grad
+from minipeft.backend import Array, array_module, column_sum, matmul, rows, to_numpy
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module, find
 from minipeft.peft.base import Mergeable, PeftModel

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minipeft.array import Array, column_sum, matmul, rows, to_numpy
 from minipeft.autograd import Context, Function, Tensor
+from minipeft.backend import Array, column_sum, matmul, rows, to_numpy
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import find
 from minipeft.peft.base import Mergeable, PeftModel

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import device_of, to_device, to_numpy
 from minipeft.autograd import Tensor
+from minipeft.backend import device_of, to_device, to_numpy
 from minipeft.files.causes import no_folder, wrong_folder
 from minipeft.files.config import dataclass_from_json, read_json, shown, write_json
 from minipeft.files.errors import FileError

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import to_numpy
 from minipeft.autograd import Tensor
+from minipeft.backend import to_numpy
 from minipeft.nn.module import Module
 from minipeft.peft.config import PeftConfig
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array, is_array, to_numpy
 from minipeft.autograd import Tensor, no_grad
+from minipeft.backend import Array, is_array, to_numpy
 from minipeft.nn.layers import random_stream
 from minipeft.nn.module import Module
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minipeft import fused
-from minipeft.array import Array, array_module, has_kernels, row_blocks
+from minipeft.backend import Array, array_module, has_kernels, row_blocks
 
 
 def squared_norm(grads: list[Array]) -> Array | float:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting import Forecast, bytes_of
-from minipeft.array import is_array
 from minipeft.autograd import no_grad
+from minipeft.backend import is_array
 from minipeft.data.batches import as_batches
 from minipeft.files.atomic import check_writable
 from minipeft.files.errors import FileError

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import device_of, is_array, to_device, to_numpy
 from minipeft.autograd import Tensor
+from minipeft.backend import device_of, is_array, to_device, to_numpy
 from minipeft.files.config import read_json, write_json
 from minipeft.files.errors import FileError
 from minipeft.files.safetensors import read_safetensors, write_safetensors

@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from minipeft.array import (
+from minipeft.autograd import Tensor
+from minipeft.backend import (
     Array,
     array_module,
     block_threads,
@@ -23,7 +24,6 @@ from minipeft.array import (
     side_by_side,
     use_threads,
 )
-from minipeft.autograd import Tensor
 from minipeft.buffers import Buffers
 from minipeft.data.batches import as_arrays
 from minipeft.nn.layers import random_stream

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import to_numpy
 from minipeft.autograd import no_grad
+from minipeft.backend import to_numpy
 from minipeft.data.batches import Batches, LanguageModelBatches
 from minipeft.data.digits import load_digits
 from minipeft.data.fetch import fetch

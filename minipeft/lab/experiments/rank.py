@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minipeft.array import to_numpy
+from minipeft.backend import to_numpy
 from minipeft.lab.experiments.which_weights import lora, name_of
 from minipeft.lab.framework import study
 from minipeft.lab.framework.experiment import (

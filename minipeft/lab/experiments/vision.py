@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.accounting import count_parameters
-from minipeft.array import to_numpy
 from minipeft.autograd import no_grad
+from minipeft.backend import to_numpy
 from minipeft.data.batches import Batches
 from minipeft.data.digits import load_digits
 from minipeft.data.fetch import fetch

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import Array
+from minipeft.backend import Array
 from minipeft.peft.intrinsic import Projected, Projection, Sparse
 
 

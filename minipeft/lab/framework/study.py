@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting import count_parameters
-from minipeft.array import to_numpy
 from minipeft.autograd import Tensor, no_grad
+from minipeft.backend import to_numpy
 from minipeft.data.batches import Batches, LanguageModelBatches
 from minipeft.data.fetch import fetch
 from minipeft.data.sentiment import load_sentiment, split_sentiment

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting import readable_bytes
-from minipeft.array import to_numpy
+from minipeft.backend import to_numpy
 from minipeft.lab.framework.plots import STYLE, few_colours, plt
 
 STATIC = "MINIPEFT_STATIC"  # set: every slider is a row of pictures

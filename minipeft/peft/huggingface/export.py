@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import to_numpy
 from minipeft.autograd import Tensor, no_grad
+from minipeft.backend import to_numpy
 from minipeft.models import EncoderDecoder
 from minipeft.nn.module import find
 from minipeft.peft.huggingface.places import (

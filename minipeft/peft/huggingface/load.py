@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.array import to_numpy
+from minipeft.backend import to_numpy
 from minipeft.files.causes import no_weights
 from minipeft.files.config import read_json
 from minipeft.files.safetensors import read_safetensors

@@ -1,0 +1,63 @@
+"""The arrays below everything: NumPy or CuPy, products and their count, threads."""
+
+from minipeft.backend.arrays import (
+    Array,
+    Backend,
+    aliases,
+    array_module,
+    backend_named,
+    backend_of,
+    device_of,
+    generator,
+    has_kernels,
+    is_array,
+    kernels_of,
+    read,
+    register,
+    rows,
+    scatter_add,
+    to_device,
+    to_numpy,
+)
+from minipeft.backend.blocks import BLOCK_BYTES, empty, row_blocks, row_dot, row_max, row_sum, times
+from minipeft.backend.flops import FlopCount, backward_phase, counting
+from minipeft.backend.matmul import column_sum, matmul, product
+from minipeft.backend.threads import block_threads, in_threads, quick_handover, side_by_side, use_threads
+
+__all__ = [
+    "BLOCK_BYTES",
+    "Array",
+    "Backend",
+    "FlopCount",
+    "aliases",
+    "array_module",
+    "backend_named",
+    "backend_of",
+    "backward_phase",
+    "block_threads",
+    "column_sum",
+    "counting",
+    "device_of",
+    "empty",
+    "generator",
+    "has_kernels",
+    "in_threads",
+    "is_array",
+    "kernels_of",
+    "matmul",
+    "product",
+    "quick_handover",
+    "read",
+    "register",
+    "row_blocks",
+    "row_dot",
+    "row_max",
+    "row_sum",
+    "rows",
+    "scatter_add",
+    "side_by_side",
+    "times",
+    "to_device",
+    "to_numpy",
+    "use_threads",
+]
