@@ -184,7 +184,7 @@ def test_what_an_encoding_lacks_is_printed_as_a_question_mark(encoding, monkeypa
         print(printed, end="")
 
     monkeypatch.setattr(info, "run_info", show)
-    monkeypatch.setattr(autograder_cli, "part", lambda name: SimpleNamespace(main=show))
+    monkeypatch.setattr(autograder_cli.strip, "part", lambda name: SimpleNamespace(main=show))
     main(["info"])
     autograder_cli.main(["strip"])
     assert raw.getvalue() == 2 * printed.encode(encoding, "replace")

@@ -2,15 +2,17 @@
 
 import errno
 import os
+import sys
 
 import pytest
 
 from autograder import cli
-from autograder.homework import homeworks
+from autograder.homework import homeworks, load_homework
 from autograder.results import not_run, write
 from minipeft.files import atomic
 
 NAME = homeworks()[0]
+COMMANDS = [module for name, module in sys.modules.items() if name.startswith("autograder.cli.")]
 
 
 @pytest.fixture
@@ -40,7 +42,8 @@ def test_what_cannot_be_written_is_told_before_anything_runs(
     command, option, path, message, taken, monkeypatch, capsys
 ):
     monkeypatch.chdir(taken)
-    monkeypatch.setattr(cli, "load_homework", lambda name: pytest.fail("it began"))
+    for module in COMMANDS:
+        monkeypatch.setattr(module, "load_homework", lambda name: pytest.fail("it began"), raising=False)
     assert cli.main([*command, option, path]) == 2
     printed = capsys.readouterr()
     assert printed.err.endswith(f"{option} {message}\n")
@@ -65,7 +68,7 @@ def test_a_full_disk_is_told_before_anything_runs(command, taken, monkeypatch, c
 
 
 def test_results_are_written_into_a_folder_that_does_not_exist_yet(tmp_path):
-    write(tmp_path / "new" / "results.json", not_run(cli.load_homework(NAME)))
+    write(tmp_path / "new" / "results.json", not_run(load_homework(NAME)))
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["results.json"]
 
 

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from autograder import classpage, cli, report
+from autograder import classpage, report
 from autograder.cases import Case
 from autograder.check import Raised, judge
+from autograder.cli.show import shows_colours
 from autograder.grade import Graded
 from autograder.homework import Homework, Problem, Target
 from autograder.results import clean
@@ -138,11 +139,11 @@ class Terminal(io.StringIO):
 def test_the_old_console_of_windows_gets_no_colours(monkeypatch):
     monkeypatch.delenv("WT_SESSION", raising=False)
     monkeypatch.setattr(sys, "stdout", Terminal())
-    assert cli.shows_colours()
+    assert shows_colours()
     monkeypatch.setattr(sys, "platform", "win32")
-    assert not cli.shows_colours()
+    assert not shows_colours()
     monkeypatch.setenv("WT_SESSION", "1")  # Windows Terminal
-    assert cli.shows_colours()
+    assert shows_colours()
 
 
 def test_colours_only_where_they_are_asked_for(done):

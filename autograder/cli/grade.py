@@ -1,0 +1,89 @@
+"""``python -m autograder grade``: one submission on hidden cases."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autograder.cli.arguments import add_command, add_output, add_reports, add_shared, check_seconds, read_seed
+from autograder.cli.show import show
+from autograder.homework import load_homework
+from minipeft.cli.arguments import Subparsers
+from minipeft.cli.process import UserError
+
+if TYPE_CHECKING:
+    from autograder.grade import Graded
+
+
+def add_grade(commands: Subparsers) -> None:
+    """Add the command to the parser."""
+    grade = add_command(
+        commands,
+        "grade",
+        run_grade,
+        help="grade one submission on hidden cases",
+        description="Grade a folder, a zip or a single file on cases drawn from a secret seed.",
+        epilog="--seed is seen by every user of the machine while it runs; a secret belongs into a --seed-file.",
+        staff=True,
+    )
+    grade.add_argument("submission", type=Path, metavar="SUBMISSION", help="a folder, a zip or one of the files")
+    add_shared(grade, "--homework")
+    add_output(grade, "--out", help="where to write results.json, after every problem")
+    seed = grade.add_mutually_exclusive_group()
+    seed.add_argument("--seed", help="of the cases (default: a random one)")
+    add_shared(seed, "--seed-file", help="a file that holds the seed")
+    grade.add_argument("--full", action="store_true", help="tell everything, as for public cases: for staff")
+    grade.add_argument("--deadline", type=float, metavar="S", help="seconds for the whole (default: none)")
+    kept = grade.add_mutually_exclusive_group()
+    kept.add_argument("--trust", action="store_true", help="run the submission unconfined: only what you would run")
+    kept.add_argument("--gradescope", action="store_true", help="only as another user and behind a seccomp filter")
+    add_reports(grade)
+    add_shared(grade, "--json", help="print results.json")
+
+
+def run_grade(args: argparse.Namespace) -> int:
+    """Grade a submission; keep results.json up to date after every problem, whatever ends the grading."""
+    from autograder.confinement import GRADESCOPE, LOCAL, Confinement, ConfinementError
+    from autograder.grade import grade
+    from autograder.intake import IntakeError, take
+    from autograder.results import not_run, refused, results, write
+
+    homework = load_homework(args.homework)
+    if args.deadline is not None:
+        check_seconds("--deadline", args.deadline)
+    if not os.path.lexists(args.submission):
+        raise UserError(f"no file or folder {str(args.submission)!r}: expected a submission")
+    seed = read_seed(args.seed_file)
+    if seed is None:
+        seed = args.seed or secrets.token_hex(16)
+
+    def keep(document: dict[str, Any]) -> None:
+        if args.out is not None:
+            write(args.out, document)
+
+    def progress(done: Graded) -> None:
+        keep(results(done, hidden=not args.full))
+
+    keep(not_run(homework))
+    try:
+        submission = take(args.submission, homework)
+    except IntakeError as error:
+        made = refused(homework, str(error))
+        keep(made)
+        print(json.dumps(made) if args.json else made["output"])
+        return 1
+    try:
+        confinement = None if args.trust else Confinement(GRADESCOPE if args.gradescope else LOCAL)
+        done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
+    except ConfinementError:
+        keep(not_run(homework, "This could not be graded: the grader is not set up right. Tell the course staff."))
+        raise
+    print(f"confined: {', '.join(f'{k} {v}' for k, v in done.layers.items()) or 'not at all'}", file=sys.stderr)
+    progress(done)
+    show(done, args, hidden=not args.full)
+    return 0
