@@ -16,8 +16,8 @@ import pytest
 from minipeft.data.images import load_fashion, load_mnist, read_idx
 from minipeft.files.errors import FileError
 from minipeft.lab import experiments
-from minipeft.lab.experiments import figures_more, intrinsic_dimension, latency, memory, throughput, vision
-from minipeft.lab.framework import runner
+from minipeft.lab.experiments import intrinsic_dimension, latency, memory, throughput, vision
+from minipeft.lab.framework import layer_diagram, runner
 from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
 from minipeft.lab.framework.stored import StoredSparse, store
 from minipeft.models import MLP
@@ -361,7 +361,7 @@ def test_figures_and_tables_come_of_the_rows(name, made, tmp_path):
 
 
 def test_the_layer_is_drawn_from_what_runs_in_it():
-    shown = {name: figures_more.layer_rows(method) for name, method in figures_more.PLACES.items()}
+    shown = {name: layer_diagram.layer_rows(method) for name, method in layer_diagram.PLACES.items()}
     trained = {name: [c.path for row in rows for c in row if c.trained] for name, rows in shown.items()}
     assert trained == {
         "adapters": ["attention.adapter", "feed_forward.adapter"],
@@ -377,7 +377,7 @@ def test_watching_a_layer_leaves_it_as_it_was():
 
     layer = TransformerLayer(8, 2, 16, rng=0)
     before = [vars(m).keys() for _, m in layer.named_modules()]
-    seen = figures_more.calls(layer, 8)
+    seen = layer_diagram.calls(layer, 8)
     assert [c.path for c in seen if c.leaf][:2] == ["attention_norm", "attention.q_proj"]
     assert [vars(m).keys() for _, m in layer.named_modules()] == before
 

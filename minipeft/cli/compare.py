@@ -55,7 +55,7 @@ def _compare(args: argparse.Namespace) -> int:
     import joblib  # noqa: F401  # missed now, not after the pretraining
 
     from minipeft.lab.experiments import compare as lab
-    from minipeft.lab.framework import plots
+    from minipeft.lab.framework import plots  # noqa: F401  # the same for matplotlib
 
     if args.task not in lab.TASKS:
         raise UserError(unknown_name("task", args.task, lab.TASKS))
@@ -71,7 +71,7 @@ def _compare(args: argparse.Namespace) -> int:
     say(f"{task.name}: {task.story}")
     budget = lab.quick(task.budget) if args.quick else None
     result = lab.compare(args.task, out, budget, args.jobs, args.fresh, not args.json, args.device, say)
-    figures = plots.draw_comparison(task, result["rows"], out / "compare")
+    figures = lab.draw_comparison(task, result["rows"], out / "compare")
     write_text(out / "compare.json", json.dumps(result, indent=2) + "\n")
     if args.json:
         print(json.dumps(result, indent=2))

@@ -154,9 +154,9 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     """Quality against trained parameters, a panel a task."""
-    from minipeft.lab.experiments import figures_text
+    from minipeft.lab.framework import plots
 
-    panels: list[figures_text.Panel] = []
+    panels: list[plots.Panel] = []
     for task in study.tasks_of(rows):
         scale = 100.0 if task == SENTIMENT else 1.0
         lines: dict[str, dict[float, list[float]]] = {ADAPTERS: {}, "top layers": {}, FULL: {}}
@@ -165,7 +165,7 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
             values = [scale * v for v in study.values(rows, task=task, arm=arm)]
             lines[kind][trained(rows, task, arm)] = values
         panels.append((task, "trained parameters", study.axis(task), lines, {}))
-    path = figures_text.lines(panels, stem)
+    path = plots.lines(panels, stem)
     return {path: "Adapters of several widths, the top K layers, and everything; mean ± standard deviation over seeds."}
 
 

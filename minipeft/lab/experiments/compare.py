@@ -27,6 +27,8 @@ from minipeft.peft import PeftConfig, get_peft_model
 from minipeft.train import TrainingError, fit, train_step
 
 Row = dict[str, Any]
+GREYS = {"gradient_bytes": "0.15", "optimizer_bytes": "0.5", "activation_bytes": "0.8"}
+NAMES = {"gradient_bytes": "gradients", "optimizer_bytes": "optimizer state", "activation_bytes": "saved activations"}
 
 
 @dataclass(frozen=True)
@@ -292,10 +294,72 @@ def table_text(task: Task, rows: list[Row]) -> str:
     return "\n".join(text)
 
 
+def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[Path]:
+    """Quality against trained parameters, memory by kind, and time and FLOPs of a step; PNG and SVG."""
+    from minipeft.lab.framework import plots
+
+    with plots.sheet(1, 3, (13, 4.6), width_ratios=(1.25, 1, 1)) as (figure, ((quality, memory, work),)):
+        _draw_quality(plots, quality, task, [r for r in rows if r["mean"] is not None])
+        _draw_memory(plots, memory, rows)
+        _draw_work(plots, work, rows)
+        seeds = max(r["seeds"] for r in rows)
+        figure.suptitle(f"{task.name}: {task.story}", fontsize=10)
+        figure.supxlabel(
+            f"mean ± standard deviation over {seeds} seeds; each method's learning rate chosen on the validation split",
+            fontsize=8,
+        )
+        return plots.save(figure, stem)
+
+
+def _draw_quality(plots: Any, ax: Any, task: Any, rows: list[dict[str, Any]]) -> None:
+    scale = 100 if task.unit == "%" else 1
+    for i, r in enumerate(rows):
+        ax.errorbar(
+            r["trained"], scale * r["mean"], yerr=scale * r["std"], ms=7, capsize=3, label=r["method"],
+            fmt=plots.MARKERS[i % len(plots.MARKERS)], color=plots.plt.get_cmap("viridis")(i / max(1, len(rows))),
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlabel("trained parameters")
+    ax.set_ylabel(f"{task.metric} ({task.unit})")
+    plots.legend_below(ax, 4)
+    ax.set_title("quality", fontsize=9)
+
+
+def _draw_memory(plots: Any, ax: Any, rows: list[dict[str, Any]]) -> None:
+    largest = max(sum(r[k] for k in GREYS) for r in rows)
+    unit, size = ("MiB", 2**20) if largest >= 2**20 else ("KiB", 2**10)
+    left = [0.0] * len(rows)
+    y = list(range(len(rows)))
+    for key, grey in GREYS.items():
+        widths = [r[key] / size for r in rows]
+        ax.barh(y, widths, left=left, color=grey, label=NAMES[key])
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    ax.set_yticks(y, [r["method"] for r in rows])
+    ax.invert_yaxis()
+    ax.set_xlabel(f"memory of a step beside the weights ({unit})")
+    plots.legend_below(ax, 3)
+    ax.set_title("memory", fontsize=9)
+
+
+def _draw_work(plots: Any, ax: Any, rows: list[dict[str, Any]]) -> None:
+    y = list(range(len(rows)))
+    full = next(r for r in rows if r["method"] == "full")
+    all_flops = full["forward_flops"] + full["backward_flops"]
+    ax.barh([i - 0.2 for i in y], [r["step_time"] for r in rows], height=0.38, color="0.35", label="time")
+    flops = [(r["forward_flops"] + r["backward_flops"]) / all_flops for r in rows]
+    ax.barh([i + 0.2 for i in y], flops, height=0.38, color="0.75", label="FLOPs")
+    ax.axvline(1.0, color="k", lw=0.8, ls=":")
+    ax.set_yticks(y, [r["method"] for r in rows])
+    ax.invert_yaxis()
+    ax.set_xlabel("a step, relative to full fine-tuning")
+    plots.legend_below(ax, 2)
+    ax.set_title("work", fontsize=9)
+
+
 def quick(budget: Budget) -> Budget:
     """A budget that shows the machinery within seconds; its figures mean little."""
     rates = budget.learning_rates
     return Budget((rates[len(rates) // 2],), budget.tuning_seeds[:1], budget.seeds[:2], min(budget.steps, 10))
 
 
-__all__ = ["TASKS", "best_rates", "compare", "cost", "quick", "run", "table_text"]
+__all__ = ["TASKS", "best_rates", "compare", "cost", "draw_comparison", "quick", "run", "table_text"]

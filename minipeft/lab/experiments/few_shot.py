@@ -547,19 +547,13 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def figures(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     """The coloured table of every task, and the cost of a prompt."""
-    from minipeft.lab.experiments import figures_text
+    from minipeft.lab.framework import plots
 
     captions = {}
     tests = cells(rows)
     if tests:
-        path = figures_text.cells(
-            [
-                (f"{task}, {where}", [c for c in tests if (c.task, c.where) == (task, where)])
-                for task, where in dict.fromkeys((c.task, c.where) for c in tests)
-            ],
-            (TUNED, CONTEXT),
-            stem,
-        )
+        groups = dict.fromkeys((c.task, c.where) for c in tests)
+        path = _draw_cells([(", ".join(g), [c for c in tests if (c.task, c.where) == g]) for g in groups], stem)
         captions[path] = (
             "Accuracy fine-tuned minus in context, in points. Blue and striped: fine-tuning is better, red and dotted: "
             "the prompt is, by Welch's t-test at 5 % (as in the lecture's table); a star: also after Holm's correction."
@@ -576,7 +570,7 @@ def figures(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
             }
             for name, c in by_model.items()
         }
-        path = figures_text.lines(
+        path = plots.lines(
             [
                 ("time of a pass", "prompt of N tokens", "seconds", time_lines, {}),
                 ("memory beside the weights", "prompt of N tokens", "MiB", memory, known),
@@ -587,6 +581,45 @@ def figures(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
         )
         captions[path] = "What a prompt costs against its length: measured, and the attention scores by their formula."
     return captions
+
+
+def _draw_cells(panels: Sequence[tuple[str, Sequence[Cell]]], stem: Path) -> Path:
+    """Draw grids of comparisons: rows in context, columns fine-tuned; see the caption."""
+    from minipeft.lab.framework import plots
+
+    colours = {TUNED: ("#9ecae8", "//"), CONTEXT: ("#f2a99b", ".."), "": ("white", "")}
+    n_rows = -(-len(panels) // 2)
+    width = max(len({c.tuned for c in found}) for _, found in panels)
+    heights = [
+        max(len({c.in_context for c in found}) for _, found in panels[i : i + 2]) for i in range(0, len(panels), 2)
+    ]
+    size = (3.0 + 1.8 * width, sum(1.2 + 0.45 * h for h in heights))
+    with plots.sheet(n_rows, 2, size, height_ratios=[1.2 + 0.45 * h for h in heights]) as (figure, axes):
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        for ax, (title, found) in zip(axes.flat, panels, strict=False):
+            rows = list(dict.fromkeys(c.in_context for c in found))
+            columns = list(dict.fromkeys(c.tuned for c in found))
+            for c in found:
+                x, y = columns.index(c.tuned), rows.index(c.in_context)
+                colour, hatch = colours[c.better]
+                ax.fill([x, x + 1, x + 1, x], [y, y, y + 1, y + 1], fc=colour, ec="0.4", lw=0.6)
+                if hatch:
+                    ax.fill([x, x + 1, x + 1, x], [y, y, y + 1, y + 1], fill=False, ec="0.55", lw=0, hatch=hatch)
+                star = "*" if c.p_holm < 0.05 and c.better else ""
+                box = {"fc": "white", "ec": "none", "pad": 0.8, "alpha": 0.8}
+                ax.text(
+                    x + 0.5, y + 0.5, f"{100 * c.difference:+.0f}{star}", ha="center", va="center", fontsize=9, bbox=box
+                )
+            ax.set_xticks(np.arange(len(columns)) + 0.5, [f"{m}\nk={k}" for m, k in columns])
+            ax.set_yticks(np.arange(len(rows)) + 0.5, [f"{m}, k={k}" for m, k in rows])
+            ax.set_xlabel(TUNED)
+            ax.set_ylabel(CONTEXT)
+            ax.set_xlim(0, len(columns))
+            ax.set_ylim(len(rows), 0)
+            ax.grid(False)
+            ax.set_title(title, fontsize=9)
+        return plots.save(figure, stem)[0]
 
 
 EXPERIMENT = Experiment(

@@ -11,7 +11,7 @@ model, from scratch and after pretraining, with and without SAID's scales. P is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -454,34 +454,81 @@ def _language_verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
     """The sweep of the network, d90 by study, and d90 against the steps of pretraining."""
-    from minipeft.lab.experiments import figures_more as figures
-
-    def ranged(name: str, found: IntrinsicDimension) -> figures.Range:
-        return figures.Range(name, found.d, found.low, found.high, max(found.scores))
+    from minipeft.lab.framework import plots
 
     network = dimension(rows, "network")
-    spread = [mean_and_spread(values) for values in network.scores.values()]
-    sweep = figures.Sweep(
-        f"network, D = {select(rows, study='network')[0]['D']:,}",
-        list(network.scores),
-        [m for m, _ in spread],
-        [s for _, s in spread],
-        network.target / 0.9,
-        network.target,
-    )
-    plain = pretrained(rows, False)
-    best = max(float(np.mean(finals(rows, n, 0))) for n in plain.values())
-    by_steps = {
-        name: [(p, ranged(name, dimension(rows, study, target))) for p, study in pretrained(rows, said).items()]
-        for name, said, target in (
-            ("DID, one target", False, best),
-            ("SAID, one target", True, best),
-            ("DID, its own", False, None),
-        )
+    total = select(rows, study="network")[0]["D"]
+    mark = PUBLISHED_DIM if total == PUBLISHED_D else None
+    with plots.sheet(1, 3, (12, 3.9), width_ratios=(1, 1, 1)) as (figure, ((left, middle, right),)):
+        means, spreads = zip(*(mean_and_spread([100 * v for v in s]) for s in network.scores.values()), strict=True)
+        plots.series(left, 0, list(network.scores), means, spreads, "in d dimensions")
+        left.axhline(100 * network.target / 0.9, color="0.0", lw=1, label="all D parameters")
+        left.axhline(100 * network.target, color="0.4", lw=1, ls="--", label="90 % of that")
+        if mark is not None:
+            left.axvline(mark, color="0.6", lw=1, ls=":", label=f"published: {mark}")
+        left.set(xlabel="d", ylabel="test accuracy (%)", title=f"network, D = {total:,}")
+        left.legend(fontsize=8)
+        _draw_ranges(middle, {n.replace("language model", "LM"): dimension(rows, n) for n in names(rows)})
+        if mark is not None:
+            middle.axvline(mark, color="0.6", lw=1, ls=":")
+        _draw_pretraining(plots, right, rows)
+        png, _ = plots.save(figure, stem)
+    return {
+        png: "Left: test accuracy of the network against the dimension d of its random subspace, mean and standard "
+        "deviation over seeds. Middle: d90 of every study with its 95 % interval over seeds; an arrow: beyond what was "
+        "tried. Right: d90 of the language model against the steps of its pretraining, the target being that of the "
+        "longest pretrained (one target) or each one's own; a triangle: beyond what was tried. Counterparts of Li et "
+        "al. 2018, Figures 2 and 3, and Aghajanyan et al. 2020, Figure 2."
     }
-    mark = PUBLISHED_DIM if select(rows, study="network")[0]["D"] == PUBLISHED_D else None
-    ranges = [ranged(n.replace("language model", "LM"), dimension(rows, n)) for n in names(rows)]
-    return figures.draw_intrinsic_dimension(sweep, ranges, by_steps, mark, stem)
+
+
+def _draw_ranges(ax: Any, found: Mapping[str, IntrinsicDimension]) -> None:
+    for i, one in enumerate(found.values()):
+        largest = max(one.scores)
+        below, above = _ends(one)
+        marker = ">" if one.d is None else "o"
+        ax.errorbar(one.d or largest, i, xerr=[[below], [above]], fmt=marker, color="0.0", ms=5, capsize=3)
+        if one.d is not None and one.high is None:
+            ax.annotate("→", (largest, i), va="center", fontsize=9)
+    ax.set_yticks(range(len(found)), list(found))
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlabel="d90, each with its own target", title="by study")
+    _plain_ticks(ax.xaxis, ax.get_xlim())
+
+
+def _draw_pretraining(plots: Any, ax: Any, rows: Sequence[Row]) -> None:
+    best = max(float(np.mean(finals(rows, n, 0))) for n in pretrained(rows, False).values())
+    curves = (("DID, one target", False, best), ("SAID, one target", True, best), ("DID, its own", False, None))
+    for i, (name, said, target) in enumerate(curves):
+        points = {steps: dimension(rows, study, target) for steps, study in pretrained(rows, said).items()}
+        known = {steps: found for steps, found in points.items() if found.d is not None}
+        if known:
+            ends = list(zip(*map(_ends, known.values()), strict=True))
+            plots.series(ax, i, list(known), [found.d for found in known.values()], ends, name)
+        beyond = {steps: max(found.scores) for steps, found in points.items() if found.d is None}
+        if beyond:
+            label = f"{name}: beyond" if known else f"{name}: all beyond"
+            steps = list(beyond)
+            ax.plot(
+                steps, list(beyond.values()), ls="none", marker="^", mfc="w", color=plots.SHADES[i], ms=7, label=label
+            )
+    ax.set(yscale="log", xlabel="pretraining steps", ylabel="d90", title="language model")
+    _plain_ticks(ax.yaxis, ax.get_ylim())
+    plots.legend_below(ax, 2, x=0.45)
+
+
+def _ends(found: IntrinsicDimension) -> tuple[float, float]:
+    """Return the lengths of the error bar below and above; an end that is unknown is at the largest d."""
+    largest = max(found.scores)
+    d, low, high = (largest if x is None else x for x in (found.d, found.low, found.high))
+    return max(0.0, d - low), max(0.0, high - d)
+
+
+def _plain_ticks(axis: Any, limits: tuple[float, float]) -> None:
+    """Write numbers instead of powers on a logarithmic axis."""
+    ticks = [k * 10**e for e in range(7) for k in (1, 2, 5) if limits[0] <= k * 10**e <= limits[1]]
+    axis.set_ticks(ticks, [f"{t:,}" for t in ticks])
+    axis.set_ticks([], minor=True)
 
 
 EXPERIMENT = Experiment(

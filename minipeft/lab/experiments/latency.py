@@ -166,21 +166,31 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
     """The overheads, and where in a layer adapters, prefixes and LoRA sit."""
-    from minipeft.lab.experiments import figures_more
+    from minipeft.lab.framework import layer_diagram, plots
 
-    overhead = {
-        name: [
-            (
-                f"{b} × {t}",
-                *(100 * v for v in mean_and_spread(overheads(rows, (b, t), name))),
-                100 * (select(rows, batch=b, length=t)[0][f"{name} FLOPs"] - 1),
-            )
-            for b, t in cells(rows)
-        ]
-        for name in METHODS
+    names = [f"{b} × {t}" for b, t in cells(rows)]
+    width = 0.8 / len(METHODS)
+    where = layer_diagram.draw_layer(stem.with_name("where_methods_sit"))
+    with plots.sheet(1, 1, (8, 3.8)) as (figure, ((ax,),)):
+        for i, name in enumerate(METHODS):
+            x = [j + (i - (len(METHODS) - 1) / 2) * width for j in range(len(names))]
+            means, spreads = zip(*(mean_and_spread(overheads(rows, c, name)) for c in cells(rows)), strict=True)
+            ax.bar(
+                x, 100 * np.array(means), width, yerr=100 * np.array(spreads), capsize=2, label=name,
+                color=("1.0", "0.75", "0.4")[i % 3], hatch=plots.HATCHES[i], edgecolor="0.0", lw=0.5,
+            )  # fmt: skip
+            flops = [100 * (select(rows, batch=b, length=t)[0][f"{name} FLOPs"] - 1) for b, t in cells(rows)]
+            ax.plot(x, flops, "k_", ms=14, mew=2, label="in FLOPs" if i == 0 else None)
+        ax.axhline(0, color="0.0", lw=0.8)
+        ax.set_xticks(range(len(names)), names)
+        ax.set(xlabel="batch × length", ylabel="overhead of a forward pass (%)")
+        ax.legend(fontsize=8)
+        png, _ = plots.save(figure, stem)
+    return {
+        **where,
+        png: "Overhead of a forward pass over the base's, taken in turn; mean and standard deviation over turns, the "
+        "horizontal mark is the overhead in FLOPs. Counterpart of Hu et al. 2022, Table 1.",
     }
-    where = figures_more.draw_layer(stem.with_name("where_methods_sit"))
-    return {**where, **figures_more.draw_latency(overhead, stem)}
 
 
 EXPERIMENT = Experiment(

@@ -158,9 +158,9 @@ def _differences(task: str, a: Sequence[float], b: Sequence[float]) -> list[floa
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     """Quality against n, a panel a task."""
-    from minipeft.lab.experiments import figures_text
+    from minipeft.lab.framework import plots
 
-    panels: list[figures_text.Panel] = []
+    panels: list[plots.Panel] = []
     for task in study.tasks_of(rows):
         scale = 100.0 if task == SENTIMENT else 1.0
         lines = {
@@ -168,7 +168,7 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
             for arm in METHODS
         }
         panels.append((task, "training examples n", study.axis(task), lines, {}))
-    path = figures_text.lines(panels, stem)
+    path = plots.lines(panels, stem)
     return {path: "Few examples or many: six ways to adapt; mean ± standard deviation over seeds."}
 
 

@@ -240,10 +240,31 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
-    """The four kinds by method."""
-    from minipeft.lab.experiments import figures_more
+    """Draw the four kinds of memory by method, counted, and the peak that was measured."""
+    from minipeft.lab.framework import plots
 
-    return figures_more.draw_memory(select(rows, kind="step"), stem)
+    steps = select(rows, kind="step")
+    y = np.arange(len(steps))
+    with plots.sheet(1, 1, (9, 3.8)) as (figure, ((ax,),)):
+        left = np.zeros(len(steps))
+        for i, kind in enumerate(KINDS):
+            widths = np.array([r[f"counted {kind}"] / 2**20 for r in steps])
+            ax.barh(
+                y, widths, left=left, color=("1.0", "0.8", "0.55", "0.3")[i], hatch=plots.HATCHES[i], edgecolor="0.0",
+                lw=0.5, label=kind.replace("_", " "),
+            )  # fmt: skip
+            left += widths
+        ax.plot([r["measured"] / 2**20 for r in steps], y, "kD", ms=6, mec="w", label="measured peak")
+        ax.set_yticks(y, [r["method"] for r in steps])
+        ax.invert_yaxis()
+        ax.set_xlabel("memory of a training step (MiB)")
+        plots.legend_below(ax, 5, y=1.14)
+        png, _ = plots.save(figure, stem)
+    return {
+        png: "Memory of a training step by kind, counted on the recorded graph, and the peak of what was allocated: "
+        "above the sum by the workspace, below it where gradients come only as activations go. Counterpart of the "
+        "lecture's figure of ZeRO's model states."
+    }
 
 
 EXPERIMENT = Experiment(

@@ -202,9 +202,9 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     """Quality against rank, a panel a task, and the agreement of directions."""
-    from minipeft.lab.experiments import figures_text
+    from minipeft.lab.framework import plots
 
-    panels: list[figures_text.Panel] = []
+    panels: list[plots.Panel] = []
     for task in study.tasks_of(rows):
         scale = 100.0 if task == SENTIMENT else 1.0
         lines = {
@@ -220,7 +220,7 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
         agreement = {f"W_{w[0]}": {i: [p[f"{w}_{i}"] for p in pairs] for i in DIRECTIONS} for w in ("q_proj", "v_proj")}
         chance = {"two random subspaces": {i: i / pairs[0]["k"] for i in DIRECTIONS}}
         panels.append(("r = 8 and r = 64, prose", "first i directions", "agreement φ", agreement, chance))
-    path = figures_text.lines(panels, stem, log_base=2)
+    path = plots.lines(panels, stem, log_base=2)
     return {path: "Quality against LoRA's rank, and how far the directions of two ranks agree; mean ± std over seeds."}
 
 

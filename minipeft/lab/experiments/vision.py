@@ -369,10 +369,38 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
-    """The groups' averages by method."""
-    from minipeft.lab.experiments import figures_more
+    """Draw the groups' averages by method, and the mean over the groups against the trained parameters."""
+    from minipeft.lab.framework import plots
 
-    return figures_more.draw_vision(by_group(rows), {r["method"]: r["without head"] for r in rows}, stem)
+    scores = by_group(rows)
+    trained = {r["method"]: r["without head"] for r in rows}
+    kinds = list(next(iter(scores.values())))
+    width = 0.8 / len(kinds)
+    with plots.sheet(1, 2, (10.5, 3.6), width_ratios=(1.7, 1)) as (figure, ((bars, cloud),)):
+        for i, kind in enumerate(kinds):
+            means, spreads = zip(*(mean_and_spread([100 * v for v in s[kind]]) for s in scores.values()), strict=True)
+            bars.bar(
+                [j + (i - (len(kinds) - 1) / 2) * width for j in range(len(scores))], means, width, yerr=spreads,
+                capsize=2, label=kind, edgecolor="0.0", color=("0.95", "0.8", "0.6", "0.25")[i % 4],
+                hatch=plots.HATCHES[i % len(plots.HATCHES)], lw=0.5,
+            )  # fmt: skip
+        bars.set_xticks(range(len(scores)), list(scores))
+        bars.set_ylabel("test accuracy (%)")
+        plots.legend_below(bars, len(kinds), y=1.12)
+        for i, (m, s) in enumerate(scores.items()):
+            mean, spread = mean_and_spread([100 * v for v in s["mean"]])
+            cloud.errorbar(
+                max(trained[m], 1), mean, yerr=spread, fmt=plots.MARKERS[i % len(plots.MARKERS)], capsize=3, ms=6,
+                color=plots.SHADES[i % len(plots.SHADES)], label=m,
+            )  # fmt: skip
+        cloud.set_xscale("symlog", linthresh=100)
+        cloud.set(xlabel="trained parameters without the head", ylabel="mean over the groups (%)")
+        cloud.legend(fontsize=8, ncols=2)
+        png, _ = plots.save(figure, stem)
+    return {
+        png: "Test accuracy by group of tasks, and the mean over the groups against the number of trained parameters; "
+        "mean and standard deviation over seeds. Counterpart of the lecture's figure of the VTAB-1k averages."
+    }
 
 
 EXPERIMENT = Experiment(

@@ -112,14 +112,14 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     """Bars by set of weights, a panel a task."""
-    from minipeft.lab.experiments import figures_text
+    from minipeft.lab.framework import plots
 
     panels = []
     for task in study.tasks_of(rows):
         scale = 100.0 if task == SENTIMENT else 1.0
         bars = {name_of(w): [scale * v for v in study.values(rows, task=task, arm=name_of(w))] for w in SETS}
         panels.append((f"{task}: the same number of trained parameters", study.axis(task), bars))
-    path = figures_text.bars(panels, stem)
+    path = plots.bars(panels, stem)
     seeds = sorted({int(np.max([len(b) for b in bars.values()])) for _, _, bars in panels})
     return {path: f"LoRA on different attention weights at equal parameters; mean ± standard deviation, {seeds} seeds."}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 from minipeft.files.atomic import atomic_path
 
@@ -16,7 +17,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-__all__ = ["STYLE", "draw_comparison", "plt"]  # plt for notebook.py, so that matplotlib is imported here alone
+__all__ = ["STYLE", "bars", "legend_below", "lines", "plt", "save", "series", "sheet"]  # plt for teach/notebook.py
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -30,8 +31,10 @@ STYLE: dict[Any, Any] = {
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", ":", "-.")
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
-GREYS = {"gradient_bytes": "0.15", "optimizer_bytes": "0.5", "activation_bytes": "0.8"}
-NAMES = {"gradient_bytes": "gradients", "optimizer_bytes": "optimizer state", "activation_bytes": "saved activations"}
+SHADES = ("0.0", "0.35", "0.55", "0.7")
+
+Lines = Mapping[str, Mapping[Any, Sequence[float]]]  # by name: x -> the values of its seeds
+Panel = tuple[str, str, str, Lines, Mapping[str, Mapping[Any, float]]]  # title, x, y, lines, lines without spread
 
 
 @contextmanager
@@ -68,61 +71,73 @@ def few_colours(figure: Any, to: Path | BytesIO, dpi: int, colours: int) -> None
     image.quantize(colours, dither=Image.Dither.NONE).save(to, format="png", optimize=True)
 
 
-def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[Path]:
-    """Quality against trained parameters, memory by kind, and time and FLOPs of a step; PNG and SVG."""
-    with sheet(1, 3, (13, 4.6), width_ratios=(1.25, 1, 1)) as (figure, ((quality, memory, work),)):
-        _draw_quality(quality, task, [r for r in rows if r["mean"] is not None])
-        _draw_memory(memory, rows)
-        _draw_work(work, rows)
-        seeds = max(r["seeds"] for r in rows)
-        figure.suptitle(f"{task.name}: {task.story}", fontsize=10)
-        figure.supxlabel(
-            f"mean ± standard deviation over {seeds} seeds; each method's learning rate chosen on the validation split",
-            fontsize=8,
-        )
-        return save(figure, stem)
+def series(ax: Any, i: int, x: Sequence[float], y: Sequence[float], spread: Any, label: str) -> None:
+    """Draw the i-th series of points with error bars, told apart by marker, dash and shade."""
+    ax.errorbar(
+        x, y, yerr=spread, fmt=MARKERS[i % len(MARKERS)], ls=DASHES[i % len(DASHES)], color=SHADES[i % len(SHADES)],
+        ms=5, capsize=3, label=label,
+    )  # fmt: skip
 
 
-def _draw_quality(ax: Any, task: Any, rows: list[dict[str, Any]]) -> None:
-    scale = 100 if task.unit == "%" else 1
-    for i, r in enumerate(rows):
-        ax.errorbar(
-            r["trained"], scale * r["mean"], yerr=scale * r["std"], fmt=MARKERS[i % len(MARKERS)], ms=7, capsize=3,
-            label=r["method"], color=plt.get_cmap("viridis")(i / max(1, len(rows))),
-        )  # fmt: skip
-    ax.set_xscale("log")
-    ax.set_xlabel("trained parameters")
-    ax.set_ylabel(f"{task.metric} ({task.unit})")
-    ax.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
-    ax.set_title("quality", fontsize=9)
+def legend_below(ax: Any, ncols: int, x: float = 0.5, y: float = -0.16) -> None:
+    """Put the legend below the axes, or at y > 1 above them."""
+    ax.legend(fontsize=8, ncols=ncols, loc="upper center", bbox_to_anchor=(x, y), frameon=False)
 
 
-def _draw_memory(ax: Any, rows: list[dict[str, Any]]) -> None:
-    largest = max(sum(r[k] for k in GREYS) for r in rows)
-    unit, size = ("MiB", 2**20) if largest >= 2**20 else ("KiB", 2**10)
-    left = [0.0] * len(rows)
-    y = list(range(len(rows)))
-    for key, grey in GREYS.items():
-        widths = [r[key] / size for r in rows]
-        ax.barh(y, widths, left=left, color=grey, label=NAMES[key])
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    ax.set_yticks(y, [r["method"] for r in rows])
-    ax.invert_yaxis()
-    ax.set_xlabel(f"memory of a step beside the weights ({unit})")
-    ax.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
-    ax.set_title("memory", fontsize=9)
+def lines(panels: Sequence[Panel], stem: Path, log_base: int = 10, log_y: bool = False) -> Path:
+    """Mean ± standard deviation against x (logarithmic), a panel each; the legends below."""
+    with sheet(1, len(panels), (4.6 * len(panels), 4.4)) as (figure, axes):
+        for ax, (title, x_label, y_label, measured, known) in zip(axes[0], panels, strict=True):
+            for i, (name, points) in enumerate(measured.items()):
+                xs = [x for x in sorted(points) if points[x]]
+                if xs:
+                    ax.errorbar(
+                        xs,
+                        [np.mean(points[x]) for x in xs],
+                        yerr=[np.std(points[x], ddof=1) if len(points[x]) > 1 else 0.0 for x in xs],
+                        marker=MARKERS[i % len(MARKERS)],
+                        ls=DASHES[i % len(DASHES)],
+                        color=_grey(i, len(measured)),
+                        capsize=3,
+                        ms=5,
+                        lw=1.2,
+                        label=name,
+                    )
+            for name, curve in known.items():
+                ax.plot(list(curve), list(curve.values()), color="0.6", lw=1, ls=(0, (1, 3)), label=name)
+            ax.set_xscale("log", base=log_base)
+            if log_base == 2:
+                ticks = sorted({x for points in measured.values() for x in points})
+                ax.set_xticks(ticks, [str(x) for x in ticks])
+            if log_y:
+                ax.set_yscale("log")
+            ax.set_xlabel(x_label)
+            ax.set_ylabel(y_label)
+            ax.set_title(title, fontsize=9)
+            legend_below(ax, 2)
+        return save(figure, stem)[0]
 
 
-def _draw_work(ax: Any, rows: list[dict[str, Any]]) -> None:
-    y = list(range(len(rows)))
-    full = next(r for r in rows if r["method"] == "full")
-    all_flops = full["forward_flops"] + full["backward_flops"]
-    ax.barh([i - 0.2 for i in y], [r["step_time"] for r in rows], height=0.38, color="0.35", label="time")
-    flops = [(r["forward_flops"] + r["backward_flops"]) / all_flops for r in rows]
-    ax.barh([i + 0.2 for i in y], flops, height=0.38, color="0.75", label="FLOPs")
-    ax.axvline(1.0, color="k", lw=0.8, ls=":")
-    ax.set_yticks(y, [r["method"] for r in rows])
-    ax.invert_yaxis()
-    ax.set_xlabel("a step, relative to full fine-tuning")
-    ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
-    ax.set_title("work", fontsize=9)
+def bars(panels: Sequence[tuple[str, str, Mapping[str, Sequence[float]]]], stem: Path) -> Path:
+    """A bar for each name, its height the mean and its whisker the standard deviation; (title, y, values by name)."""
+    with sheet(1, len(panels), (4.6 * len(panels), 3.6)) as (figure, axes):
+        for ax, (title, y_label, values) in zip(axes[0], panels, strict=True):
+            means = [float(np.mean(v)) if v else np.nan for v in values.values()]
+            spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values.values()]
+            for i, (mean, spread) in enumerate(zip(means, spreads, strict=True)):
+                ax.bar(
+                    i, mean, yerr=spread, capsize=3, color=_grey(i, len(means) + 2, light=True),
+                    hatch=HATCHES[i % len(HATCHES)], edgecolor="k", lw=0.6,
+                )  # fmt: skip
+            low, high = np.nanmin(means) - max(spreads), np.nanmax(means) + max(spreads)
+            room = 0.15 * (high - low) or 0.1
+            ax.set_ylim(low - room, high + room)  # not from zero: the differences are what is asked
+            ax.set_xticks(range(len(means)), list(values))
+            ax.set_xlabel("weights with LoRA (the axis does not start at 0)")
+            ax.set_ylabel(y_label)
+            ax.set_title(title, fontsize=9)
+        return save(figure, stem)[0]
+
+
+def _grey(i: int, n: int, light: bool = False) -> str:
+    return f"{(0.55 if light else 0.0) + (0.4 if light else 0.65) * i / max(1, n - 1):.2f}"
