@@ -1,5 +1,7 @@
 """LoRA in full: initializations, patterns, biases, embeddings, merging, and several adapters on one base."""
 
+import copy
+
 import numpy as np
 import pytest
 from families import encoder, gpt2, llama
@@ -9,6 +11,8 @@ from minipeft import nn
 from minipeft.optim import AdamW
 from minipeft.peft import (
     AdapterConfig,
+    FacTConfig,
+    IA3Config,
     LoraConfig,
     PeftError,
     PeftModel,
@@ -162,6 +166,28 @@ def test_the_merge_report_says_what_precision_was_lost(rng):
     coarse = shaken(get_peft_model(half, LoraConfig(r=2)), rng).merge_adapter()
     assert coarse.absolute > 100 * report.absolute
     assert coarse.output is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["v_proj", "tokens"]),
+        FacTConfig(r=2),
+        FacTConfig(r=2, factorization="tk"),
+        IA3Config(),
+    ],
+)
+def test_the_error_of_a_merged_weight_is_its_distance_from_the_merge_in_float64(config, rng):
+    peft = shaken(get_peft_model(gpt2(rng)[0], config), rng)
+    base = {s.path: s.old.weight.data.astype(np.float64) for s in peft._active.swaps}
+    exact = copy.deepcopy(peft).to("float64")
+    report = peft.merge_adapter()
+    exact.merge_adapter()
+    assert report.layers.keys() == base.keys()
+    for path, (absolute, relative) in report.layers.items():
+        merged, wanted = (nn.find(m.base_model, path).weight.data for m in (peft, exact))
+        assert absolute == np.abs(merged - wanted).max() > 0
+        assert relative == absolute / np.abs(wanted - base[path]).max()
 
 
 def two(rng, family=gpt2, **kwargs):

@@ -30,6 +30,19 @@ def test_modules_in_lists_tuples_and_dicts_are_found_and_tied_ones_once():
     assert len({id(p) for p in model.parameters()}) == 7
 
 
+def test_a_layer_made_of_weights_uses_them_as_they_are(rng):
+    weight, bias = mp.Tensor(rng.normal(size=(3, 2))), mp.Tensor(rng.normal(size=3))
+    layer, table = nn.Linear.from_weight(weight, bias), nn.Embedding.from_weight(weight)
+    assert layer.weight is table.weight is weight
+    assert layer.bias is bias
+    assert vars(layer).keys() == vars(nn.Linear(2, 3)).keys()
+    assert (layer.in_features, layer.out_features) == (2, 3)
+    assert nn.Linear.from_weight(weight).bias is None
+    x = rng.normal(size=(4, 2))
+    np.testing.assert_allclose(layer(mp.Tensor(x)).data, x @ weight.data.T + bias.data)
+    assert np.array_equal(table(np.array([2, 0])).data, weight.data[[2, 0]])
+
+
 def test_a_misspelt_attribute_raises():
     with pytest.raises(AttributeError):
         nn.Linear(2, 3).wieght  # noqa: B018

@@ -32,10 +32,7 @@ def thin(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
 def _linear(mp: Any, a: dict[str, Any]) -> Any:
     """A frozen linear layer with the weight "W" and, where it is given, the bias "b"."""
-    layer = mp.nn.Linear(a["W"].shape[1], a["W"].shape[0], rng=0)
-    layer.weight = mp.Tensor(a["W"])
-    layer.bias = mp.Tensor(a["b"]) if "b" in a else None
-    return layer
+    return mp.nn.Linear.from_weight(mp.Tensor(a["W"]), mp.Tensor(a["b"]) if "b" in a else None)
 
 
 def _adapted(mp: Any, a: dict[str, Any], scale: float, dropout: float = 0.0, base: Any = None, which: str = "") -> Any:
@@ -43,9 +40,7 @@ def _adapted(mp: Any, a: dict[str, Any], scale: float, dropout: float = 0.0, bas
     lora = module(mp, "peft.lora")
     A, B = (mp.Tensor(a[n + which], requires_grad=True) for n in "AB")
     if "E" in a:
-        table = mp.nn.Embedding(1, 1, rng=0)
-        table.weight = mp.Tensor(a["E"])
-        made = lora.LoraEmbedding(table, A.shape[0], scale)
+        made = lora.LoraEmbedding(mp.nn.Embedding.from_weight(mp.Tensor(a["E"])), A.shape[0], scale)
         made.lora_embedding_A, made.lora_embedding_B = A, B
         return made
     made = lora.LoraLayer(_linear(mp, a) if base is None else base, A.shape[0], scale, dropout)

@@ -26,9 +26,7 @@ def lnlora_layer(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any
     """A new layer: its tensors, its scale, and what it computes at the start."""
     module = import_module("minipeft.peft.lnlora")
     k, d = p["k"], p["d"]
-    base = mp.nn.Linear(k, d, rng=0)
-    base.weight = mp.Tensor(a["W"])
-    base.bias = mp.Tensor(a["b"])
+    base = mp.nn.Linear.from_weight(mp.Tensor(a["W"]), mp.Tensor(a["b"]))
     config = module.LNLoraConfig(r=p["r"], lora_alpha=p["alpha"])
     layer = module.LNLoraLayer(base, config, np.random.default_rng(p["seed"]))
     tensors = {n: getattr(layer, n) for n in ("norm_weight", "norm_bias", "lora_A", "lora_B")}
@@ -76,9 +74,7 @@ def core(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 def delta(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """FacTLayer's ΔW."""
     module = import_module("minipeft.peft.fact")
-    D, k = a["W"].shape
-    base = mp.nn.Linear(k, D, bias=False, rng=0)
-    base.weight = mp.Tensor(a["W"])
+    base = mp.nn.Linear.from_weight(mp.Tensor(a["W"]))
     sigma = mp.Tensor(a["S"], requires_grad=True)
     U, V = mp.Tensor(a["U"], requires_grad=True), mp.Tensor(a["V"], requires_grad=True)
     layer = module.FacTLayer(base, U, V, module.Core(sigma, None, None, 0, a["S"].shape[0]), p["scale"])

@@ -592,17 +592,16 @@ return z""",
         f"{LAYER}.merged",
         "6.8",
         "W₀ itself is written: nothing could take the change back to the bit.",
-        "layer.weight = Tensor(self.base.weight.data + self.delta(), requires_grad=True)",
-        """self.base.weight.data += self.delta()
-layer.weight = Tensor(self.base.weight.data, requires_grad=True)""",
+        "self.base.weight.data + self.delta()",
+        "self.base.weight.data.__iadd__(self.delta())",
     ),
     patch(
         "merged-without-bias",
         f"{LAYER}.merged",
         "6.8",
         "The merged layer has lost the bias.",
-        "layer.bias = self.base.bias",
-        "layer.bias = None",
+        "self.base.bias",
+        "None",
     ),
     patch(
         "merged-twice",
@@ -633,8 +632,9 @@ layer.weight = Tensor(self.base.weight.data, requires_grad=True)""",
         f"{LAYER}.merged",
         "6.8",
         "The merged layer still adds the low-rank branch, or is no plain Linear.",
-        "return layer",
+        "return Linear.from_weight(Tensor(self.base.weight.data + self.delta(), requires_grad=True), self.base.bias)",
         """import copy
+layer = Linear.from_weight(Tensor(self.base.weight.data + self.delta(), requires_grad=True), self.base.bias)
 other = copy.copy(self)
 other.base = layer
 other.weight, other.bias = (layer.weight, layer.bias)
@@ -662,9 +662,8 @@ return other""",
         f"{TABLE}.merged",
         "6.8",
         "E₀ itself is written.",
-        "layer.weight = Tensor(self.weight.data + self.delta(), requires_grad=True)",
-        """self.weight.data[...] += self.delta()
-layer.weight = Tensor(self.weight.data, requires_grad=True)""",
+        "self.weight.data + self.delta()",
+        "self.weight.data.__iadd__(self.delta())",
     ),
     patch("rows-in-place", f"{ROWS}.forward", "6.9", "x is written.", "z = x.copy()", "z = x"),
     patch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Self
 
 import numpy as np
 
@@ -36,6 +37,15 @@ class Linear(Module):
         self.out_features = out_features
         self.weight = normal(rng, (out_features, in_features), in_features**-0.5)
         self.bias = parameter(np.zeros(out_features)) if bias else None
+
+    @classmethod
+    def from_weight(cls, weight: Tensor, bias: Tensor | None = None) -> Self:
+        """Return the layer with weight (out, in) and bias (out,), which are not copied."""
+        layer = cls.__new__(cls)
+        layer.out_features, layer.in_features = weight.shape
+        layer.weight = weight
+        layer.bias = bias
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
@@ -69,6 +79,13 @@ class Embedding(Module):
 
     def __init__(self, n: int, d: int, rng: Seed = None):
         self.weight = normal(rng, (n, d), 0.02)
+
+    @classmethod
+    def from_weight(cls, weight: Tensor) -> Self:
+        """Return the embedding with the table weight (n, d), which is not copied."""
+        layer = cls.__new__(cls)
+        layer.weight = weight
+        return layer
 
     def forward(self, ids: Array) -> Tensor:
         return ops.embedding(self.weight, ids)

@@ -18,9 +18,10 @@ from minipeft.autograd import Tensor, no_grad
 from minipeft.backend import generator, to_numpy
 from minipeft.nn.module import HAS_METHOD, Module, find, replace
 from minipeft.peft.config import PeftConfig, PeftError, check_values
+from minipeft.peft.merge import Mergeable, Merged, MergeReport, checksums, merge_error
 from minipeft.peft.saving import base_checksum, fill, read_adapter, write_adapter
 from minipeft.peft.select import heads
-from minipeft.peft.swaps import DEFAULT, Applied, Mergeable, Merged, MergeReport, Record, Swap, checksums
+from minipeft.peft.swaps import DEFAULT, Applied, Record, Swap
 
 _combine: list[Callable[..., None]] = []
 
@@ -236,8 +237,8 @@ class PeftModel(Module):
         layers: dict[str, Module] = {}
         for s in self._active.swaps:
             if isinstance(s.new, Mergeable):
-                errors[s.path] = s.new.merge_error()
                 layers[s.path] = s.new.merged()
+                errors[s.path] = merge_error(s.new, layers[s.path])
                 s.put(layers[s.path])
         self.base_model.requires_grad_(False)
         self._record.merged = Merged(layers, checksums(layers), trainable)
@@ -403,4 +404,4 @@ def get_peft_model(
     return peft
 
 
-__all__ = ["MergeReport", "Mergeable", "PeftModel", "Swap", "get_peft_model", "register_combination"]
+__all__ = ["MergeReport", "PeftModel", "Swap", "get_peft_model", "register_combination"]

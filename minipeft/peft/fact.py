@@ -24,11 +24,12 @@ import numpy as np
 
 from minipeft import ops
 from minipeft.autograd import Context, Function, Tensor, no_grad
-from minipeft.backend import Array, array_module, column_sum, matmul, rows, to_numpy
+from minipeft.backend import Array, array_module, column_sum, matmul, rows
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module, find
-from minipeft.peft.base import Mergeable, PeftModel
+from minipeft.peft.base import PeftModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
+from minipeft.peft.merge import Mergeable
 from minipeft.peft.select import match_modules
 
 
@@ -148,17 +149,7 @@ class FacTLayer(Mergeable):
         return array_module(blocks).concatenate([blocks[b] for b in range(blocks.shape[0])], axis=axis)
 
     def merged(self) -> Linear:
-        layer = Linear(1, 1, bias=False, rng=0)
-        layer.in_features, layer.out_features = self.base.in_features, self.base.out_features
-        layer.weight = Tensor(self.base.weight.data + self.delta(), requires_grad=True)
-        layer.bias = self.base.bias
-        return layer
-
-    def merge_error(self) -> tuple[float, float]:
-        W, change = (to_numpy(x).astype(np.float64) for x in (self.base.weight.data, self.delta()))
-        error = float(np.abs(to_numpy(self.merged().weight.data) - (W + change)).max())
-        largest = float(np.abs(change).max())
-        return error, error / largest if largest else 0.0
+        return Linear.from_weight(Tensor(self.base.weight.data + self.delta(), requires_grad=True), self.base.bias)
 
 
 @method

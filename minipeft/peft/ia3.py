@@ -16,11 +16,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.autograd import Context, Function, Tensor
-from minipeft.backend import Array, column_sum, matmul, rows, to_numpy
+from minipeft.backend import Array, column_sum, matmul, rows
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import find
-from minipeft.peft.base import Mergeable, PeftModel
+from minipeft.peft.base import PeftModel
 from minipeft.peft.config import PeftConfig, PeftError, method, trainable
+from minipeft.peft.merge import Mergeable
 from minipeft.peft.select import match_modules
 
 
@@ -78,22 +79,12 @@ class IA3Layer(Mergeable):
         return ScaledLinear.apply(x, self.base.weight, self.base.bias, self.ia3_l, self.inside)
 
     def merged(self) -> Linear:
-        scale = self.ia3_l.data
-        layer = Linear(1, 1, bias=False, rng=0)
-        layer.in_features, layer.out_features = self.base.in_features, self.base.out_features
-        weight = self.base.weight.data
-        layer.weight = Tensor(weight * (scale if self.inside else scale[:, None]), requires_grad=True)
-        if self.base.bias is not None:
-            bias = self.base.bias.data
-            layer.bias = Tensor(bias.copy() if self.inside else bias * scale, requires_grad=True)
-        return layer
-
-    def merge_error(self) -> tuple[float, float]:
-        W, scale = (to_numpy(t.data).astype(np.float64) for t in (self.base.weight, self.ia3_l))
-        exact = W * (scale if self.inside else scale[:, None])
-        error = float(np.abs(to_numpy(self.merged().weight.data) - exact).max())
-        largest = float(np.abs(exact - W).max())
-        return error, error / largest if largest else 0.0
+        base, scale = self.base, self.ia3_l.data
+        weight = Tensor(base.weight.data * (scale if self.inside else scale[:, None]), requires_grad=True)
+        if base.bias is None:
+            return Linear.from_weight(weight)
+        bias = base.bias.data.copy() if self.inside else base.bias.data * scale
+        return Linear.from_weight(weight, Tensor(bias, requires_grad=True))
 
 
 @method

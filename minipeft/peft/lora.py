@@ -23,12 +23,13 @@ import numpy as np
 
 from minipeft import ops
 from minipeft.autograd import Context, Function, Tensor
-from minipeft.backend import Array, array_module, column_sum, device_of, matmul, rows, scatter_add, to_device, to_numpy
+from minipeft.backend import Array, array_module, column_sum, device_of, matmul, rows, scatter_add, to_device
 from minipeft.nn.layers import Dropout, Embedding, Linear
 from minipeft.nn.module import find
 from minipeft.ops.embedding import checked_ids
-from minipeft.peft.base import Mergeable, PeftModel
+from minipeft.peft.base import PeftModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
+from minipeft.peft.merge import Mergeable
 from minipeft.peft.select import match_modules
 
 
@@ -193,14 +194,7 @@ class LoraLayer(Mergeable):
 
         W₀ is not written.
         """
-        layer = Linear(1, 1, bias=False, rng=0)
-        layer.in_features, layer.out_features = self.base.in_features, self.base.out_features
-        layer.weight = Tensor(self.base.weight.data + self.delta(), requires_grad=True)
-        layer.bias = self.base.bias
-        return layer
-
-    def merge_error(self) -> tuple[float, float]:
-        return _merge_error(self.base.weight, self.delta(), self.lora_B, self.lora_A, self.scale)
+        return Linear.from_weight(Tensor(self.base.weight.data + self.delta(), requires_grad=True), self.base.bias)
 
 
 class LoraEmbedding(Mergeable):
@@ -240,23 +234,7 @@ class LoraEmbedding(Mergeable):
 
     def merged(self) -> Embedding:
         """A plain `Embedding` with the new table E₀ + ΔE. E₀ is not written."""
-        layer = Embedding(1, 1, rng=0)
-        layer.weight = Tensor(self.weight.data + self.delta(), requires_grad=True)
-        return layer
-
-    def merge_error(self) -> tuple[float, float]:
-        A, B = self.lora_embedding_A, self.lora_embedding_B
-        exact_A, exact_B = Tensor(A.data.T), Tensor(B.data.T)
-        return _merge_error(self.weight, self.delta(), exact_A, exact_B, self.scale)
-
-
-def _merge_error(weight: Tensor, delta: Array, left: Tensor, right: Tensor, scale: float) -> tuple[float, float]:
-    """The largest error of weight + delta against the same in float64, absolute, and relative to the largest change."""
-    W, L, R = (to_numpy(t.data).astype(np.float64) for t in (weight, left, right))
-    exact = scale * (L @ R)
-    error = float(np.abs(to_numpy(weight.data + delta).astype(np.float64) - (W + exact)).max())
-    largest = float(np.abs(exact).max())
-    return error, error / largest if largest else 0.0
+        return Embedding.from_weight(Tensor(self.weight.data + self.delta(), requires_grad=True))
 
 
 class MixedLora(Mergeable):
