@@ -1,7 +1,8 @@
 """What a method costs, counted and not timed; beside each count the closed formula, and tests that hold them equal.
 
 counting.py counts on a model and on the recorded graph of its loss. formulas.py (parameters), steps.py and methods.py
-(a training step) say the same out of a decoder's sizes alone, for every method. peak.py foresees the peak of a step.
+(a training step) say the same out of a decoder's sizes alone, for every method. peak.py measures the peak of a step on
+few examples and extends it to many.
 published.py has formulas of the literature.
 """
 
