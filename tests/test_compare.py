@@ -79,7 +79,7 @@ def test_the_pretraining_is_announced_has_a_bar_and_uses_one_thread(tmp_path, mo
 @pytest.mark.parametrize("task", ["digits", "text"])
 def test_a_pretraining_shows_its_steps(task, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr("minipeft.lab.framework.tasks.fit", lambda *args, progress, **kwargs: shown.append(progress))
+    monkeypatch.setattr("minipeft.lab.framework.training.fit", lambda *args, progress, **kwargs: shown.append(progress))
     for progress in (True, False):
         TASKS[task].prepare(tmp_path / str(progress), progress)
     assert shown == [True, False]

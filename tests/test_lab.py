@@ -15,7 +15,18 @@ from minipeft.cli import main
 from minipeft.files import FileError
 from minipeft.lab.experiments.sizes import EXPERIMENT as SIZES
 from minipeft.lab.framework import report, runner
-from minipeft.lab.framework.experiment import REPRODUCED, Experiment, Table, Verdict, chosen, select
+from minipeft.lab.framework.experiment import (
+    NOT_REPRODUCED,
+    REPRODUCED,
+    UNDECIDED,
+    Experiment,
+    Table,
+    Verdict,
+    above,
+    chosen,
+    select,
+    tuned,
+)
 
 LOGGED = ("config", "result", "seconds", "versions")
 
@@ -153,6 +164,22 @@ def test_what_diverged_is_never_chosen():
     assert chosen(rows, "rate") == 1
     with pytest.raises(ValueError, match="every value of rate diverged"):
         chosen(rows[1:2], "rate")
+
+
+def test_nothing_is_chosen_until_every_tuning_run_has_finished():
+    tuning = [{"rate": rate, "seed": 0} for rate in (1, 2)]
+    rows = [{**c, "value": c["rate"]} for c in tuning]
+    assert tuned(tuning, rows[:1], "rate") is None
+    assert tuned(tuning, rows, "rate") == 2
+    assert tuned(tuning, rows, "rate", higher_is_better=False) == 1
+
+
+def test_a_mean_is_above_another_only_by_more_than_two_standard_errors():
+    assert above([1.0, 1.1], [0.0, 0.1]) == above([1.0, 1.1], 0.5) == REPRODUCED
+    assert above([0.0, 0.1], [1.0, 1.1]) == above([0.0, 0.1], 0.5) == NOT_REPRODUCED
+    assert above([0.0, 1.0], [0.4, 0.5]) == above([0.0, 1.0], 0.4) == UNDECIDED
+    assert above([0.0, 0.1], [1.0, 1.1], margin=2.0) == REPRODUCED
+    assert above([1.0], [0.0, 0.1]) == UNDECIDED
 
 
 def test_a_verdict_is_one_of_three():

@@ -19,14 +19,14 @@ from typing import Any
 from minipeft import accounting
 from minipeft.files.atomic import check_writable, new_folder
 from minipeft.files.log import append_row, read_rows
+from minipeft.lab.framework.experiment import Row, chosen, select
 from minipeft.lab.framework.runner import one_blas_thread
 from minipeft.lab.framework.tasks import TASKS, Budget, Round, Task
+from minipeft.lab.framework.training import adapted, train
 from minipeft.nn.module import Module
-from minipeft.optim import AdamW, LinearSchedule
-from minipeft.peft import PeftConfig, get_peft_model
-from minipeft.train import TrainingError, fit, train_step
+from minipeft.optim import AdamW
+from minipeft.train import TrainingError, train_step
 
-Row = dict[str, Any]
 GREYS = {"gradient_bytes": "0.15", "optimizer_bytes": "0.5", "activation_bytes": "0.8"}
 NAMES = {"gradient_bytes": "gradients", "optimizer_bytes": "optimizer state", "activation_bytes": "saved activations"}
 
@@ -43,23 +43,14 @@ class Run:
     steps: int
 
 
-def adapted(base: Module, config: PeftConfig | None, seed: int) -> Any:
-    """The base with the method applied; with every parameter trainable for None (full fine-tuning)."""
-    return base.requires_grad_(True) if config is None else get_peft_model(base, config, rng=seed)
-
-
 def run(job: Run, folder: Path, device: str = "cpu") -> Row:
     """Train once and judge once; a row with the result (None where the training diverged) and what was run."""
     task = TASKS[job.task]
     start = time.perf_counter()
     drawn = task.draw(folder, job.seed)
     model = adapted(drawn.model, task.methods[job.method], job.seed).to(device)
-    optimizer = AdamW(model, lr=LinearSchedule(job.learning_rate, job.steps, warmup=job.steps // 10))
-    try:
-        fit(model, drawn.batches, optimizer, steps=job.steps, seed=job.seed, progress=False)
-        value = drawn.evaluate(model.eval(), job.split)
-    except TrainingError:  # a rate that is too high for this method: a result, and never the chosen one
-        value = None
+    done = train(model, drawn.batches, job.learning_rate, job.steps, seed=job.seed)
+    value = drawn.evaluate(model.eval(), job.split) if done else None
     return {**asdict(job), "value": value, "seconds": round(time.perf_counter() - start, 3)}
 
 
@@ -88,16 +79,10 @@ def best_rates(task: Task, rows: list[Row]) -> dict[str, float]:
     """
     best = {}
     for method in task.methods:
-        means = {}
-        for lr in task.budget.learning_rates:
-            values = [
-                r["value"] for r in rows if r["method"] == method and r["learning_rate"] == lr and r["split"] == "val"
-            ]
-            if values and None not in values:
-                means[lr] = statistics.fmean(values)
-        if not means:
+        tried = select(rows, method=method, split="val")
+        if all(r["value"] is None for r in tried):
             raise TrainingError(f"{method} diverged at every learning rate of {task.budget.learning_rates}")
-        best[method] = (max if task.higher_is_better else min)(means, key=lambda lr: means[lr])
+        best[method] = chosen(tried, "learning_rate", higher_is_better=task.higher_is_better)
     return best
 
 

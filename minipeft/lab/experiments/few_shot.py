@@ -43,15 +43,14 @@ from minipeft.lab.framework.experiment import (
     Row,
     Table,
     Verdict,
-    chosen,
     mean_and_spread,
     select,
+    tuned,
 )
+from minipeft.lab.framework.training import adapted, pretrain, train
 from minipeft.lab.framework.welch import holm, welch
 from minipeft.models import DecoderConfig, DecoderLM
-from minipeft.optim import AdamW, CosineSchedule, LinearSchedule
-from minipeft.peft import LoraConfig, get_peft_model
-from minipeft.train import TrainingError, fit
+from minipeft.peft import LoraConfig
 
 CONTEXT, TUNED = "in context", "fine-tuned"
 LINES, REVIEWS = "lines", "reviews"
@@ -116,9 +115,8 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
             wanted += [_config(plan, CONTEXT, k, None, s, "test") for s in plan.seeds[: None if k else 1]]
         tuning = [_config(plan, TUNED, TUNED_AT, rate, s, "val") for rate in plan.rates for s in plan.tuning_seeds]
         wanted += tuning
-        done = [r for c in tuning for r in select(rows, **c)]
-        if len(done) == len(tuning):
-            rate = chosen(done, "rate")
+        rate = tuned(tuning, rows, "rate")
+        if rate is not None:
             wanted += [_config(plan, TUNED, k, rate, s, "test") for k in plan.tuned for s in plan.seeds]
     return wanted
 
@@ -145,21 +143,16 @@ def run(config: Config, folder: Path) -> Row:
     if config["way"] == CONTEXT:
         return answers(model, encode, pattern, examples, data, config)
     lora = LoraConfig(r=8, lora_alpha=16, layers_to_transform=list(range(30 - TUNED_LAYERS, 30)))
-    tuned: Any = get_peft_model(model, lora, rng=config["seed"]) if config["model"] == SMOLLM2 else model
-    if config["model"] != SMOLLM2:
-        model.requires_grad_(True)
-    steps = config["steps"]
+    adapter: Any = adapted(model, lora if config["model"] == SMOLLM2 else None, config["seed"])
     batch = pattern_batch(encode, pattern, examples)
     batches = Batches(batch, min(config["k"], config["batch_size"]), config["seed"], trim="mask")
-    optimizer = AdamW(tuned, lr=LinearSchedule(config["rate"], steps, warmup=max(1, steps // 10)))
     try:
-        fit(tuned, batches, optimizer, steps=steps, seed=config["seed"], progress=False, max_norm=1.0)
-        return answers(tuned.eval(), encode, pattern, [], data, config)
-    except TrainingError:
-        return {"value": None}
+        if not train(adapter, batches, config["rate"], config["steps"], seed=config["seed"], max_norm=1.0):
+            return {"value": None}
+        return answers(adapter.eval(), encode, pattern, [], data, config)
     finally:
-        if tuned is not model:
-            tuned.unload()  # SmolLM2 is loaded once a process and is as it was
+        if adapter is not model:
+            adapter.unload()  # SmolLM2 is loaded once a process and is as it was
 
 
 def draw(pool: Sequence[Example], k: int, seed: int) -> list[Example]:
@@ -295,9 +288,7 @@ def prepare(mode: str, folder: Path, steps: int | None = None) -> None:
             continue
         model = DecoderLM(DecoderConfig.gpt2(vocab_size=tokenizer.vocab_size, **SIZES[plan.model]), rng=0)
         batches = LanguageModelBatches(tokens, batch_size=4, length=448, seed=0)
-        schedule = CosineSchedule(3e-3, steps, warmup=max(1, steps // 20))
-        fit(model, batches, AdamW(model, lr=schedule), steps=steps, progress=False)
-        model.save_pretrained(folder / plan.model)
+        pretrain(model, batches, steps, folder / plan.model)
 
 
 def code_and_comments(source: str, start: int) -> tuple[list[str], list[str]]:

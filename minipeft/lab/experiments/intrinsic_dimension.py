@@ -37,17 +37,19 @@ from minipeft.lab.framework.experiment import (
     Row,
     Table,
     Verdict,
+    all_of,
     chosen,
     mean_and_spread,
     percent,
     select,
 )
 from minipeft.lab.framework.stored import store
+from minipeft.lab.framework.training import accuracy, train
 from minipeft.models import MLP, DecoderConfig, DecoderLM
-from minipeft.optim import AdamW, LinearSchedule
+from minipeft.optim import AdamW
 from minipeft.peft import IntrinsicConfig, get_peft_model
 from minipeft.peft.intrinsic import IntrinsicDimension, intrinsic_dimension
-from minipeft.train import TrainingError, fit, train_step
+from minipeft.train import train_step
 
 PUBLISHED_D, PUBLISHED_DIM = 199_210, 750
 TUNING_SEED = 100
@@ -121,11 +123,11 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
         for d in (0, *s["ds"]):
             one = {"study": s["name"], **s["fixed"], "d": d}
             rates = FULL_RATES if d == 0 else RATES[s["fixed"]["kind"]]
-            tuned = select(rows, study=s["like"] or s["name"], d=d, stage="tune")
             if not s["like"]:
                 wanted += [{**one, "stage": "tune", "rate": rate, "seed": TUNING_SEED} for rate in rates]
-            if len(tuned) == len(rates):
-                rate = chosen(tuned, "rate")
+            done = select(rows, study=s["like"] or s["name"], d=d, stage="tune")
+            if len(done) == len(rates):
+                rate = chosen(done, "rate")
                 wanted += [{**one, "stage": "final", "rate": rate, "seed": seed} for seed in range(s["seeds"])]
     return wanted
 
@@ -166,20 +168,14 @@ def drawn(config: Config) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.n
 
 def network_run(config: Config, folder: Path) -> Row:
     """One training of the network."""
-    train, (x, y) = drawn(config)
+    examples, (x, y) = drawn(config)
     seed = config["seed"]
     model: Any = MLP(tuple(config["sizes"]), rng=np.random.default_rng((seed, 1)))
     total = sum(p.size for p in model.parameters())
     model = in_subspace(model, config)
     steps = config["steps"]
-    optimizer = AdamW(model, lr=LinearSchedule(config["rate"], steps, warmup=steps // 20))
-    try:
-        fit(model, Batches(train, config["batch"], seed=seed), optimizer, steps=steps, progress=False)
-    except TrainingError:
-        return {"value": None, "D": total}
-    with no_grad():
-        guesses = to_numpy(model(x).data).argmax(axis=1)
-    return {"value": float((guesses == y).mean()), "D": total}
+    done = train(model, Batches(examples, config["batch"], seed=seed), config["rate"], steps, warmup=steps // 20)
+    return {"value": accuracy(model, x, y) if done else None, "D": total}
 
 
 def in_subspace(model: Any, config: Config) -> Any:
@@ -227,16 +223,13 @@ def prepare(mode: str, folder: Path) -> None:
 
 def language_run(config: Config, folder: Path) -> Row:
     """One training of the language model on the library's source code; the share of next characters it guesses."""
-    _, _, train, validation, test = text()
+    _, _, code, validation, test = text()
     model: Any = DecoderLM.from_pretrained(folder / f"language-model-{config['pretrained']}")
     total = sum(p.size for p in model.parameters())
     model = in_subspace(model, config)
     steps, length = config["steps"], config["length"]
-    optimizer = AdamW(model, lr=LinearSchedule(config["rate"], steps, warmup=steps // 20))
-    batches = LanguageModelBatches(train, config["batch"], length, seed=config["seed"])
-    try:
-        fit(model, batches, optimizer, steps=steps, progress=False, max_norm=1.0)
-    except TrainingError:
+    batches = LanguageModelBatches(code, config["batch"], length, seed=config["seed"])
+    if not train(model, batches, config["rate"], steps, warmup=steps // 20, max_norm=1.0):
         return {"value": None, "D": total}
     ids = (validation if config["stage"] == "tune" else test).reshape(-1, 64)[:, :length]
     right = 0
@@ -352,13 +345,6 @@ def alike(a: IntrinsicDimension, b: IntrinsicDimension, factor: float) -> str:
     if a_high < factor * b_low and b_high < factor * a_low:
         return REPRODUCED
     return NOT_REPRODUCED if a_low > factor * b_high or b_low > factor * a_high else UNDECIDED
-
-
-def all_of(outcomes: Sequence[str]) -> str:
-    """Reproduced if all are, not reproduced if one is not."""
-    if NOT_REPRODUCED in outcomes:
-        return NOT_REPRODUCED
-    return REPRODUCED if set(outcomes) == {REPRODUCED} else UNDECIDED
 
 
 def _number(rows: Sequence[Row], network: IntrinsicDimension) -> Verdict:

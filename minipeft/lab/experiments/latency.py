@@ -27,6 +27,7 @@ from minipeft.lab.framework.experiment import (
     Row,
     Table,
     Verdict,
+    above,
     mean_and_spread,
     select,
 )
@@ -116,15 +117,6 @@ def tables(rows: Sequence[Row]) -> list[Table]:
             "mean and standard deviation over turns. Timed: these rows are not the same from run to run.",
         )
     ]
-
-
-def above(a: Sequence[float], b: Sequence[float]) -> str:
-    """Is the mean of a above that of b by more than two standard errors of their difference?"""
-    (m, s), (n, t) = mean_and_spread(a), mean_and_spread(b)
-    error = 2 * (s * s / len(a) + t * t / len(b)) ** 0.5
-    if abs(m - n) <= error:
-        return UNDECIDED
-    return REPRODUCED if m > n else NOT_REPRODUCED
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:

@@ -15,7 +15,6 @@ import numpy as np
 
 from minipeft.accounting import Forecast, gpt3_parameters, memory, step_cost, trained_parameters, zero_memory
 from minipeft.autograd import reference
-from minipeft.lab.experiments.compare import adapted
 from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
     REPRODUCED,
@@ -28,6 +27,7 @@ from minipeft.lab.framework.experiment import (
     Verdict,
     select,
 )
+from minipeft.lab.framework.training import adapted
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
 from minipeft.peft import (

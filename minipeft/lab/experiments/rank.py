@@ -19,15 +19,13 @@ from minipeft.backend import to_numpy
 from minipeft.lab.experiments.which_weights import lora, name_of
 from minipeft.lab.framework import study
 from minipeft.lab.framework.experiment import (
-    NOT_REPRODUCED,
-    REPRODUCED,
-    UNDECIDED,
     Config,
     Experiment,
     Published,
     Row,
     Table,
     Verdict,
+    above,
     mean_and_spread,
     select,
 )
@@ -185,14 +183,10 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         first, chance = [p[f"{w}_1"] for p in pairs for w in ("q_proj", "v_proj")], 1 / pairs[0]["k"]
         later = [p[f"{w}_8"] for p in pairs for w in ("q_proj", "v_proj")]
         excess = [f - g for f, g in zip(first, later, strict=True)]
-        mean, spread = mean_and_spread(excess)
-        outcome = UNDECIDED
-        if len(excess) > 1 and abs(mean) > 2 * spread / len(excess) ** 0.5:
-            outcome = REPRODUCED if mean > 0 else NOT_REPRODUCED
         found.append(
             Verdict(
                 f"{PROSE}: the first direction of A agrees between r = 8 and r = 64 more than all eight do",
-                outcome,
+                above(excess, 0.0),
                 f"φ = {np.mean(first):.2f} for the first (chance {chance:.2f}), {np.mean(later):.2f} for the first 8 "
                 f"(chance {8 * chance:.2f})",
             )

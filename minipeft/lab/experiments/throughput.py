@@ -15,21 +15,20 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.accounting import Forecast, readable_bytes, step_cost
-from minipeft.lab.experiments.compare import adapted
 from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
-    REPRODUCED,
-    UNDECIDED,
     Config,
     Experiment,
     Published,
     Row,
     Table,
     Verdict,
+    above,
     mean_and_spread,
     select,
 )
 from minipeft.lab.framework.timing import in_turn, median_ratio
+from minipeft.lab.framework.training import adapted
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig
@@ -151,13 +150,6 @@ def gains(rows: Sequence[Row], budget: float) -> list[float]:
     return [x["LoRA tokens/s"] / y["full tokens/s"] for x, y in zip(a, b, strict=True)]
 
 
-def beyond(values: Sequence[float], least: float) -> str:
-    """Is the mean at least so much, by two standard errors?"""
-    mean, spread = mean_and_spread(values)
-    error = 2 * spread / len(values) ** 0.5
-    return REPRODUCED if mean - error > least else NOT_REPRODUCED if mean + error < least else UNDECIDED
-
-
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """Faster on one batch; a larger batch fits; 30 % more tokens a second within one budget."""
     largest = batches(rows)[-1]
@@ -174,19 +166,19 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     return [
         Verdict(
             "On one batch LoRA's step is faster, by the gradients that it does not compute",
-            beyond(same, 1.0),
+            above(same, 1.0),
             f"{mean_and_spread(same)[0]:.2f} times the tokens a second at batch {largest}; by the FLOPs it would be "
             f"{select(rows, batch=largest)[0]['full FLOPs'] / select(rows, batch=largest)[0]['LoRA FLOPs']:.2f}",
         ),
         Verdict(
             "The memory that LoRA saves allows a larger batch, which is faster still",
-            beyond(wider, 1.0) if lora is not None and lora > first else NOT_REPRODUCED,
+            above(wider, 1.0) if lora is not None and lora > first else NOT_REPRODUCED,
             f"in what full fine-tuning needs for {first} LoRA has room for {lora}, which gives LoRA "
             f"{mean_and_spread(wider)[0]:.2f} times its tokens a second at {first}",
         ),
         Verdict(
             "Within one memory budget LoRA trains on at least 30 % more tokens a second",
-            beyond(under, 1.3),
+            above(under, 1.3),
             f"{100 * (mean_and_spread(under)[0] - 1):+.0f} % in the budget of full fine-tuning at batch {first}; "
             "published: +33 % (32.5 to 43.1) for GPT-3, some +30 % for LLaMA-2-7B",
         ),

@@ -15,30 +15,26 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.accounting import count_parameters
-from minipeft.autograd import no_grad
-from minipeft.backend import to_numpy
 from minipeft.data.batches import Batches
 from minipeft.data.digits import load_digits
 from minipeft.data.fetch import fetch
 from minipeft.data.images import load_fashion, load_mnist
-from minipeft.lab.experiments.compare import adapted
 from minipeft.lab.framework.experiment import (
-    NOT_REPRODUCED,
-    REPRODUCED,
-    UNDECIDED,
     Config,
     Experiment,
     Published,
     Row,
     Table,
     Verdict,
-    chosen,
+    above,
+    all_of,
     mean_and_spread,
     percent,
     select,
+    tuned,
 )
+from minipeft.lab.framework.training import accuracy, adapted, pretrain, train
 from minipeft.models import ViT, ViTConfig
-from minipeft.optim import AdamW, CosineSchedule, LinearSchedule
 from minipeft.peft import (
     AdapterConfig,
     FacTConfig,
@@ -48,7 +44,6 @@ from minipeft.peft import (
     PrefixTuningConfig,
     TopLayersConfig,
 )
-from minipeft.train import TrainingError, fit
 
 Pictures = tuple[np.ndarray, np.ndarray]  # images (n, S, S) and labels (n,)
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -109,15 +104,13 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
         for task in tasks:
             for name in METHODS:
                 one = {"size": mode, "group": group, "task": task, "method": name, **budget(mode)}
-                grid = settings(name, mode)
                 tune = [
                     {**one, "split": "val", "setting": i, "rate": rate, "knob": knob, "seed": TUNING_SEED}
-                    for i, (rate, knob) in enumerate(grid)
+                    for i, (rate, knob) in enumerate(settings(name, mode))
                 ]
                 wanted += tune
-                tuned = select(rows, task=task, method=name, split="val")
-                if len(tuned) == len(grid):
-                    best = chosen(tuned, "setting")
+                best = tuned(tune, rows, "setting")
+                if best is not None:
                     for seed in range(3 if mode == "full" else 2):
                         wanted.append({**tune[best], "split": "test", "seed": seed})
     return wanted
@@ -145,9 +138,7 @@ def prepare(mode: str, folder: Path) -> None:
         images, labels = images[keep], labels[keep]
         steps = 150
     model = ViT(vit(mode), rng=0)
-    batches = Batches({"images": images, "labels": labels}, batch_size=64, seed=0)
-    fit(model, batches, AdamW(model, lr=CosineSchedule(2e-3, steps, warmup=50)), steps=steps, progress=False)
-    model.save_pretrained(folder)
+    pretrain(model, Batches({"images": images, "labels": labels}, 64, seed=0), steps, folder, rate=2e-3, warmup=50)
 
 
 @lru_cache(maxsize=8)
@@ -254,23 +245,17 @@ def run(config: Config, folder: Path) -> Row:
     """Train a method on a task and judge it once; value: the accuracy, None where it diverged."""
     images, labels = suite(config["task"], config["size"])
     parts = splits(labels, config["n"], config["seed"])
-    seed, steps = config["seed"], config["steps"]
+    seed = config["seed"]
     classes = int(labels.max()) + 1
     base = ViT.from_pretrained(folder, n_classes=classes, rng=np.random.default_rng((seed, 6)))
     model = adapted(base, method(config["method"], config["knob"]), seed)
     counts = count_parameters(model)
     head = base.config.d_model * classes + classes
-    train = {"images": images[parts["train"]], "labels": labels[parts["train"]]}
-    optimizer = AdamW(model, lr=LinearSchedule(config["rate"], steps, warmup=steps // 10))
+    examples = {"images": images[parts["train"]], "labels": labels[parts["train"]]}
     result = {"trained": counts.trainable, "without head": counts.trainable - head}
-    try:
-        fit(model, Batches(train, config["batch"], seed=seed), optimizer, steps=steps, seed=seed, progress=False)
-    except TrainingError:
-        return {**result, "value": None}
     where = parts[config["split"]]
-    with no_grad():
-        guesses = to_numpy(model.eval()(images[where]).data).argmax(axis=1)
-    return {**result, "value": float((guesses == labels[where]).mean())}
+    done = train(model, Batches(examples, config["batch"], seed=seed), config["rate"], config["steps"], seed=seed)
+    return {**result, "value": accuracy(model.eval(), images[where], labels[where]) if done else None}
 
 
 def by_group(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
@@ -325,16 +310,6 @@ def _setting(row: Row) -> str:
     return f"{row['rate']:g}, {row['knob']:g}" if row["method"].startswith("FacT") else f"{row['rate']:g}"
 
 
-def better(a: Sequence[float], b: Sequence[float], margin: float = 0.0) -> str:
-    """Is the mean of a above that of b less ``margin``, by two standard errors of their difference over the seeds?"""
-    (m, s), (n, t) = mean_and_spread(a), mean_and_spread(b)
-    error = 2 * (s * s / len(a) + t * t / len(b)) ** 0.5
-    gap = m - n + margin
-    if len(a) < 2 or len(b) < 2 or abs(gap) <= error:
-        return UNDECIDED
-    return REPRODUCED if gap > 0 else NOT_REPRODUCED
-
-
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """Against full fine-tuning, against the probe, FacT against LoRA, LNLoRA against LoRA."""
     scores = {m: s["mean"] for m, s in by_group(rows).items()}
@@ -343,26 +318,26 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     best = max(others, key=lambda m: mean_and_spread(scores[m])[0])
     worst = min(others, key=lambda m: mean_and_spread(scores[m])[0])
     said = {m: f"{m} {percent(s)}" for m, s in scores.items()}
-    facts = [better(scores[m], scores["LoRA"], 0.005) for m in ("FacT-TT", "FacT-TK")]
+    facts = [above(scores[m], scores["LoRA"], 0.005) for m in ("FacT-TT", "FacT-TK")]
     return [
         Verdict(
             "Training few parameters can be better than training all, on the average of the suite",
-            better(scores[best], scores["full"]),
+            above(scores[best], scores["full"]),
             f"{said[best]}, {said['full']}",
         ),
         Verdict(
             "Every one of the methods beats the linear probe",
-            better(scores[worst], scores["probe"]),
+            above(scores[worst], scores["probe"]),
             f"the lowest: {said[worst]}; {said['probe']}",
         ),
         Verdict(
             "FacT is as good as LoRA (to half a point) with less than half of its parameters",
-            NOT_REPRODUCED if NOT_REPRODUCED in facts else REPRODUCED if set(facts) == {REPRODUCED} else UNDECIDED,
+            all_of(facts),
             "; ".join(f"{said[m]} with {trained[m]:,}" for m in ("FacT-TT", "FacT-TK", "LoRA")),
         ),
         Verdict(
             "A normalization of its own (LNLoRA) helps LoRA, at equal parameters",
-            better(scores["LNLoRA"], scores["LoRA"]),
+            above(scores["LNLoRA"], scores["LoRA"]),
             f"{said['LNLoRA']} with {trained['LNLoRA']:,}, {said['LoRA']} with {trained['LoRA']:,}",
         ),
     ]

@@ -93,6 +93,27 @@ def percent(values: Sequence[float]) -> str:
     return f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
 
+def above(a: Sequence[float], b: Sequence[float] | float, margin: float = 0.0) -> str:
+    """Return whether the mean of a is above that of b less ``margin``, by two standard errors of their difference.
+
+    b: a number has no error. Too few values (one in a group) are undecided.
+    """
+    (m, s), (n, t) = mean_and_spread(a), (b, 0.0) if isinstance(b, (int, float)) else mean_and_spread(b)
+    sizes = [len(a)] if isinstance(b, (int, float)) else [len(a), len(b)]
+    error = 2 * (s * s / sizes[0] + t * t / sizes[-1]) ** 0.5
+    gap = m - n + margin
+    if min(sizes) < 2 or abs(gap) <= error:
+        return UNDECIDED
+    return REPRODUCED if gap > 0 else NOT_REPRODUCED
+
+
+def all_of(outcomes: Sequence[str]) -> str:
+    """Return REPRODUCED if all are, and NOT_REPRODUCED if one is not."""
+    if NOT_REPRODUCED in outcomes:
+        return NOT_REPRODUCED
+    return REPRODUCED if set(outcomes) == {REPRODUCED} else UNDECIDED
+
+
 def chosen(rows: Sequence[Row], knob: str, score: str = "value", higher_is_better: bool = True) -> Any:
     """The value of ``knob`` with the best mean of ``score`` over its rows; values with a diverged run (None) are out.
 
@@ -106,3 +127,9 @@ def chosen(rows: Sequence[Row], knob: str, score: str = "value", higher_is_bette
     if not means:
         raise ValueError(f"every value of {knob} diverged: {sorted({r[knob] for r in rows})}")
     return (max if higher_is_better else min)(means, key=lambda v: means[v])
+
+
+def tuned(tuning: Sequence[Config], rows: Sequence[Row], knob: str, higher_is_better: bool = True) -> Any:
+    """Return the value of ``knob`` that `chosen` picks among the runs ``tuning``, or None until all have finished."""
+    done = [r for c in tuning for r in select(rows, **c)]
+    return chosen(done, knob, higher_is_better=higher_is_better) if len(done) == len(tuning) else None

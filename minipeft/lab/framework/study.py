@@ -26,16 +26,16 @@ from minipeft.data.fetch import fetch
 from minipeft.data.sentiment import load_sentiment, split_sentiment
 from minipeft.data.text import characters, stretches
 from minipeft.data.wordpiece import WordPiece
-from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Config, Row, chosen, select
+from minipeft.lab.framework import training
+from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Config, Row, select, tuned
+from minipeft.lab.framework.training import adapted, train
 from minipeft.lab.framework.welch import welch
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier
 from minipeft.nn.attention import MultiHeadAttention
 from minipeft.nn.module import Module
-from minipeft.optim import AdamW, CosineSchedule, LinearSchedule
 from minipeft.peft import PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from minipeft.peft.config import METHODS
 from minipeft.peft.prefix import FlatPrefix, PrefixedCore
-from minipeft.train import TrainingError, fit
 
 PROSE, SENTIMENT = "prose", "sentiment"
 UNITS = {PROSE: "nats/char", SENTIMENT: "% correct"}
@@ -97,9 +97,8 @@ def runs(plans: Sequence[Plan], rows: Sequence[Row]) -> list[Config]:
             for arm in plan.arms:
                 tuning = [_config(plan, arm, n, rate, s, "val") for rate in arm.rates for s in plan.tuning_seeds]
                 wanted += tuning
-                done = [r for c in tuning for r in select(rows, **c)]
-                if len(done) == len(tuning):
-                    rate = chosen(done, "rate", higher_is_better=plan.task == SENTIMENT)
+                rate = tuned(tuning, rows, "rate", higher_is_better=plan.task == SENTIMENT)
+                if rate is not None:
                     wanted += [_config(plan, arm, n, rate, s, "test") for s in plan.seeds]
     return wanted
 
@@ -130,15 +129,10 @@ def run(config: Config, folder: Path) -> Row:
     drawn = draw(config, folder)
     method = from_json(config["method"])
     model = adapt(drawn.model, method, config["seed"], drawn.words if config["start"] == FROM_WORDS else None)
-    steps = config["steps"]
     counts = count_parameters(model)
     counted = {"trained": counts.trainable, "parameters": counts.total}
-    optimizer = AdamW(model, lr=LinearSchedule(config["rate"], steps, warmup=steps // 10))
-    try:
-        fit(model, drawn.batches, optimizer, steps=steps, seed=config["seed"], progress=False, max_norm=1.0)
-        return {**counted, **drawn.judge(model.eval())}
-    except TrainingError:  # a rate that is too high for this arm: a result, and never the chosen one
-        return {**counted, "value": None, "loss": None}
+    done = train(model, drawn.batches, config["rate"], config["steps"], seed=config["seed"], max_norm=1.0)
+    return {**counted, **(drawn.judge(model.eval()) if done else {"value": None, "loss": None})}
 
 
 def adapt(model: Any, method: PeftConfig | None, seed: int, words: list[int] | None = None) -> Any:
@@ -147,10 +141,8 @@ def adapt(model: Any, method: PeftConfig | None, seed: int, words: list[int] | N
     words: token ids from which a prompt or a prefix starts: as embeddings, or as the keys and values that the model
     itself has for them at the first positions of a text.
     """
-    if method is None:
-        return model.requires_grad_(True)
-    if words is None:
-        return get_peft_model(model, method, rng=seed)
+    if method is None or words is None:
+        return adapted(model, method, seed)
     if isinstance(method, PromptTuningConfig):
         method.prompt_tuning_init, method.prompt_tuning_init_ids = "TEXT", words
         return get_peft_model(model, method, rng=seed)
@@ -218,9 +210,7 @@ def pretrain(size: str, folder: Path, steps: int) -> None:
     tokenizer, documentation, _ = characters()
     model = DecoderLM(DecoderConfig.gpt2(vocab_size=tokenizer.vocab_size, **SIZES[size]), rng=0)
     batches = LanguageModelBatches(documentation, batch_size=16, length=WINDOW, seed=0)
-    schedule = CosineSchedule(3e-3, steps, warmup=max(1, steps // 20))
-    fit(model, batches, AdamW(model, lr=schedule), steps=steps, progress=False)
-    model.save_pretrained(folder)
+    training.pretrain(model, batches, steps, folder)
 
 
 def _draw_prose(config: Config, folder: Path) -> Drawn:

@@ -21,9 +21,9 @@ from minipeft.data.fetch import fetch
 from minipeft.data.sentiment import load_sentiment, split_sentiment
 from minipeft.data.text import characters, stretches
 from minipeft.data.wordpiece import WordPiece
+from minipeft.lab.framework.training import accuracy, pretrain
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier, Model, ViT, ViTConfig
 from minipeft.nn.layers import Linear
-from minipeft.optim import AdamW, CosineSchedule
 from minipeft.peft import (
     AdapterConfig,
     BitFitConfig,
@@ -33,7 +33,6 @@ from minipeft.peft import (
     PromptTuningConfig,
     TopLayersConfig,
 )
-from minipeft.train import fit
 
 Evaluate = Callable[[Any, str], float]
 
@@ -104,9 +103,7 @@ def prepare_digits(folder: Path, progress: bool = False) -> None:
     images, labels, _, _ = _digit_splits()
     model = ViT(DIGITS, rng=0)
     batches = Batches({"images": images, "labels": labels}, batch_size=64, seed=0)
-    steps = 15 * len(batches)
-    fit(model, batches, AdamW(model, lr=CosineSchedule(2e-3, steps, warmup=20)), steps=steps, progress=progress)
-    model.save_pretrained(folder)
+    pretrain(model, batches, 15 * len(batches), folder, rate=2e-3, warmup=20, progress=progress)
 
 
 def draw_digits(folder: Path, seed: int) -> Round:
@@ -127,9 +124,7 @@ def draw_digits(folder: Path, seed: int) -> Round:
     splits = {"val": np.concatenate(val), "test": np.concatenate(test)}
 
     def evaluate(m: Any, split: str) -> float:
-        with no_grad():
-            guesses = to_numpy(m(images[splits[split]]).data).argmax(axis=1)
-        return float((guesses == labels[splits[split]]).mean())
+        return accuracy(m, images[splits[split]], labels[splits[split]])
 
     return Round(model, Batches({"images": images[train], "labels": labels[train]}, 25, seed=seed), evaluate)
 
@@ -142,8 +137,7 @@ def prepare_text(folder: Path, progress: bool = False) -> None:
     tokenizer, prose, _ = characters()
     model = DecoderLM(DecoderConfig.gpt2(vocab_size=tokenizer.vocab_size, **TEXT), rng=0)
     batches = LanguageModelBatches(prose, batch_size=16, length=64, seed=0)
-    fit(model, batches, AdamW(model, lr=CosineSchedule(3e-3, 600, warmup=30)), steps=600, progress=progress)
-    model.save_pretrained(folder)
+    pretrain(model, batches, 600, folder, progress=progress)
 
 
 def draw_text(folder: Path, seed: int) -> Round:

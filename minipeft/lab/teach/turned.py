@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.autograd import no_grad
 from minipeft.backend import to_numpy
 from minipeft.data.batches import Batches
 from minipeft.data.digits import load_digits
+from minipeft.lab.framework.training import accuracy, adapted
 from minipeft.models import ViT, ViTConfig
 from minipeft.optim import AdamW, CosineSchedule, LinearSchedule
-from minipeft.peft import PeftConfig, get_peft_model
+from minipeft.peft import PeftConfig
 from minipeft.train import fit
 
 SMALL = ViTConfig(image_size=8, patch_size=2, channels=1, n_classes=10, d_model=32, n_layers=2, n_heads=4, d_ff=128)
@@ -65,10 +65,7 @@ class TurnedDigits:
 
     def accuracy(self, model: Any, how: str = "turned") -> float:
         """The share of the 597 test images, seen so, that the model reads rightly."""
-        model.eval()
-        with no_grad():
-            guesses = to_numpy(model(view(self.images[N_TRAIN:], how)).data).argmax(axis=1)
-        return float((guesses == self.labels[N_TRAIN:]).mean())
+        return accuracy(model.eval(), view(self.images[N_TRAIN:], how), self.labels[N_TRAIN:])
 
     def train(
         self,
@@ -85,8 +82,7 @@ class TurnedDigits:
         AdamW, the rate rising over a tenth of the steps and then falling to zero in straight lines.
         """
         if model is None:
-            base = self.base()
-            model = base if config is None else get_peft_model(base, config, rng=seed).to(self.device)
+            model = adapted(self.base(), config, seed).to(self.device)
         optimizer = AdamW(model, lr=LinearSchedule(lr, steps, warmup=steps // 10))
         fit(model.train(), self.few(n, how, seed), optimizer, steps=steps, seed=seed, progress=False)
         return model.eval()
