@@ -58,7 +58,8 @@ def mistakes(text: str, plain: Mapping[str, str] | None = None) -> list[Mutant]:
         - (dz * p).sum(axis=axis, keepdims=True)
         + (dz * p).sum(axis=-1, keepdims=True)
 
-    If no line goes, the others are the whole body. "with" lists the functions of `Mutant.along`.
+    If no line goes, the others are the whole body. If none comes before the next part goes, a lone + ends the part.
+    "with" lists the functions of `Mutant.along`.
 
     Args:
         text: headings and entries.

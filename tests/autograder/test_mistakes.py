@@ -35,6 +35,10 @@ def test_a_diff_of_a_plain_body_may_have_several_parts():
     assert mutant.body == "a = 3\nb = 2\nreturn a + b"
 
 
+def test_a_lone_plus_ends_a_part_that_nothing_replaces():
+    assert one("parts\nA hint.\n- a = 1\n+\n- return a\n+ return b", plain=PLAIN).body == "\nb = 2\nreturn b"
+
+
 def test_with_brings_plain_bodies_along():
     mutant = one("x\nA hint.\n+ return None", f"== {TARGET} 2.1 with Softmax.forward\n\n", PLAIN)
     assert mutant.along == {"Softmax.forward": "ctx.save(s)\nreturn s"}
