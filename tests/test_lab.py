@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from minipeft.accounting.timing import in_turn, median_ratio
 from minipeft.cli import main
 from minipeft.files import FileError
+from minipeft.files.table import columns
 from minipeft.lab.experiments.sizes import EXPERIMENT as SIZES
 from minipeft.lab.framework import report, runner
 from minipeft.lab.framework.experiment import (
@@ -217,3 +220,18 @@ def test_no_cluster_is_one_line(tmp_path, capsys):
     pytest.importorskip("dask.distributed")
     assert main(["lab", "sizes", "--out", str(tmp_path), "--cluster", "nonsense://x"]) == 2
     assert "no Dask scheduler answers" in capsys.readouterr().err
+
+
+def test_columns_are_as_wide_as_their_widest_text_and_end_without_spaces():
+    assert columns(("name", "n"), [("a", "10"), ("longer", "")], (False, True)) == (
+        "name     n\n------  --\na       10\nlonger"
+    )
+
+
+def test_works_are_timed_in_turn_and_the_first_rounds_do_not_count():
+    calls = []
+    works = {name: partial(calls.append, name) for name in "ab"}
+    seconds = in_turn(works, repeats=2, unmeasured=1)
+    assert calls == list("ababab")
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+    assert median_ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == 2.0

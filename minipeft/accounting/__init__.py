@@ -2,8 +2,8 @@
 
 counting.py counts on a model and on the recorded graph of its loss. formulas.py (parameters), steps.py and methods.py
 (a training step) say the same out of a decoder's sizes alone, for every method. peak.py measures the peak of a step on
-few examples and extends it to many.
-published.py has formulas of the literature.
+few examples and extends it to many. published.py has formulas of the literature. timing.py is the exception: it times
+several things in turn.
 """
 
 from minipeft.accounting.counting import (

@@ -12,6 +12,7 @@ from typing import Any
 
 from minipeft.autograd import Node, Tensor
 from minipeft.backend import Array, FlopCount, counting, is_array
+from minipeft.files.table import Columns
 from minipeft.nn.module import Module
 
 
@@ -145,12 +146,7 @@ class Report:
             lines += [("",) * 4, ("matrix products", "GFLOP", "", "")]
             counts = {"forward": self.flops.forward, "backward": self.flops.backward, "total": self.flops.total}
             lines += [(name, f"{n / 1e9:,.3f}", "", "") for name, n in counts.items()]
-        widths = [max(len(line[i]) for line in lines) for i in range(4)]
-        padded = (
-            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-            for line in lines
-        )
-        return "\n".join("  ".join(cells).rstrip() for cells in padded)
+        return "\n".join(map(Columns(lines, (False, True, True, True)).line, lines))
 
 
 def _share(name: str, n: int, trained: int) -> tuple[str, str, str, str]:

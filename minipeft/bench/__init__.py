@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from minipeft.files.table import Columns
+
 Row = dict[str, Any]
 
 
@@ -52,21 +54,18 @@ class Table:
         self.header = list(rows[0])
         lines = [[_cell(row.get(name)) for name in self.header] for row in rows]
         self.numeric = [isinstance(value, (int, float)) for value in rows[0].values()]
-        self.widths = [max(map(len, column)) for column in zip(self.header, *lines, strict=True)]
+        self.columns = Columns([self.header, *lines], self.numeric)
         if slack:
-            self.widths = [max(w, NUMBER if n else w + slack) for w, n in zip(self.widths, self.numeric, strict=True)]
+            widths = zip(self.columns.widths, self.numeric, strict=True)
+            self.columns.widths = [max(w, NUMBER if n else w + slack) for w, n in widths]
 
     def head(self) -> str:
         """Return the names of the columns and a rule below them."""
-        return "\n".join([self._line(self.header), self._line(["-" * w for w in self.widths])])
+        return f"{self.columns.line(self.header)}\n{self.columns.rule()}"
 
     def line(self, row: Row) -> str:
         """Return the line of a row; numbers have three significant digits."""
-        return self._line([_cell(row.get(name)) for name in self.header])
-
-    def _line(self, cells: list[str]) -> str:
-        columns = zip(cells, self.widths, self.numeric, strict=True)
-        return "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in columns).rstrip()
+        return self.columns.line([_cell(row.get(name)) for name in self.header])
 
 
 def table(rows: list[Row]) -> str:

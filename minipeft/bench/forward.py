@@ -7,13 +7,13 @@ Both run in one process, in turn; their logits are compared first. transformers 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from minipeft.accounting.timing import in_turn
 from minipeft.autograd import no_grad
 from minipeft.bench import Part, Row
 from minipeft.bench.step import quartiles
@@ -90,21 +90,14 @@ def generation(new: int, repeats: int) -> list[Row]:
 
 
 def _row(what: str, tokens: int, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, worst: float) -> Row:
-    pairs = []
-    for i in range(repeats + 1):
-        start = time.perf_counter()
-        ours()
-        between = time.perf_counter()
-        theirs()
-        if i:
-            pairs.append((between - start, time.perf_counter() - between))
-    low, middle, high = quartiles([a / b for a, b in pairs])
+    seconds = in_turn({"ours": ours, "theirs": theirs}, repeats, unmeasured=1)
+    low, middle, high = quartiles([a / b for a, b in zip(*seconds.values(), strict=True)])
     return {
         "what": what,
         "ratio": middle,
         "lower quartile": low,
         "upper quartile": high,
-        "ours, tokens/s": tokens / statistics.median(a for a, _ in pairs),
-        "theirs, tokens/s": tokens / statistics.median(b for _, b in pairs),
+        "ours, tokens/s": tokens / statistics.median(seconds["ours"]),
+        "theirs, tokens/s": tokens / statistics.median(seconds["theirs"]),
         "disagreement": worst,
     }

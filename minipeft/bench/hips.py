@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from minipeft.accounting.timing import in_turn
 from minipeft.bench import Part, Row
 from minipeft.bench.profile import our_model
-from minipeft.bench.step import SHAPES, in_turn, quartiles
+from minipeft.bench.step import REST, SHAPES, quartiles
 from minipeft.bench.torch_side import ALPHA, RANK, Shape, batch_of, shifted
 from minipeft.ops.loss import IGNORED
 from minipeft.optim import AdamW
@@ -123,7 +124,8 @@ def _compare(mode: str, repeats: int) -> Row:
         their_gradients()
         other_optimizer.step()
 
-    pairs = in_turn(our_step, their_step, repeats)
+    seconds = in_turn({"ours": our_step, "theirs": their_step}, repeats, unmeasured=1, rest=REST)
+    pairs = list(zip(*seconds.values(), strict=True))
     low, middle, high = quartiles([a / b for a, b in pairs])
     return {
         "shape": shape.name,

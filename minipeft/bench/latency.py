@@ -6,13 +6,13 @@ The claim: adapters add depth that cannot be computed in parallel, which costs m
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from minipeft.accounting.timing import in_turn
 from minipeft.autograd import no_grad
 from minipeft.bench import Part, Row
 from minipeft.bench.step import quartiles
@@ -58,14 +58,8 @@ def run(repeats: int = REPEATS, grid: Sequence[tuple[int, int]] = GRID) -> list[
 def measure(made: dict[str, Any], batch: int, length: int, repeats: int) -> list[Row]:
     """Return the rows of one batch × length, one a method."""
     ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (batch, length))
-    times: dict[str, list[float]] = {name: [] for name in made}
     with no_grad():
-        for i in range(repeats + 3):
-            for name, model in made.items():
-                start = time.perf_counter()
-                model(ids)
-                if i >= 3:
-                    times[name].append(time.perf_counter() - start)
+        times = in_turn({name: partial(model, ids) for name, model in made.items()}, repeats)
     base = times.pop("base")
     rows = []
     for name, seconds in times.items():

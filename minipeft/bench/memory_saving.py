@@ -7,7 +7,6 @@ and the bytes allocated at the peak of a step less those of the states, as `trac
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting import Forecast, count_flops, memory
+from minipeft.accounting.timing import in_turn
 from minipeft.bench import Part, Row
 from minipeft.bench.step import quartiles
 from minipeft.models import DecoderConfig, DecoderLM
@@ -49,11 +49,9 @@ class Variant:
         ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (batch, length))
         self.batch = {"ids": ids, "labels": ids}
 
-    def seconds(self) -> float:
-        """Return the seconds of one step."""
-        start = time.perf_counter()
+    def step(self) -> None:
+        """Take one step."""
         train_step(self.model, self.batch, self.optimizer)
-        return time.perf_counter() - start
 
     def facts(self) -> dict[str, float]:
         """Return the megabytes kept, at the peak and foreseen, and the GFLOP of a step."""
@@ -82,12 +80,7 @@ def parts(quick: bool = False) -> list[Part]:
 def measure(batch: int, length: int, repeats: int) -> list[Row]:
     """Return the rows of one shape, one a variant."""
     made = {name: Variant(*settings, batch, length) for name, settings in VARIANTS.items()}
-    times: dict[str, list[float]] = {name: [] for name in made}
-    for i in range(repeats + 2):
-        for name, variant in made.items():
-            seconds = variant.seconds()
-            if i >= 2:
-                times[name].append(seconds)
+    times = in_turn({name: variant.step for name, variant in made.items()}, repeats, unmeasured=2)
     rows = []
     for name, variant in made.items():
         low, middle, high = quartiles([a / b for a, b in zip(times[name], times["default"], strict=True)])

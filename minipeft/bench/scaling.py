@@ -7,7 +7,6 @@ top K of eight layers: their time relative to full fine-tuning, and their counte
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting import count_flops
+from minipeft.accounting.timing import seconds_of
 from minipeft.bench import Part, Row
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
@@ -44,9 +44,7 @@ class Stepper:
         self.flops = flops.total
 
     def seconds(self) -> float:
-        start = time.perf_counter()
-        train_step(self.model, self.batch, self.optimizer, shards=self.shards)
-        return time.perf_counter() - start
+        return seconds_of(partial(train_step, self.model, self.batch, self.optimizer, shards=self.shards))
 
 
 def parts(quick: bool = False) -> list[Part]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting import count_flops
+from minipeft.accounting.timing import in_turn
 from minipeft.backend import to_numpy
 from minipeft.bench import Part, Row
 from minipeft.bench.torch_side import TARGETS, Shape, batch_of, both, keep_pages, shifted
@@ -101,9 +102,11 @@ def measure(name: str, mode: str, baseline: str, masked: float, repeats: int) ->
             train_step(ours, batch, own, shards=shape.shards)
 
         products = {"numpy": large_product(np), "torch": large_product(torch)}
-        pairs, rates = [], []
+        pairs: list[tuple[float, ...]] = []
+        rates = []
         for _ in range(PAUSES):
-            pairs += in_turn(our_step, their_step, -(-repeats // PAUSES))
+            seconds = in_turn({"ours": our_step, "theirs": their_step}, -(-repeats // PAUSES), unmeasured=1, rest=REST)
+            pairs += zip(*seconds.values(), strict=True)
             rates.append(max(map(kept_up, products.values())))
         with count_flops() as flops:
             our_step()
@@ -126,27 +129,6 @@ def measure(name: str, mode: str, baseline: str, masked: float, repeats: int) ->
         "largest disagreement": worst,
         "pairs": len(pairs),
     }
-
-
-def in_turn(ours: Callable[[], None], theirs: Callable[[], None], repeats: int) -> list[tuple[float, float]]:
-    """Return the seconds of (ours, theirs), taken in turn after an uncounted one of each, with a rest before each.
-
-    Without the rest, threads of OpenMP that wait for more work by spinning would take the processor from the next.
-    """
-    pairs = []
-    for i in range(repeats + 1):
-        pair = timed(ours), timed(theirs)
-        if i:
-            pairs.append(pair)
-    return pairs
-
-
-def timed(call: Callable[[], None]) -> float:
-    """Rest, then return the seconds of a call."""
-    time.sleep(REST)
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:

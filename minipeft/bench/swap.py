@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from minipeft.accounting.timing import in_turn, median_ratio
 from minipeft.autograd import no_grad
 from minipeft.bench import Part, Row
 from minipeft.models import DecoderConfig, DecoderLM
@@ -36,12 +35,6 @@ def gpt2_small_with_two() -> PeftModel:
         for p in peft.trained().values():
             p.data[...] += 0.01 * rng.standard_normal(p.shape).astype(p.dtype)
     return peft.eval()
-
-
-def seconds(action: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 def parts(quick: bool = False) -> list[Part]:
@@ -69,12 +62,12 @@ def measure(name: str, peft: PeftModel, repeats: int) -> list[Row]:
         peft.set_adapter("one")
         action = partial(ACTIONS[name], peft, Path(folder) / "two")
         action()
-        pairs = [(seconds(action), seconds(forward)) for _ in range(repeats)]
+        seconds = in_turn({"action": action, "forward": forward}, repeats, unmeasured=0)
     return [
         {
             "action": name,
-            "ms": 1e3 * statistics.median(t for t, _ in pairs),
-            "of a forward pass of 128 tokens": statistics.median(t / f for t, f in pairs),
+            "ms": 1e3 * statistics.median(seconds["action"]),
+            "of a forward pass of 128 tokens": median_ratio(seconds["action"], seconds["forward"]),
         }
     ]
 

@@ -13,17 +13,19 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from minipeft import accounting
+from minipeft.accounting.timing import in_turn, median_ratio
 from minipeft.files.atomic import check_writable, new_folder
 from minipeft.files.log import append_row, read_rows
+from minipeft.files.table import columns
 from minipeft.lab.framework.experiment import Row, chosen, select
 from minipeft.lab.framework.runner import one_blas_thread
-from minipeft.lab.framework.tasks import TASKS, Budget, Round, Task
+from minipeft.lab.framework.tasks import TASKS, Budget, Task
 from minipeft.lab.framework.training import adapted, train
-from minipeft.nn.module import Module
 from minipeft.optim import AdamW
 from minipeft.train import TrainingError, train_step
 
@@ -80,9 +82,11 @@ def best_rates(task: Task, rows: list[Row]) -> dict[str, float]:
     best = {}
     for method in task.methods:
         tried = select(rows, method=method, split="val")
-        if all(r["value"] is None for r in tried):
-            raise TrainingError(f"{method} diverged at every learning rate of {task.budget.learning_rates}")
-        best[method] = chosen(tried, "learning_rate", higher_is_better=task.higher_is_better)
+        try:
+            best[method] = chosen(tried, "learning_rate", higher_is_better=task.higher_is_better)
+        except ValueError as error:
+            rates = task.budget.learning_rates
+            raise TrainingError(f"{method} diverged at every learning rate of {rates}") from error
     return best
 
 
@@ -118,29 +122,13 @@ def cost(task: Task, method: str, folder: Path, device: str = "cpu") -> Row:
 
 def step_times(task: Task, folder: Path, repeats: int, device: str = "cpu") -> dict[str, float]:
     """The time of a step relative to full fine-tuning: medians of pairs taken in turn."""
-    steps: dict[str, Callable[[], float]] = {}
+    steps = {}
     for method, config in task.methods.items():
         drawn = task.draw(folder, 0)
         model = adapted(drawn.model, config, 0).to(device)
-        steps[method] = _stepper(model, drawn, AdamW(model, lr=1e-9))
-        steps[method]()
-    ratios: dict[str, list[float]] = {m: [] for m in steps}
-    for _ in range(repeats):
-        base = steps["full"]()
-        for method, step in steps.items():
-            ratios[method].append(1.0 if method == "full" else step() / base)
-    return {m: statistics.median(r) for m, r in ratios.items()}
-
-
-def _stepper(model: Module, drawn: Round, optimizer: AdamW) -> Callable[[], float]:
-    batch = next(iter(drawn.batches.epoch(0)))
-
-    def step() -> float:
-        start = time.perf_counter()
-        train_step(model, batch, optimizer)
-        return time.perf_counter() - start
-
-    return step
+        steps[method] = partial(train_step, model, next(iter(drawn.batches.epoch(0))), AdamW(model, lr=1e-9))
+    seconds = in_turn(steps, repeats, unmeasured=1)
+    return {m: median_ratio(s, seconds["full"]) for m, s in seconds.items()}
 
 
 def summarize(
@@ -266,17 +254,9 @@ def table_text(task: Task, rows: list[Row]) -> str:
                 f"{r['learning_rate']:g}{'*' if r['rate_at_edge'] else ''}",
             ]
         )
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-
-    def row_text(cells: list[str]) -> str:
-        return "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        )
-
-    text = [row_text(header), "  ".join("-" * w for w in widths), *map(row_text, lines)]
-    if any(r["rate_at_edge"] for r in rows):
-        text.append("* the best learning rate lies at the edge of the list that was tried")
-    return "\n".join(text)
+    edge = "\n* the best learning rate lies at the edge of the list that was tried"
+    table = columns(header, lines, [i > 0 for i in range(len(header))])
+    return table + (edge if any(r["rate_at_edge"] for r in rows) else "")
 
 
 def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting import count_flops
+from minipeft.accounting.timing import in_turn, median_ratio
 from minipeft.autograd import no_grad
 from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
@@ -31,7 +32,6 @@ from minipeft.lab.framework.experiment import (
     mean_and_spread,
     select,
 )
-from minipeft.lab.framework.timing import in_turn, median_ratio
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.peft import AdapterConfig, LoraConfig, get_peft_model
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.accounting import Forecast, readable_bytes, step_cost
+from minipeft.accounting.timing import in_turn, median_ratio
 from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
     Config,
@@ -27,7 +28,6 @@ from minipeft.lab.framework.experiment import (
     mean_and_spread,
     select,
 )
-from minipeft.lab.framework.timing import in_turn, median_ratio
 from minipeft.lab.framework.training import adapted
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW

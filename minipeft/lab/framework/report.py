@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minipeft.files.atomic import atomic_path
+from minipeft.files.table import columns
 from minipeft.lab.framework.experiment import Experiment, Row, Table, Verdict
 
 
@@ -54,19 +55,13 @@ def cell(value: Any) -> str:
 
 
 def text(table: Table) -> str:
-    """A table for the terminal."""
-    lines = [list(table.header), *([cell(v) for v in row] for row in table.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+    """Return a table for the terminal."""
+    lines = [[cell(v) for v in row] for row in table.rows]
     numeric = [
-        all(isinstance(row[i], (int, float)) or row[i] is None for row in table.rows) for i in range(len(widths))
+        all(isinstance(v, (int, float)) or v is None for v in column) for column in zip(*table.rows, strict=True)
     ]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True))
-        return "  ".join(padded).rstrip()
-
-    body = [line(lines[0]), "  ".join("-" * w for w in widths), *map(line, lines[1:])]
-    return "\n".join([table.title, *body, *([table.note] if table.note else [])])
+    body = columns(table.header, lines, numeric or [False] * len(table.header))
+    return "\n".join([table.title, body, *([table.note] if table.note else [])])
 
 
 def _tables_and_published(part: Section) -> list[Table]:
