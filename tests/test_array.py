@@ -273,3 +273,12 @@ def test_a_forked_process_has_threads_of_its_own():
         os.waitpid(child, 0)
         pytest.fail("the forked process waited for threads that it does not have")
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (3, 7), (4, 2048), (2, 2049)])
+def test_the_largest_entry_of_each_row(shape, rng):
+    x = rng.normal(size=shape).astype(np.float32)
+    x[1, -1] = -np.inf
+    np.testing.assert_array_equal(arr.row_max(x), x.max(axis=1, keepdims=True))
+    x[0, 0] = np.nan
+    assert np.isnan(arr.row_max(x)[0, 0])

@@ -143,16 +143,18 @@ def test_profile_names_every_function_and_leaves_the_library_as_it_was(tiny, mon
         assert 0 <= r["in products, ms"] <= r["ms"] * 1.01
 
 
-def test_buffers_takes_steps_with_and_without_them(tiny, monkeypatch):
-    from minipeft import buffers
-    from minipeft.bench import buffers as bench
+def test_allocator_compares_processes(tiny, monkeypatch):
+    from minipeft.bench import allocator
 
-    monkeypatch.setattr(buffers, "LARGE", 64)
-    monkeypatch.setattr(bench, "SHAPES", tiny.SHAPES)
-    for mode in ("lora", "full"):
-        row = bench.measure("gpt2", mode, 2)
-        assert row["held MB"] > 0
-        assert row["lower quartile"] <= row["ratio"] <= row["upper quartile"]
+    monkeypatch.setattr(allocator, "SHAPES", tiny.SHAPES)
+    kept = allocator.measure("gpt2", "lora", False, 2)
+    assert kept["ms"] > 0
+    assert kept["faults"] >= 0
+    rows = iter([{"ms": ms, "faults": 1.0, "peak MB": 2.0} for ms in (1, 2, 3, 4, 9, 9)])
+    monkeypatch.setattr(allocator, "in_own_process", lambda *case, module: [next(rows)])
+    (row,) = allocator.compared("gpt2", "lora", 2)
+    assert row["ratio"] == 0.75
+    assert (row["ms"], row["ms without"]) == (3, 4)
 
 
 def test_profile_counts_a_product_inside_the_function_that_makes_it():

@@ -24,7 +24,7 @@ FLOORS = [  # from the top of the picture to its foundation; tests/test_floors.p
     ("the engine", ["autograd"]),
     ("kernels in CUDA C", ["fused"]),
     ("NumPy or CuPy", ["backend"]),
-    ("words of errors; memory", ["hints", "buffers"]),
+    ("words of errors", ["hints"]),
 ]
 WIDTH, HEIGHT, LABEL, ROOM = 860, 62, 190, 118
 

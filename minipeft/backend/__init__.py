@@ -1,5 +1,6 @@
 """The arrays below everything: NumPy or CuPy, products and their count, threads."""
 
+from minipeft.backend.allocator import give_back, keep_freed_memory
 from minipeft.backend.arrays import (
     Array,
     Backend,
@@ -19,7 +20,7 @@ from minipeft.backend.arrays import (
     to_device,
     to_numpy,
 )
-from minipeft.backend.blocks import BLOCK_BYTES, empty, row_blocks, row_dot, row_max, row_sum, times
+from minipeft.backend.blocks import BLOCK_BYTES, empty, row_blocks, row_dot, row_max, row_sum
 from minipeft.backend.flops import FlopCount, backward_phase, counting
 from minipeft.backend.matmul import column_sum, matmul, product
 from minipeft.backend.threads import block_threads, in_threads, quick_handover, side_by_side, use_threads
@@ -40,9 +41,11 @@ __all__ = [
     "device_of",
     "empty",
     "generator",
+    "give_back",
     "has_kernels",
     "in_threads",
     "is_array",
+    "keep_freed_memory",
     "kernels_of",
     "matmul",
     "product",
@@ -56,7 +59,6 @@ __all__ = [
     "rows",
     "scatter_add",
     "side_by_side",
-    "times",
     "to_device",
     "to_numpy",
     "use_threads",

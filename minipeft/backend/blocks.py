@@ -1,35 +1,16 @@
-"""Work in blocks that stay in a core's cache, and memory that was used before."""
+"""Work in blocks that stay in a core's cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from minipeft import buffers
 from minipeft.backend.arrays import Array, array_module, has_kernels
 from minipeft.backend.matmul import product
 
 
-def reused(like: Array, shape: tuple[int, ...]) -> Array | None:
-    return buffers.reused(shape, like.dtype) if type(like) is np.ndarray else None
-
-
 def empty(like: Array, shape: tuple[int, ...] | None = None) -> Array:
-    """An array of any content beside ``like``: of its library, device and dtype, and by default of its shape.
-
-    In a training step on the CPU a large one lies in memory that an earlier step has left (`buffers`).
-    """
-    shape = like.shape if shape is None else shape
-    out = reused(like, shape)
-    return array_module(like).empty(shape, dtype=like.dtype) if out is None else out
-
-
-def times(x: Array, y: Array) -> Array:
-    """x ∘ y, placed as `empty` does, for y that broadcasts to the shape of x."""
-    if x.dtype != y.dtype:
-        return x * y
-    return array_module(x).multiply(x, y, out=reused(x, x.shape))
+    """An array of any content beside ``like``: of its library, device and dtype, and by default of its shape."""
+    return array_module(like).empty(like.shape if shape is None else shape, dtype=like.dtype)
 
 
 BLOCK_BYTES = 512 * 1024

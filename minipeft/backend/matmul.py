@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from minipeft import buffers
 from minipeft.backend import cuda, flops
 from minipeft.backend.arrays import Array, array_module, backend_of
 
@@ -29,8 +28,6 @@ def column_sum(x: Array) -> Array:
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """``a @ b`` for (..., m, k) and (..., k, n), counted: 2 m k n FLOPs for each matrix of the batch."""
     backend = backend_of(a)
-    if out is None and a.ndim == b.ndim == 2 and a.dtype == b.dtype:
-        out = buffers.reused((a.shape[0], b.shape[1]), a.dtype) if type(a) is np.ndarray else None
     if backend.kernels is not None and max(a.ndim, b.ndim) > 2:
         c = cuda.batched_matmul(backend.kernels, backend.xp, a, b, out)
     else:

@@ -30,7 +30,7 @@ BENCHES = {
     "step": "a training step, LoRA and full, compared with PyTorch eager + PEFT (needs the extra [parity])",
     "hips": "the same at the teaching size, compared with HIPS autograd (needs [parity])",
     "profile": "where a LoRA step at GPT-2 small's shape spends its time, by operation, and its lower bound",
-    "buffers": "a training step that reuses memory, compared with one that takes new memory",
+    "allocator": "a training step where the C library keeps freed memory, compared with one where it does not",
     "memory": "peak memory of a training step, each side in its own process (needs [parity])",
     "forward": "SmolLM2's forward and cached generation, compared with transformers (needs [parity])",
     "memory_saving": "checkpointing and blockwise attention: memory and time, compared with the default",

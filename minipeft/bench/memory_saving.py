@@ -22,7 +22,6 @@ from minipeft.nn import random_stream
 from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig, get_peft_model
 from minipeft.train import train_step
-from minipeft.train.step import pool_of
 
 SIZES = {"vocab_size": 512, "d_model": 256, "n_layers": 4, "n_heads": 8}
 GRID = ((8, 128), (1, 1024))  # batch, length
@@ -57,7 +56,6 @@ class Variant:
         """Return the megabytes kept, at the peak and foreseen, and the GFLOP of a step."""
         with random_stream(0):
             kept = memory(self.model, None, self.model.loss(**self.batch)).activations
-        pool_of(self.optimizer).clear()  # what they hold was allocated before it could be seen
         tracemalloc.start()
         try:
             train_step(self.model, self.batch, self.optimizer)

@@ -1,7 +1,7 @@
 """The other side of the comparisons: Hugging Face's GPT-2 in PyTorch eager, with PEFT. Only benchmarks import it.
 
-Two baselines. Stock is what is installed. Tuned runs in a process whose C allocator keeps its pages (mallopt, which
-helps both sides) and takes PyTorch's fused GELU: without it stock loses mostly to page faults.
+Two baselines. Stock is what is installed; where both sides share a process, the first step of ours makes its C library
+keep freed memory, which helps both. Tuned has this from the start, and takes PyTorch's fused GELU.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minipeft.autograd import Context, specialize
-from minipeft.backend import Array, array_module, column_sum, empty, row_blocks, row_dot, row_sum, rows, times
+from minipeft.backend import Array, array_module, column_sum, empty, row_blocks, row_dot, row_sum, rows
 from minipeft.fast.curves import IN_PLACE
 from minipeft.ops.activation import Activation, Gate, curve
 from minipeft.ops.normalize import LayerNorm, RMSNorm
@@ -48,10 +48,10 @@ class LayerNormInBlocks(LayerNorm):
                 g = xp.multiply(dZ[block], gamma, out=dX[block])
                 inner = row_dot(g, h) * (1.0 / d)
                 g -= row_sum(g) * (1.0 / d)
-                g -= times(h, inner)
+                g -= h * inner
                 g *= rstd[block]
             dx = dX.reshape(shape)
-        dgamma = column_sum(times(dZ, x_hat)) if needs_gamma else None
+        dgamma = column_sum(dZ * x_hat) if needs_gamma else None
         return dx, dgamma, column_sum(dZ) if needs_beta else None, None
 
 
@@ -87,10 +87,10 @@ class RMSNormInBlocks(RMSNorm):
             for block in row_blocks(dZ):
                 h = x_hat[block]
                 g = xp.multiply(dZ[block], gamma, out=dX[block])
-                g -= times(h, row_dot(g, h) * (1.0 / dZ.shape[1]))
+                g -= h * (row_dot(g, h) * (1.0 / dZ.shape[1]))
                 g *= rstd[block]
             dx = dX.reshape(shape)
-        return dx, column_sum(times(dZ, x_hat)) if needs_gamma else None, None
+        return dx, column_sum(dZ * x_hat) if needs_gamma else None, None
 
 
 @specialize(Activation, "cpu")
@@ -111,7 +111,7 @@ class ActivationInBlocks(Activation):
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         (slope,) = ctx.saved
-        return times(dz, slope), None
+        return dz * slope, None
 
 
 @specialize(Gate, "cpu")
@@ -137,4 +137,4 @@ class GateInBlocks(Gate):
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
-        return *(None if factor is None else times(dz, factor) for factor in ctx.saved), None
+        return *(None if factor is None else dz * factor for factor in ctx.saved), None

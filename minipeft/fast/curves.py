@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from minipeft.backend import Array, array_module, empty, times
+from minipeft.backend import Array, array_module, empty
 from minipeft.ops.normal import normal_cdf
 
 InPlace = Callable[[Array, Array, Array | None], None]  # (x, z, slope): f(x) into z, f'(x) into slope unless it is None
@@ -31,7 +31,7 @@ def _gelu_tanh(x: Array, z: Array, slope: Array | None) -> None:
     v = xp.multiply(x, x, out=empty(x) if slope is None else slope)
     v *= 0.044715 * c
     v += c
-    h = times(x, v)
+    h = x * v
     xp.tanh(h, out=h)
     h += 1.0
     h *= 0.5

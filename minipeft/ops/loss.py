@@ -22,7 +22,6 @@ from minipeft.backend import (
     row_blocks,
     row_max,
     row_sum,
-    times,
     to_device,
 )
 from minipeft.ops.linear import check_linear
@@ -131,7 +130,7 @@ class LinearCrossEntropy(Function):
     def backward(ctx: Context, dz: Array) -> Any:
         dx, dW, db, (n, _, _) = ctx.saved
         c = dz * (1.0 / n)
-        return *(None if g is None else times(g, c) for g in (dx, dW, db)), None, None, None
+        return *(None if g is None else g * c for g in (dx, dW, db)), None, None, None
 
 
 def _labelled(labels: Array, shape: tuple[int, ...], n_classes: int, like: Array) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from minipeft.accounting import Forecast, bytes_of
 from minipeft.autograd import no_grad
-from minipeft.backend import is_array
+from minipeft.backend import give_back, is_array
 from minipeft.data.batches import as_batches
 from minipeft.files.atomic import check_writable
 from minipeft.files.errors import FileError
@@ -19,7 +19,7 @@ from minipeft.nn.module import Module
 from minipeft.optim import Optimizer
 from minipeft.peft.untrained import MAKE_IT_AFTER, strangers, why_nothing_trains
 from minipeft.train.state import CheckpointError, History, State, has_checkpoint
-from minipeft.train.step import Batch, check_kinds, not_in_model, pool_of, reusing_memory, train_step
+from minipeft.train.step import Batch, check_kinds, not_in_model, train_step
 
 Evaluate = Callable[[Any], Any]
 
@@ -120,8 +120,7 @@ def fit(
         while True:
             due = state.step == total or (state.step > 0 and state.step % every == 0)
             if evaluate is not None and due and state.judged_at != state.step:
-                with reusing_memory(optimizer, shards):
-                    state.judge(_evaluated(model, evaluate))
+                state.judge(_evaluated(model, evaluate))
             if checkpoint_every is not None and state.step > 0 and state.step % checkpoint_every == 0:
                 state.save()
             state.history.stopped_early = patience is not None and state.since_best >= patience
@@ -143,7 +142,7 @@ def fit(
         raise
     finally:
         bar.close()
-        pool_of(optimizer).clear()
+        give_back()
         for module, mode in modes:
             module.training = mode
     if evaluate is not None and restore_best:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,12 +17,12 @@ from minipeft.backend import (
     has_kernels,
     in_threads,
     is_array,
+    keep_freed_memory,
     read,
     row_blocks,
     side_by_side,
     use_threads,
 )
-from minipeft.buffers import Buffers
 from minipeft.data.batches import as_arrays
 from minipeft.nn.layers import random_stream
 from minipeft.nn.module import Module
@@ -37,10 +35,6 @@ from minipeft.train.gradients import scale_gradients, squared_norm
 
 Batch = Mapping[str, Any]
 Seed = tuple[int, ...] | int
-
-FEW_GRADIENTS = 256 << 20  # bytes
-
-pools: WeakKeyDictionary[Optimizer, Buffers] = WeakKeyDictionary()
 
 
 class TrainingError(RuntimeError):
@@ -83,8 +77,8 @@ def train_step(
         raise ValueError(f"max_norm must be positive, got {max_norm}")
     seed = (0, optimizer.steps) if rng is None else rng
     optimizer.zero_grad()
-    with reusing_memory(optimizer, shards):
-        result = _accumulated(model, batch, shards, seed, at_once)
+    keep_freed_memory()
+    result = _accumulated(model, batch, shards, seed, at_once)
     grads = gradients(optimizer.params.values())
     if len(grads) < len(optimizer.params):
         _check_gradients(model, optimizer, grads)
@@ -138,21 +132,6 @@ def not_in_model(optimizer: Optimizer, others: Sequence[Tensor]) -> str:
 
 def _slower(optimizer: Optimizer) -> str:
     return f"try a smaller learning rate (now {optimizer.lr:g})"
-
-
-def pool_of(optimizer: Optimizer) -> Buffers:
-    """Return the memory that training steps with this optimizer reuse. It is released with the optimizer."""
-    return pools.setdefault(optimizer, Buffers())
-
-
-def reusing_memory(optimizer: Optimizer, shards: int) -> AbstractContextManager[None]:
-    """Return the context in which a step reuses the memory of earlier steps, if its gradients are few.
-
-    They come as activations go, in other sizes. With many of them, what is free would rarely fit what is asked for, and
-    memory break into pieces: a full step of GPT-2 small was 5 % faster, in 600 MB more.
-    """
-    gradients = sum(p.data.nbytes for p in optimizer.params.values() if p.requires_grad) * shards
-    return pool_of(optimizer).lent() if gradients <= FEW_GRADIENTS else nullcontext()
 
 
 def backward(model: Any, batch: Batch, shards: int = 1, rng: Seed = 0) -> float:
