@@ -132,7 +132,7 @@ def diagnose(homework: Homework, verdict: Verdict, known: bool = True) -> list[D
         (seen, entries, bad), trouble = attempt(f"{what}, {f.case}: {f.output}", work, nothing)
         hint = hints.get((f.case, f.key), "")
         if hint:
-            seen = [*seen[:1], Cause(seen[0].kind if seen else "known mistake", *(2 * [sentence(hint)]))]
+            seen = [*seen[:1], Cause(seen[0].kind if seen else "known mistake", sentence(hint))]
         text = " ".join(dict.fromkeys(c.text for c in seen)) or sentence(f"{f.output}: {f.reason}")
         hidden = " ".join(dict.fromkeys(c.hidden for c in seen)) or f"{f.output} {PLAINLY[f.kind]}."
         if trouble and not hint:
@@ -202,10 +202,10 @@ def raised(got: Raised) -> Cause:
         return Cause("not written", f"{text[:-1]} ({got.message}).", text)
     if got.kind == "timeout":
         text = "It takes more processor time than it may: a loop over entries, or differences in place of a formula?"
-        return Cause("timeout", text, text)
+        return Cause("timeout", text)
     if got.kind == "crash":
         text = "The process ended in the middle of the call."
-        return Cause("crash", text, text)
+        return Cause("crash", text)
     file = f" of {PurePath(got.file).name}" if got.file and got.line else ""
     message = f": {got.message}" if got.message else ""
     name = got.error if got.error in KNOWN_ERRORS else "an exception of its own"  # a name of its own may say anything
@@ -217,9 +217,9 @@ def none_or_array(f: Failure) -> list[Cause]:
     gradient = f.key.startswith("d")
     if f.got is None:
         text = f"{f.output} is None, though {'a gradient is wanted' if gradient else 'a result is expected'}."
-        return [Cause("none", text, text)]
+        return [Cause("none", text)]
     text = f"{f.output} must be None{': no gradient is wanted for this input' if gradient else ''}, and something came."
-    return [Cause("not none", text, text)]
+    return [Cause("not none", text)]
 
 
 def dtype(f: Failure) -> Cause:
@@ -227,9 +227,9 @@ def dtype(f: Failure) -> Cause:
     e, g = f.expected.dtype, f.got.dtype
     if e.kind == "f" and g.kind == "f":
         text = f"{f.output} is {g} where {e} must stay: a NumPy scalar, such as np.sqrt(n), promotes what it touches."
-        return Cause("promoted", text, text)
+        return Cause("promoted", text)
     text = f"{f.output} is an array of {g}, expected {e}."
-    return Cause("dtype", text, text)
+    return Cause("dtype", text)
 
 
 def lists(f: Failure, case: Case, right: Outputs) -> list[Cause]:
@@ -239,10 +239,10 @@ def lists(f: Failure, case: Case, right: Outputs) -> list[Cause]:
         more, less = [x for x in g if x not in e], [x for x in e if x not in g]
         if f.key == "changed" and more:
             text = f"The call writes into its input {', '.join(more)}."
-            return [Cause("written", text, text)]
+            return [Cause("written", text)]
         if f.key == "kept" and more:
             text = f"{', '.join(more)} is kept for the backward, though no gradient that is wanted uses it."
-            return [Cause("kept", text, text)]
+            return [Cause("kept", text)]
         parts = [f"without {', '.join(less)}"] * bool(less) + [f"with {', '.join(more)} too much"] * bool(more)
         text = f"{f.output} comes {' and '.join(parts) if parts else 'in another order'}."
         return [Cause("list", text, f"{f.output} is another list than expected.")]

@@ -75,7 +75,9 @@ def build(homework: Homework, out: Path) -> None:
 def _write_autograder(homework: Homework, out: Path) -> None:
     ours = ROOT / "autograder"
     for source in sorted(
-        p for p in (*ours.glob("*.py"), *ours.glob("cli/*.py")) if p.relative_to(ROOT).as_posix() not in STAFF
+        p
+        for p in (p for folder in (".", "cli", "causes") for p in (ours / folder).glob("*.py"))
+        if p.relative_to(ROOT).as_posix() not in STAFF
     ):
         _copy(source, out)
     for name in ("cases", "drivers"):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from autograder.cases import Case
-from autograder.causes import Wrong, term
+from autograder.causes import Wrong
+from autograder.causes.terms import term
 from autograder.check import compare
 from autograder.diagnose import Failure, details, explained
 

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from autograder import diagnose, report
 from autograder.cases import Case
-from autograder.causes import Wrong, factor, multiple
+from autograder.causes import Wrong
+from autograder.causes.factors import factor, multiple
 from autograder.check import judge
 from autograder.differences import Comparison
 from autograder.frames import DTYPES, Opaque, decode, encode
