@@ -9,6 +9,7 @@ import pytest
 
 from minipeft.lab import experiments
 from minipeft.lab.experiments import adapters, few_shot, low_data, rank, which_weights
+from minipeft.lab.experiments.few_shot import examples, findings, training
 from minipeft.lab.framework import study
 from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier, EncoderConfig
@@ -52,7 +53,7 @@ def noise(config):
 @pytest.mark.parametrize("name", FOUR)
 @pytest.mark.parametrize("mode", ["quick", "full"])
 def test_every_arm_has_as_many_rates_seeds_and_steps(name, mode):
-    plans = (few_shot if name == "few_shot" else STUDIES[name]).PLANS[mode]
+    plans = (training if name == "few_shot" else STUDIES[name]).PLANS[mode]
     for plan in plans:
         rates = {len(set(a.rates)) for a in plan.arms} if name != "few_shot" else {len(set(plan.rates))}
         assert len(rates) == 1
@@ -215,7 +216,7 @@ def test_verdicts_low_data(lora, prompt, outcome):
 def shot_rows(tuned, prompt, spread=0.01):
     rows = finished(few_shot, "quick", lambda c: 0.5)
     for r in rows:
-        x = (tuned if r["way"] == few_shot.TUNED else prompt) + spread * (r["seed"] % 5 - 2)
+        x = (tuned if r["way"] == training.TUNED else prompt) + spread * (r["seed"] % 5 - 2)
         wheres = ("value", "here", "elsewhere", "calibrated_here", "calibrated_elsewhere")
         r.update(dict.fromkeys(wheres, x))
     return rows
@@ -224,8 +225,8 @@ def shot_rows(tuned, prompt, spread=0.01):
 @pytest.mark.parametrize(
     ("tuned", "prompt", "spread", "outcome", "better"),
     [
-        (0.9, 0.5, 0.01, REPRODUCED, few_shot.TUNED),
-        (0.5, 0.9, 0.01, NOT_REPRODUCED, few_shot.CONTEXT),
+        (0.9, 0.5, 0.01, REPRODUCED, training.TUNED),
+        (0.5, 0.9, 0.01, NOT_REPRODUCED, training.CONTEXT),
         (0.6, 0.59, 0.1, UNDECIDED, ""),
     ],
 )
@@ -233,7 +234,7 @@ def test_verdicts_and_cells_few_shot(tuned, prompt, spread, outcome, better):
     rows = shot_rows(tuned, prompt, spread)
     claims = [o for c, o in outcomes(few_shot, rows).items() if "beats" in c]
     assert claims == [outcome] * 3
-    found = few_shot.cells(rows)
+    found = findings.cells(rows)
     assert len(found) == 2 * 2 * 3  # here and elsewhere, two k in context, three fine-tuned on
     assert {c.better for c in found} == {better}
     assert all(c.p_holm >= c.p for c in found)
@@ -242,7 +243,7 @@ def test_verdicts_and_cells_few_shot(tuned, prompt, spread, outcome, better):
 def test_the_cost_of_a_prompt_is_told_from_its_growth():
     def rows(power):
         return [
-            {"kind": "cost", "model": "cost", "attention": few_shot.WHOLE, "length": n, "pass_seconds": n**power}
+            {"kind": "cost", "model": "cost", "attention": training.WHOLE, "length": n, "pass_seconds": n**power}
             | {"peak_bytes": n**power}
             for n in (100, 200, 400)
         ]
@@ -253,25 +254,25 @@ def test_the_cost_of_a_prompt_is_told_from_its_growth():
 
 
 def test_a_longer_prompt_costs_more_than_its_length():
-    short, long = (few_shot.cost("cost", few_shot.WHOLE, n) for n in (256, 1024))
+    short, long = (training.cost("cost", training.WHOLE, n) for n in (256, 1024))
     assert long["scores"] == 16 * short["scores"]
     assert long["peak_bytes"] > 8 * short["peak_bytes"]
     assert long["peak_bytes"] > long["score_bytes"]
-    assert few_shot.cost("cost", few_shot.TILED, 1024)["peak_bytes"] < long["score_bytes"]
+    assert training.cost("cost", training.TILED, 1024)["peak_bytes"] < long["score_bytes"]
 
 
 def test_examples_are_balanced_and_differ_by_seed():
     pool = [(f"text {i}", i % 2) for i in range(60)]
-    first = few_shot.draw(pool, 16, 0)
+    first = examples.sample(pool, 16, 0)
     assert sorted(label for _, label in first) == [0] * 8 + [1] * 8
     assert len(set(first)) == 16
-    assert first == few_shot.draw(pool, 16, 0)
-    assert first != few_shot.draw(pool, 16, 1)
+    assert first == examples.sample(pool, 16, 0)
+    assert first != examples.sample(pool, 16, 1)
 
 
 def test_lines_of_code_and_comments_are_told_apart():
     source = 'x = 1\n# first\ny = 2  # second\nz = """\nneither\n"""\n    \n# third words\nw = 3\n'
-    code, comments = few_shot.code_and_comments(source, 0)
+    code, comments = examples.code_and_comments(source, 0)
     assert [line.strip() for line in code if line.strip()] == ["y = 2  # second", "w = 3"]
     assert comments == ["first", "third words"]
 
@@ -281,7 +282,7 @@ def bases(tmp_path_factory):
     """Bases of a few steps for every study."""
     folder = tmp_path_factory.mktemp("bases")
     study.pretrain("tiny", folder / "tiny", steps=3)
-    few_shot.prepare("quick", folder / "few", steps=2)
+    training.prepare("quick", folder / "few", steps=2)
     return folder
 
 

@@ -107,6 +107,13 @@ def above(a: Sequence[float], b: Sequence[float] | float, margin: float = 0.0) -
     return REPRODUCED if gap > 0 else NOT_REPRODUCED
 
 
+def decided(difference: float, p: float, level: float) -> str:
+    """Return whether a difference is above 0, undecided if its p-value is not below ``level``."""
+    if p >= level or difference == 0.0:
+        return UNDECIDED
+    return REPRODUCED if difference > 0 else NOT_REPRODUCED
+
+
 def all_of(outcomes: Sequence[str]) -> str:
     """Return REPRODUCED if all are, and NOT_REPRODUCED if one is not."""
     if NOT_REPRODUCED in outcomes:

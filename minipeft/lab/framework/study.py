@@ -27,7 +27,7 @@ from minipeft.data.sentiment import load_sentiment, split_sentiment
 from minipeft.data.text import characters, stretches
 from minipeft.data.wordpiece import WordPiece
 from minipeft.lab.framework import training
-from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Config, Row, select, tuned
+from minipeft.lab.framework.experiment import UNDECIDED, Config, Row, decided, select, tuned
 from minipeft.lab.framework.training import adapted, train
 from minipeft.lab.framework.welch import welch
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier
@@ -304,9 +304,7 @@ def at_least(task: str, a: Sequence[float], b: Sequence[float], margin: float = 
         return UNDECIDED
     sign = -1.0 if task == PROSE else 1.0
     test = welch([sign * x + margin for x in a], [sign * x for x in b])
-    if test.p >= 0.1 or test.difference == 0.0:
-        return UNDECIDED
-    return REPRODUCED if test.difference > 0 else NOT_REPRODUCED
+    return decided(test.difference, test.p, 0.1)
 
 
 def shown(task: str, found: Sequence[float]) -> str:
