@@ -19,7 +19,8 @@ from minipeft.files import FileError, atomic, current, file_set, read_json, sets
 from minipeft.files.sets import COMMITTED, remove_set, sha256
 from minipeft.models import DecoderConfig, DecoderLM, Model
 from minipeft.peft import AdapterConfig, LoraConfig, PeftError, PeftModel, get_peft_model
-from minipeft.peft.saving import CONFIG_FILE, THEIR_CONFIG, THEIR_WEIGHTS, WEIGHTS_FILE
+from minipeft.peft.huggingface.places import HF_CONFIG, HF_WEIGHTS
+from minipeft.peft.saving import CONFIG_FILE, WEIGHTS_FILE
 
 FOREIGN = {"data.csv": b"1,2\r\n", "thesis/chapter1.tex": b"\\section{\xff}", ".hidden": b"", "notes.json": b"not JSON"}
 STEPS = ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync", "chmod")
@@ -89,7 +90,7 @@ def state(peft):
 
 
 SAVED = {WEIGHTS_FILE, CONFIG_FILE}
-EVERY_FORM = {*SAVED, THEIR_WEIGHTS, THEIR_CONFIG}
+EVERY_FORM = {*SAVED, HF_WEIGHTS, HF_CONFIG}
 
 
 def test_foreign_files_survive_a_save(tmp_path):
@@ -200,12 +201,12 @@ def test_saving_onto_a_file_is_one_clear_error(tmp_path):
 def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_replaced(tmp_path):
     adapter(1).save_pretrained(tmp_path)
     before = (tmp_path / WEIGHTS_FILE).read_bytes()
-    (tmp_path / THEIR_CONFIG).unlink()
-    (tmp_path / THEIR_CONFIG).mkdir()
-    with pytest.raises(FileError, match=f"{THEIR_CONFIG}: a folder is in the way of the file; rename it"):
+    (tmp_path / HF_CONFIG).unlink()
+    (tmp_path / HF_CONFIG).mkdir()
+    with pytest.raises(FileError, match=f"{HF_CONFIG}: a folder is in the way of the file; rename it"):
         adapter(2).save_pretrained(tmp_path)
     assert (tmp_path / WEIGHTS_FILE).read_bytes() == before
-    assert names(tmp_path) == EVERY_FORM - {THEIR_CONFIG}
+    assert names(tmp_path) == EVERY_FORM - {HF_CONFIG}
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -319,11 +320,11 @@ def test_a_kill_at_any_step_of_the_recovery_is_recovered_from(tmp_path):
 
 def test_files_of_an_earlier_set_go_only_if_they_are_as_they_were_written(tmp_path):
     OLD.save_pretrained(tmp_path)
-    changed = (tmp_path / THEIR_CONFIG).read_bytes() + b"\n"
-    (tmp_path / THEIR_CONFIG).write_bytes(changed)  # somebody's edit
+    changed = (tmp_path / HF_CONFIG).read_bytes() + b"\n"
+    (tmp_path / HF_CONFIG).write_bytes(changed)  # somebody's edit
     NEW["no Hugging Face form"].save_pretrained(tmp_path)
-    assert names(tmp_path) == {*SAVED, THEIR_CONFIG}
-    assert (tmp_path / THEIR_CONFIG).read_bytes() == changed
+    assert names(tmp_path) == {*SAVED, HF_CONFIG}
+    assert (tmp_path / HF_CONFIG).read_bytes() == changed
 
 
 def test_an_adapter_of_hugging_face_is_not_removed_by_a_method_without_such_a_form(tmp_path):
@@ -337,9 +338,9 @@ def test_an_adapter_of_hugging_face_is_not_removed_by_a_method_without_such_a_fo
 def test_an_adapter_that_another_program_saved_over_is_not_mistaken_for_the_earlier_one(tmp_path):
     for seed, name in ((1, "ours"), (2, "later")):
         adapter(seed).save_pretrained(tmp_path / name)
-    for name in (THEIR_WEIGHTS, THEIR_CONFIG):  # as Hugging Face PEFT would
+    for name in (HF_WEIGHTS, HF_CONFIG):  # as Hugging Face PEFT would
         shutil.copy(tmp_path / "later" / name, tmp_path / "ours")
-    with pytest.raises(PeftError, match=f"{THEIR_WEIGHTS} was changed by another program after {WEIGHTS_FILE}"):
+    with pytest.raises(PeftError, match=f"{HF_WEIGHTS} was changed by another program after {WEIGHTS_FILE}"):
         PeftModel.from_pretrained(base(), tmp_path / "ours")
     for name in SAVED:
         (tmp_path / "ours" / name).unlink()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from families import gpt2, llama
+from families import gpt2, llama, masked_lm
 
 import minipeft as mp
 from minipeft import nn
@@ -291,6 +291,15 @@ def test_other_batches_are_refused(batches, message, rng):
     model, _ = gpt2(rng)
     with pytest.raises(TypeError, match=f"expected Batches, or a list of batches .* {message}"):
         fit(model, batches, AdamW(model), steps=1, progress=False)
+
+
+def test_a_base_model_without_a_loss_is_refused_with_an_adapter_too(rng):
+    model, batch = masked_lm(rng)
+    peft = get_peft_model(model.encoder, LoraConfig(r=2))
+    with pytest.raises(AttributeError, match="'Encoder' object has no attribute 'loss'"):
+        peft.loss(**batch)
+    with pytest.raises(TypeError, match="expected a model that has a loss first, got PeftModel"):
+        train_step(peft, batch, AdamW(peft))
 
 
 def test_arguments_in_another_order_are_told_the_right_one(rng):

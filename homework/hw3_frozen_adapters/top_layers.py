@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from minipeft.nn.module import find
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, method
 
 
@@ -26,7 +26,7 @@ class TopLayersConfig(PeftConfig):
     peft_type: ClassVar[str] = "TOP_LAYERS"
     n_layers: int = 1
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         """Train copies (``peft.train_copy(path)``) of all parameters of the last K layers of ``peft.base_model``.
 
         The layers are the list ``layers`` of some module in it; where there are several such modules, as in an

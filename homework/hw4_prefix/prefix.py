@@ -28,7 +28,7 @@ from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import SequenceInput
 from minipeft.ops.attention import mask_bias
 from minipeft.ops.softmax_rows import softmax_rows, softmax_rows_backward
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, check_fields, method, trainable
 from minipeft.peft.prompt import check_context
 from minipeft.peft.select import match_modules, on_sides, side_of
@@ -130,7 +130,7 @@ class PrefixedCore(Module):
         return ops.attention(q, k, v, mask=mask, causal=self.base.causal, block=self.base.block)
 
 
-def collapse(peft: PeftModel) -> None:
+def collapse(peft: AdaptedModel) -> None:
     """Replace the reparametrization by the flat prefixes that it computes: same outputs, and only they are saved.
 
     The prefix of every `PrefixedCore` that has a `ProjectedPrefix` becomes a `FlatPrefix`, a leaf that can be trained
@@ -155,7 +155,7 @@ class PrefixTuningConfig(PeftConfig):
     init_std: float = 0.02
     sides: list[str] | None = None
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         """Swap the core of every attention for a `PrefixedCore`, and let the text begin at position P.
 
         Each attention has a prefix of its own: a `FlatPrefix` of values N(0, init_std²), or with prefix_projection a

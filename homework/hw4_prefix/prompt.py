@@ -19,7 +19,7 @@ from minipeft.autograd import Context, Function, Tensor
 from minipeft.backend import Array, array_module, to_numpy
 from minipeft.nn.module import Module
 from minipeft.nn.transformer import SequenceInput, TextInput
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
 from minipeft.peft.select import on_sides
 
@@ -65,7 +65,7 @@ class PromptTuningConfig(PeftConfig):
     init_std: float | None = None
     sides: list[str] | None = None
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         check_fields(self, num_virtual_tokens=1, init_std=0)
         entries = {path: m for path, m in peft.base_model.named_modules() if isinstance(m, SequenceInput)}
         if not entries:

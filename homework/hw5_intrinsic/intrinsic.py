@@ -28,7 +28,7 @@ import numpy as np
 from minipeft.autograd import Context, Function, Tensor
 from minipeft.backend import Array, array_module, device_of, matmul, to_device
 from minipeft.nn.module import Module, find
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
 
 ROWS = 4096  # of P drawn at a time
@@ -181,7 +181,7 @@ class IntrinsicConfig(PeftConfig):
         if self.modules_to_save is None:
             self.modules_to_save = []
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         """Swap every module that has parameters of its own for a `Projected` one, all on one θ_d that starts at 0.
 
         Parameter i, in the order of ``named_parameters``, gets the projection (``KINDS``) of its size into d'

@@ -1,7 +1,6 @@
 """Parameter-efficient fine-tuning: one method, one file."""
 
 from minipeft.peft.adapters import AdapterConfig
-from minipeft.peft.base import MergeReport, PeftModel, get_peft_model
 from minipeft.peft.bitfit import BitFitConfig
 from minipeft.peft.combine import add_weighted_adapter, mixed_adapters
 from minipeft.peft.config import PeftConfig, PeftError
@@ -12,6 +11,8 @@ from minipeft.peft.intrinsic import IntrinsicConfig, IntrinsicDimension, intrins
 from minipeft.peft.layernorm import LayerNormConfig
 from minipeft.peft.lnlora import LNLoraConfig
 from minipeft.peft.lora import LoraConfig
+from minipeft.peft.merge import MergeReport
+from minipeft.peft.model import PeftModel, get_peft_model
 from minipeft.peft.prefix import PrefixTuningConfig
 from minipeft.peft.prompt import PromptTuningConfig
 from minipeft.peft.saving import read_config

@@ -26,7 +26,7 @@ from minipeft.nn.layers import LayerNorm
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import TransformerLayer
 from minipeft.ops.activation import CURVES, curve
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.select import match_modules
 
@@ -176,7 +176,7 @@ class AdapterConfig(PeftConfig):
     scale: float = 1.0
     zero_up: bool = False
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         check_fields(self, r=1, init_std=0)
         check_not_zero(self, "scale")
         if self.activation not in CURVES:

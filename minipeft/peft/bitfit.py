@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, method
 
 
@@ -25,7 +25,7 @@ class BitFitConfig(PeftConfig):
     peft_type: ClassVar[str] = "BITFIT"
     norms: bool = True
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         """Train copies (``peft.train_copy(path)``) of all parameters of ``peft.base_model`` that are called "bias".
 
         A normalization is a module with "norm" in its path. What is trained already (``peft.trained()``, a head) is no

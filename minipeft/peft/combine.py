@@ -15,16 +15,17 @@ import numpy as np
 
 from minipeft.autograd import Tensor
 from minipeft.backend import to_numpy
-from minipeft.peft.base import PeftModel, Swap, register_combination
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftError, trainable
 from minipeft.peft.lora import LoraConfig, LoraEmbedding, LoraLayer, MixedLora
+from minipeft.peft.swaps import Swap
 
 COMBINATIONS = ("cat", "svd", "average_factors")
 BASE = "__base__"
 Layer = LoraLayer | LoraEmbedding
 
 
-def _lora_swaps(peft: PeftModel, name: str, what: str) -> dict[str, Swap]:
+def _lora_swaps(peft: AdaptedModel, name: str, what: str) -> dict[str, Swap]:
     applied = peft._known(name)
     if not isinstance(applied.config, LoraConfig):
         raise PeftError(f"{what} is for LoRA adapters; {name!r} is {applied.config.peft_type}")
@@ -32,7 +33,7 @@ def _lora_swaps(peft: PeftModel, name: str, what: str) -> dict[str, Swap]:
 
 
 @contextmanager
-def mixed_adapters(peft: PeftModel, names: Sequence[str]) -> Iterator[None]:
+def mixed_adapters(peft: AdaptedModel, names: Sequence[str]) -> Iterator[None]:
     """Inside, example i of a batch of ``len(names)`` goes through the adapter ``names[i]`` ("__base__" for none).
 
     The base's products are computed once for the whole batch. This holds for the model, so also for other threads that
@@ -62,7 +63,7 @@ def mixed_adapters(peft: PeftModel, names: Sequence[str]) -> Iterator[None]:
 
 
 def add_weighted_adapter(
-    peft: PeftModel,
+    peft: AdaptedModel,
     adapters: Sequence[str],
     weights: Sequence[float],
     adapter_name: str,
@@ -82,9 +83,6 @@ def add_weighted_adapter(
         raise PeftError(f"give different adapters and a weight for each, got {list(adapters)} and {list(weights)}")
     if (svd_rank is None) == (combination_type == "svd"):
         raise PeftError("svd_rank belongs to combination_type 'svd', and to it alone")
-    if adapter_name in peft.adapters:
-        raise PeftError(f"there is an adapter {adapter_name!r} already; delete it first, or choose another name")
-    peft.check_active()
     swaps = [_lora_swaps(peft, a, "a weighted sum") for a in adapters]
     layers: dict[str, Layer] = {}
     for path in dict.fromkeys(path for each in swaps for path in each):
@@ -154,7 +152,7 @@ def _combined(path: str, base: Any, parts: list[tuple[Any, float]], kind: str, s
     return layer
 
 
-def _combined_copies(peft: PeftModel, adapters: Sequence[str], weights: Sequence[float]) -> dict[str, Any]:
+def _combined_copies(peft: AdaptedModel, adapters: Sequence[str], weights: Sequence[float]) -> dict[str, Any]:
     """W + Σ wᵢ (Wᵢ - W) for every parameter that some adapter trains as a copy, by its path on the base."""
     values: dict[str, Any] = {}
     for name, w in zip(adapters, weights, strict=True):
@@ -165,8 +163,3 @@ def _combined_copies(peft: PeftModel, adapters: Sequence[str], weights: Sequence
                 path = _on_the_base(s.path)
                 values[path] = values.get(path, s.old.data) + w * (s.new.data - s.old.data)
     return values
-
-
-register_combination(add_weighted_adapter)
-
-__all__ = ["add_weighted_adapter", "mixed_adapters"]

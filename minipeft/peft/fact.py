@@ -27,7 +27,7 @@ from minipeft.autograd import Context, Function, Tensor, no_grad
 from minipeft.backend import Array, array_module, column_sum, matmul, rows
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module, find
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.merge import Mergeable
 from minipeft.peft.select import match_modules
@@ -166,7 +166,7 @@ class FacTConfig(PeftConfig):
     scale: float = 1.0
     target_modules: list[str] | str = "all-linear"
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         """Swap each target for a `FacTLayer`: U and V, one of each for all; V zero, so that nothing changes yet.
 
         d is the smallest side of all targets; a matrix (D, k) takes D k / d² consecutive blocks, in the order of

@@ -19,7 +19,7 @@ from minipeft.autograd import Context, Function, Tensor
 from minipeft.backend import Array, column_sum, matmul, rows
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import find
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, method, trainable
 from minipeft.peft.merge import Mergeable
 from minipeft.peft.select import match_modules
@@ -99,7 +99,7 @@ class IA3Config(PeftConfig):
     target_modules: list[str] | str | None = None
     feedforward_modules: list[str] | str | None = None
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         model = peft.base_model
         targets = ["k_proj", "v_proj", "down_proj"] if self.target_modules is None else self.target_modules
         paths = match_modules(model, targets)

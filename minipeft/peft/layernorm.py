@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from minipeft.nn.layers import LayerNorm, RMSNorm
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, method
 
 
@@ -24,7 +24,7 @@ class LayerNormConfig(PeftConfig):
 
     peft_type: ClassVar[str] = "LN_TUNING"
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         norms = [(path, m) for path, m in peft.base_model.named_modules() if isinstance(m, (LayerNorm, RMSNorm))]
         if not norms:
             raise PeftError(f"{type(peft.base_model).__name__} has no normalization to train")

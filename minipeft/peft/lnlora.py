@@ -23,7 +23,7 @@ from minipeft.backend import Array, column_sum, matmul, rows
 from minipeft.nn.layers import Linear
 from minipeft.nn.module import Module, find
 from minipeft.ops.normalize import LayerNorm
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.select import match_modules
 
@@ -127,7 +127,7 @@ class LNLoraConfig(PeftConfig):
     target_modules: list[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         check_fields(self, r=1)
         check_not_zero(self, "lora_alpha")
         targets = ["q_proj", "v_proj"] if self.target_modules is None else self.target_modules

@@ -27,7 +27,7 @@ from minipeft.backend import Array, array_module, column_sum, device_of, matmul,
 from minipeft.nn.layers import Dropout, Embedding, Linear
 from minipeft.nn.module import find
 from minipeft.ops.embedding import checked_ids
-from minipeft.peft.base import PeftModel
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.merge import Mergeable
 from minipeft.peft.select import match_modules
@@ -303,7 +303,7 @@ class LoraConfig(PeftConfig):
         alpha = next((v for p, v in self.alpha_pattern.items() if _ends_in(p, path)), self.lora_alpha)
         return r, alpha / (r**0.5 if self.use_rslora else r)
 
-    def apply(self, peft: PeftModel, rng: np.random.Generator) -> None:
+    def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
         """Swap a `LoraLayer`, or for an embedding a `LoraEmbedding`, in for every target; then train the biases.
 
         The targets are q_proj and v_proj where nothing is said; "all-linear" means linear layers, a name or a pattern
@@ -339,7 +339,7 @@ class LoraConfig(PeftConfig):
             peft.swap(path, layer)
         self.train_biases(peft, paths)
 
-    def train_biases(self, peft: PeftModel, paths: Sequence[str]) -> None:
+    def train_biases(self, peft: AdaptedModel, paths: Sequence[str]) -> None:
         """Copies to train of the biases that the option names; ``paths``: of the wrapped layers.
 
         A bias is a parameter whose name ends in ".bias"; a wrapped layer's is at ``path``.base.bias now. Those that are

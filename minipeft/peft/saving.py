@@ -8,10 +8,9 @@ is read where it is there, theirs otherwise.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,24 +22,17 @@ from minipeft.files.errors import FileError
 from minipeft.files.safetensors import read_safetensors, safetensors_header, write_safetensors
 from minipeft.files.sets import current, file_set, sha256
 from minipeft.nn.module import Module
+from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import METHODS, PeftConfig, PeftError
+from minipeft.peft.huggingface import from_huggingface, to_huggingface
+from minipeft.peft.huggingface.places import HF_CONFIG, HF_WEIGHTS
 
 WEIGHTS_FILE = "minipeft_model.safetensors"
 CONFIG_FILE = "minipeft_config.json"
-THEIR_WEIGHTS = "adapter_model.safetensors"
-THEIR_CONFIG = "adapter_config.json"
 
 MODELS = [("config.json", "a model, not an adapter; load it with Model.from_pretrained")]
 
 Arrays = dict[str, np.ndarray]
-ToTheirs = Callable[[Any], tuple[Arrays, dict[str, Any]] | None]
-FromTheirs = Callable[[Module, str | Path], tuple[PeftConfig, Arrays]]
-_exchange: list[tuple[ToTheirs, FromTheirs]] = []
-
-
-def register_exchange(to_theirs: ToTheirs, from_theirs: FromTheirs) -> None:
-    """Make known how adapters go to and from Hugging Face's form (the methods' own floor knows)."""
-    _exchange[:] = [(to_theirs, from_theirs)]
 
 
 def base_checksum(model: Module) -> str:
@@ -53,7 +45,7 @@ def base_checksum(model: Module) -> str:
     return digest.hexdigest()
 
 
-def write_adapter(peft: Any, folder: str | Path) -> None:
+def write_adapter(peft: AdaptedModel, folder: str | Path) -> None:
     """Write the active adapter of ``peft`` into ``folder`` in every form there is for it, all or nothing.
 
     The metadata of minipeft's tensors hold the SHA-256 of Hugging Face's files: if the next adapter saved there has no
@@ -65,12 +57,11 @@ def write_adapter(peft: Any, folder: str | Path) -> None:
     settings = {"peft_type": config.peft_type, **asdict(config)}
     metadata = {"format": "minipeft", "base": base_checksum(model)}
     with file_set(folder, obsolete=_written_files(folder)) as target:
-        for to_theirs, _ in _exchange:
-            theirs = to_theirs(peft)
-            if theirs is not None:
-                write_safetensors(target / THEIR_WEIGHTS, theirs[0], {"format": "pt"})
-                write_json(target / THEIR_CONFIG, theirs[1])
-                metadata |= {name: sha256(target / name) for name in (THEIR_WEIGHTS, THEIR_CONFIG)}
+        exported = to_huggingface(peft)
+        if exported is not None:
+            write_safetensors(target / HF_WEIGHTS, exported[0], {"format": "pt"})
+            write_json(target / HF_CONFIG, exported[1])
+            metadata |= {name: sha256(target / name) for name in (HF_WEIGHTS, HF_CONFIG)}
         write_safetensors(target / WEIGHTS_FILE, tensors, metadata)
         write_json(target / CONFIG_FILE, settings)
 
@@ -81,12 +72,12 @@ def _written_files(folder: Path) -> dict[str, str]:
         _, metadata = safetensors_header(folder / WEIGHTS_FILE)
     except FileError:  # no adapter of minipeft is there
         return {}
-    return {name: metadata[name] for name in (THEIR_WEIGHTS, THEIR_CONFIG) if name in metadata}
+    return {name: metadata[name] for name in (HF_WEIGHTS, HF_CONFIG) if name in metadata}
 
 
 def holds_adapter(folder: str | Path) -> bool:
     """True if an adapter is saved in ``folder``, minipeft's or Hugging Face's."""
-    return any(current(Path(folder) / name).exists() for name in (CONFIG_FILE, THEIR_CONFIG))
+    return any(current(Path(folder) / name).exists() for name in (CONFIG_FILE, HF_CONFIG))
 
 
 def read_adapter(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays, str | None]:
@@ -96,17 +87,17 @@ def read_adapter(model: Module, folder: str | Path) -> tuple[PeftConfig, Arrays,
     """
     source, folder = folder, Path(folder)
     if not folder.exists():
-        raise no_folder(source, f"the folder of an adapter, with {CONFIG_FILE} or {THEIR_CONFIG}")
+        raise no_folder(source, f"the folder of an adapter, with {CONFIG_FILE} or {HF_CONFIG}")
     if not current(folder / CONFIG_FILE).exists():
-        if not current(folder / THEIR_CONFIG).exists():
-            raise wrong_folder(folder, [CONFIG_FILE, THEIR_CONFIG], MODELS, "PeftModel.from_pretrained(model, '{}')")
-        return *_exchange[0][1](model, folder), None
+        if not current(folder / HF_CONFIG).exists():
+            raise wrong_folder(folder, [CONFIG_FILE, HF_CONFIG], MODELS, "PeftModel.from_pretrained(model, '{}')")
+        return *from_huggingface(model, folder), None
     config = read_config(folder / CONFIG_FILE)
     tensors, metadata = read_safetensors(folder / WEIGHTS_FILE)
-    theirs = current(folder / THEIR_WEIGHTS)
-    if THEIR_WEIGHTS in metadata and theirs.exists() and sha256(theirs) != metadata[THEIR_WEIGHTS]:
+    theirs = current(folder / HF_WEIGHTS)
+    if HF_WEIGHTS in metadata and theirs.exists() and sha256(theirs) != metadata[HF_WEIGHTS]:
         raise PeftError(
-            f"{folder}: {THEIR_WEIGHTS} was changed by another program after {WEIGHTS_FILE} was saved with it; to load "
+            f"{folder}: {HF_WEIGHTS} was changed by another program after {WEIGHTS_FILE} was saved with it; to load "
             f"the changed adapter, remove {CONFIG_FILE} and {WEIGHTS_FILE}; to load the earlier one, remove the other"
         )
     return config, tensors, metadata.get("base", "none in the file")

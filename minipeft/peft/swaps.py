@@ -14,7 +14,7 @@ DEFAULT = "default"
 
 @dataclass
 class Swap:
-    """One change: at ``key`` of ``owner``, at ``path`` of the model, stands ``new`` where the base has ``old``."""
+    """One change: ``new`` replaces ``old`` at ``key`` of ``owner``, which is at ``path`` of the model."""
 
     path: str
     owner: Any
@@ -31,23 +31,23 @@ class Swap:
 
 @dataclass
 class Applied:
-    """One method as it was applied: its configuration and its swaps, in their order."""
+    """A method as it was applied: its configuration and its swaps, in order."""
 
     config: PeftConfig
     swaps: list[Swap] = field(default_factory=list)
 
-    def put_in(self) -> None:
+    def attach(self) -> None:
         for s in self.swaps:
             s.put(s.new)
 
-    def take_out(self) -> None:
+    def detach(self) -> None:
         for s in reversed(self.swaps):
             s.put(s.old)
 
 
 @dataclass
-class Record:
-    """What was done to a base model, kept out of the walk over its parameters."""
+class AdapterState:
+    """The adapters of a base model, and which of its parameters were trainable before; not among its parameters."""
 
     trainable: list[tuple[Tensor, bool]]
     adapters: dict[str, Applied] = field(default_factory=dict)

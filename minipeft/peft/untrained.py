@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from minipeft.autograd import Tensor
 from minipeft.nn.module import Module
-from minipeft.peft.base import PeftModel
 from minipeft.peft.config import PeftError
+from minipeft.peft.model import PeftModel
 
 MAKE_IT_AFTER = "make the optimizer again, after the model has its final form"
 

@@ -28,7 +28,7 @@ from minipeft.nn.layers import random_stream
 from minipeft.nn.module import Module
 from minipeft.ops.loss import IGNORED
 from minipeft.optim import Optimizer, gradients
-from minipeft.peft.base import PeftModel
+from minipeft.peft.model import PeftModel
 from minipeft.peft.untrained import MAKE_IT_AFTER, inactive, strangers, why_nothing_trains
 from minipeft.train.finite import bad_gradient, first_nonfinite
 from minipeft.train.gradients import scale_gradients, squared_norm
@@ -104,7 +104,8 @@ def train_step(
 
 def check_kinds(call: str, model: Any, optimizer: Any) -> None:
     """Raise TypeError for swapped arguments of ``call``, PeftError if the model's adapter is merged or disabled."""
-    if not isinstance(model, Module) or not hasattr(model, "loss"):
+    base = model.base_model if isinstance(model, PeftModel) else model
+    if not isinstance(base, Module) or not hasattr(base, "loss"):
         raise TypeError(f"{call}: expected a model that has a loss first, got {type(model).__name__}")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{call}: expected an optimizer third, got {type(optimizer).__name__}")

@@ -8,8 +8,5 @@ are exact.
 
 from minipeft.peft.huggingface.export import to_huggingface
 from minipeft.peft.huggingface.load import from_huggingface
-from minipeft.peft.saving import register_exchange
-
-register_exchange(to_huggingface, from_huggingface)
 
 __all__ = ["from_huggingface", "to_huggingface"]

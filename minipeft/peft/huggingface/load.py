@@ -22,6 +22,8 @@ from minipeft.nn.layers import Embedding
 from minipeft.nn.module import Module, find
 from minipeft.peft.config import PeftConfig, PeftError
 from minipeft.peft.huggingface.places import (
+    HF_CONFIG,
+    HF_WEIGHTS,
     TUNER,
     Arrays,
     Place,
@@ -37,7 +39,6 @@ from minipeft.peft.layernorm import LayerNormConfig
 from minipeft.peft.lora import LoraConfig
 from minipeft.peft.prefix import SIDES, PrefixTuningConfig
 from minipeft.peft.prompt import PromptTuningConfig
-from minipeft.peft.saving import THEIR_CONFIG, THEIR_WEIGHTS
 from minipeft.peft.select import on_sides
 
 TIES = ("embed_tokens", "lm_head")  # the names for which PEFT's ensure_weight_tying acts
@@ -50,15 +51,15 @@ def from_huggingface(model: Module, folder: str | Path) -> tuple[PeftConfig, Arr
     without a Hugging Face layout; FileError for a broken file.
     """
     folder = Path(folder)
-    path = folder / THEIR_CONFIG
+    path = folder / HF_CONFIG
     importers = {
         **{"LORA": _import_lora, "IA3": _import_ia3, "LN_TUNING": _import_norms},
         **{"PROMPT_TUNING": _import_prompt, "PREFIX_TUNING": _import_prefix},
     }
     settings = AdapterSettings.from_json(read_json(path), path, importers)
-    if not current(folder / THEIR_WEIGHTS).exists():
-        raise no_weights(folder, THEIR_WEIGHTS)
-    tensors, _ = read_safetensors(folder / THEIR_WEIGHTS)
+    if not current(folder / HF_WEIGHTS).exists():
+        raise no_weights(folder, HF_WEIGHTS)
+    tensors, _ = read_safetensors(folder / HF_WEIGHTS)
     places = places_of(model)
     if not places:
         raise PeftError(f"{path}: Hugging Face has no layout for a {type(model).__name__} like this")
@@ -69,7 +70,7 @@ def from_huggingface(model: Module, folder: str | Path) -> tuple[PeftConfig, Arr
     config, values = importers[settings.peft_type](reader)
     config.modules_to_save = reader.take_whole_modules(values)
     if reader.tensors:
-        raise PeftError(f"{folder / THEIR_WEIGHTS}: {next(iter(reader.tensors))!r} has no place in this model")
+        raise PeftError(f"{folder / HF_WEIGHTS}: {next(iter(reader.tensors))!r} has no place in this model")
     return config, values
 
 

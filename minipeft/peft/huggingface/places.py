@@ -13,6 +13,8 @@ from minipeft.models.huggingface import huggingface_names
 from minipeft.nn.layers import LayerNorm, RMSNorm
 from minipeft.nn.module import Module
 
+HF_WEIGHTS = "adapter_model.safetensors"
+HF_CONFIG = "adapter_config.json"
 TUNER = "base_model.model."  # what the tensors of TUNERS begin with
 TUNERS = ("LORA", "IA3", "LN_TUNING")
 SEQUENCES = (
