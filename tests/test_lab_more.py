@@ -17,9 +17,11 @@ from minipeft.data.images import load_fashion, load_mnist, read_idx
 from minipeft.files.errors import FileError
 from minipeft.lab import experiments
 from minipeft.lab.experiments import intrinsic_dimension, latency, memory, throughput, vision
+from minipeft.lab.experiments.intrinsic_dimension import training
+from minipeft.lab.experiments.intrinsic_dimension.sparse_projection import StoredSparse, store
+from minipeft.lab.experiments.vision import pictures
 from minipeft.lab.framework import layer_diagram, runner
 from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
-from minipeft.lab.framework.stored import StoredSparse, store
 from minipeft.models import MLP
 from minipeft.peft import IntrinsicConfig, get_peft_model
 from minipeft.peft.intrinsic import Sparse
@@ -138,9 +140,9 @@ def test_dimensions_beyond_what_was_tried_are_undecided():
 
 def test_pixels_are_moved_and_labels_kept_in_number():
     config = {"data": "digits", "n": 50, "judged": "fitted", "seed": 3, "stage": "final", "change": "none"}
-    plain, _ = intrinsic_dimension.drawn(config)
-    moved, _ = intrinsic_dimension.drawn({**config, "change": "pixels"})
-    mixed, (_, judged) = intrinsic_dimension.drawn({**config, "change": "labels"})
+    plain, _ = training.sample(config)
+    moved, _ = training.sample({**config, "change": "pixels"})
+    mixed, (_, judged) = training.sample({**config, "change": "labels"})
     assert (np.sort(plain["x"]) == np.sort(moved["x"])).all()
     assert (plain["x"] != moved["x"]).any()
     assert (np.bincount(plain["labels"]) == np.bincount(mixed["labels"])).all()
@@ -152,7 +154,7 @@ def test_what_is_judged_was_not_trained_on():
     config = {"data": "digits", "n": 1000, "judged": "held out", "seed": 0, "change": "none"}
     parts = {}
     for stage in ("tune", "final"):
-        train, (x, _) = intrinsic_dimension.drawn({**config, "stage": stage})
+        train, (x, _) = training.sample({**config, "stage": stage})
         parts[stage] = {row.tobytes() for row in x}
         assert not parts[stage] & {row.tobytes() for row in train["x"]}
     assert not parts["tune"] & parts["final"]
@@ -204,9 +206,9 @@ def test_every_method_has_as_many_settings():
 
 
 def test_the_tasks_have_nine_names_in_three_groups_and_no_image_twice():
-    assert [len(tasks) for tasks in vision.GROUPS.values()] == [3, 3, 3]
-    assert {t for tasks in vision.GROUPS.values() for t in tasks} == vision.UPON.keys()
-    parts = vision.splits(np.zeros(900), 300, seed=1)
+    assert [len(tasks) for tasks in pictures.GROUPS.values()] == [3, 3, 3]
+    assert {t for tasks in pictures.GROUPS.values() for t in tasks} == pictures.UPON.keys()
+    parts = pictures.splits(np.zeros(900), 300, seed=1)
     assert [len(p) for p in parts.values()] == [300, 150, 450]
     assert len({*parts["train"], *parts["val"], *parts["test"]}) == 900
 
@@ -214,18 +216,18 @@ def test_the_tasks_have_nine_names_in_three_groups_and_no_image_twice():
 def test_composed_images_show_what_their_label_says():
     rng = np.random.default_rng(0)
     pictures = (np.ones((40, 8, 8), dtype=np.float32), np.zeros(40, dtype=np.int64))
-    images, labels = vision.count(pictures, rng)
+    images, labels = pictures.count(pictures, rng)
     quarters = images.reshape(40, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(40, 4)
     assert ((quarters > 0).sum(axis=1) == labels + 1).all()
     assert set(labels) == {0, 1, 2, 3}
-    images, labels = vision.location(pictures, rng)
+    images, labels = pictures.location(pictures, rng)
     for image, place in zip(images, labels, strict=True):
         rows, columns = np.nonzero(image)
         assert (rows.min(), columns.min()) == (2 * (place // 3), 2 * (place % 3))
         assert image.sum() == 16
     corner = np.zeros((40, 8, 8), dtype=np.float32)
     corner[:, 0, 0] = 1
-    images, labels = vision.orientation((corner, labels), rng)
+    images, labels = pictures.orientation((corner, labels), rng)
     where = {0: (0, 0), 1: (7, 0), 2: (7, 7), 3: (0, 7)}
     assert all(image[where[k]] == 1 for image, k in zip(images, labels, strict=True))
 

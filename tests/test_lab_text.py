@@ -55,7 +55,7 @@ def noise(config):
 def test_every_arm_has_as_many_rates_seeds_and_steps(name, mode):
     plans = (training if name == "few_shot" else STUDIES[name]).PLANS[mode]
     for plan in plans:
-        rates = {len(set(a.rates)) for a in plan.arms} if name != "few_shot" else {len(set(plan.rates))}
+        rates = {len(set(a.rates)) for a in plan.variants} if name != "few_shot" else {len(set(plan.rates))}
         assert len(rates) == 1
         assert not set(plan.seeds) & set(plan.tuning_seeds)
 
@@ -68,25 +68,25 @@ def test_test_runs_come_once_a_rate_is_chosen_and_are_as_many_for_every_arm(name
     rows = finished(module, "full", lambda c: 1.0 + c["rate"])
     for plan in module.PLANS["full"]:
         for n in plan.n:
-            for arm in plan.arms:
-                test = select(rows, task=plan.task, arm=arm.name, n=n, split="test")
+            for variant in plan.variants:
+                test = select(rows, task=plan.task, arm=variant.name, n=n, split="test")
                 assert [r["seed"] for r in test] == list(plan.seeds)
-                best = max(arm.rates) if plan.task == study.SENTIMENT else min(arm.rates)
+                best = max(variant.rates) if plan.task == study.SENTIMENT else min(variant.rates)
                 assert {r["rate"] for r in test} == {best}
 
 
 def test_the_sets_of_weights_have_equal_budgets():
     trained = set()
-    for arm in which_weights.PLANS["full"][0].arms:
-        peft = get_peft_model(decoder(), study.from_json(study.as_json(arm.method)))
+    for variant in which_weights.PLANS["full"][0].variants:
+        peft = get_peft_model(decoder(), study.from_json(study.as_json(variant.method)))
         trained.add(peft.trainable_counts()[0])
     assert trained == {2 * 8 * (16 + 16)}  # layers × r summed over the matrices × (d + k)
 
 
 def test_every_rank_has_scale_one():
-    arms = rank.arms((1e-2,))
-    assert len(arms) == 3 * 5
-    assert {a.method.lora_alpha / a.method.r for a in arms} == {1.0}
+    variants = rank.variants((1e-2,))
+    assert len(variants) == 3 * 5
+    assert {a.method.lora_alpha / a.method.r for a in variants} == {1.0}
 
 
 @pytest.mark.parametrize(

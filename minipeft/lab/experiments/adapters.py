@@ -21,36 +21,36 @@ from minipeft.lab.framework.experiment import (
     chosen,
     select,
 )
-from minipeft.lab.framework.study import PROSE, SENTIMENT, Arm, Plan
+from minipeft.lab.framework.study import PROSE, SENTIMENT, Plan, Variant
 from minipeft.peft import AdapterConfig, TopLayersConfig
 
 FULL, ADAPTERS, TOP = "full", "adapters", "top"
 MARGIN = {PROSE: 0.02, SENTIMENT: 0.01}  # nats per character, accuracy: what counts as "nearly"
 
 
-def arms(
+def variants(
     widths: Sequence[int],
     tops: Sequence[int],
     full: tuple[float, ...],
     top: tuple[float, ...],
     bottle: tuple[float, ...],
-) -> tuple[Arm, ...]:
+) -> tuple[Variant, ...]:
     """Adapters of these widths, these top layers (0: the head alone), and everything, each kind with its rates."""
     return (
-        *(Arm(f"{ADAPTERS} r={r}", AdapterConfig(r=r), bottle) for r in widths),
-        *(Arm(f"{TOP} {k}", TopLayersConfig(n_layers=k), top) for k in tops),
-        Arm(FULL, None, full),
+        *(Variant(f"{ADAPTERS} r={r}", AdapterConfig(r=r), bottle) for r in widths),
+        *(Variant(f"{TOP} {k}", TopLayersConfig(n_layers=k), top) for k in tops),
+        Variant(FULL, None, full),
     )
 
 
 PROSE_RATES = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2), (1e-2, 3e-2, 1e-1)  # everything, top layers, adapters
 PLANS = {
-    "quick": (Plan(PROSE, arms((1, 4, 16), (1,), *PROSE_RATES), 60, 8, (0, 1, 2), size="tiny"),),
+    "quick": (Plan(PROSE, variants((1, 4, 16), (1,), *PROSE_RATES), 60, 8, (0, 1, 2), size="tiny"),),
     "full": (
-        Plan(PROSE, arms((1, 4, 16, 64), (1, 2, 3), *PROSE_RATES), 80, 8, (0, 1, 2)),
+        Plan(PROSE, variants((1, 4, 16, 64), (1, 2, 3), *PROSE_RATES), 80, 8, (0, 1, 2)),
         Plan(
             SENTIMENT,
-            arms((2, 32), (0, 1, 3), (1e-4, 5e-4), (5e-4, 2e-3), (2e-3, 1e-2)),
+            variants((2, 32), (0, 1, 3), (1e-4, 5e-4), (5e-4, 2e-3), (2e-3, 1e-2)),
             25,
             16,
             (0, 1, 2),
@@ -65,49 +65,49 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
     return study.runs(PLANS[mode], rows)
 
 
-def arms_of(rows: Sequence[Row], task: str) -> list[str]:
-    """The arms of a task, from few to many trained parameters within each kind."""
+def variants_of(rows: Sequence[Row], task: str) -> list[str]:
+    """The variants of a task, from few to many trained parameters within each kind."""
     names = dict.fromkeys(r["arm"] for r in select(rows, task=task))
     return list(names)
 
 
-def trained(rows: Sequence[Row], task: str, arm: str) -> int:
-    """How many parameters an arm trains."""
-    return int(select(rows, task=task, arm=arm)[0]["trained"])
+def trained(rows: Sequence[Row], task: str, variant: str) -> int:
+    """How many parameters a variant trains."""
+    return int(select(rows, task=task, arm=variant)[0]["trained"])
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """One a task: an arm a row."""
+    """One a task: a variant a row."""
     found = []
     for task in study.tasks_of(rows):
         body = []
-        for arm in arms_of(rows, task):
-            r = select(rows, task=task, arm=arm)[0]
-            values = study.values(rows, task=task, arm=arm)
+        for variant in variants_of(rows, task):
+            r = select(rows, task=task, arm=variant)[0]
+            values = study.values(rows, task=task, arm=variant)
             share = 100 * r["trained"] / r["parameters"]
             body.append(
                 (
-                    arm,
+                    variant,
                     f"{r['trained']:,}",
                     f"{share:.2f}",
                     study.shown(task, values),
                     len(values),
-                    study.at_edge(rows, task=task, arm=arm),
+                    study.at_edge(rows, task=task, arm=variant),
                 )
             )
-        header = ("arm", "trained", "% of all", f"test, {study.UNITS[task]}", "seeds", "rate")
+        header = ("variant", "trained", "% of all", f"test, {study.UNITS[task]}", "seeds", "rate")
         found.append(Table(f"Adapters and top layers: {task}", header, body, study.note(rows, task)))
     return found
 
 
-def best_on_validation(rows: Sequence[Row], task: str, arms: Sequence[str]) -> str | None:
-    """The arm with the best validation value at its own best rate; None where none has finished."""
+def best_on_validation(rows: Sequence[Row], task: str, variants: Sequence[str]) -> str | None:
+    """The variant with the best validation value at its own best rate; None where none has finished."""
     means = []
-    for arm in arms:
-        done = select(rows, task=task, arm=arm, split="val")
+    for variant in variants:
+        done = select(rows, task=task, arm=variant, split="val")
         if done and any(r["value"] is not None for r in done):
             rate = chosen(done, "rate", higher_is_better=task == SENTIMENT)
-            means += [{"arm": arm, "value": r["value"]} for r in select(done, rate=rate)]
+            means += [{"arm": variant, "value": r["value"]} for r in select(done, rate=rate)]
     return None if not means else str(chosen(means, "arm", higher_is_better=task == SENTIMENT))
 
 
@@ -115,7 +115,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """Are adapters nearly as good as everything, and better than top layers that train at least as much?"""
     found = []
     for task in study.tasks_of(rows):
-        names = arms_of(rows, task)
+        names = variants_of(rows, task)
         adapters = [a for a in names if a.startswith(ADAPTERS)]
         tops = [a for a in names if a.startswith(TOP) and not a.endswith(" 0")]
         full = study.values(rows, task=task, arm=FULL)
@@ -160,10 +160,10 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     for task in study.tasks_of(rows):
         scale = 100.0 if task == SENTIMENT else 1.0
         lines: dict[str, dict[float, list[float]]] = {ADAPTERS: {}, "top layers": {}, FULL: {}}
-        for arm in arms_of(rows, task):
-            kind = ADAPTERS if arm.startswith(ADAPTERS) else FULL if arm == FULL else "top layers"
-            values = [scale * v for v in study.values(rows, task=task, arm=arm)]
-            lines[kind][trained(rows, task, arm)] = values
+        for variant in variants_of(rows, task):
+            kind = ADAPTERS if variant.startswith(ADAPTERS) else FULL if variant == FULL else "top layers"
+            values = [scale * v for v in study.values(rows, task=task, arm=variant)]
+            lines[kind][trained(rows, task, variant)] = values
         panels.append((task, "trained parameters", study.axis(task), lines, {}))
     path = plots.lines(panels, stem)
     return {path: "Adapters of several widths, the top K layers, and everything; mean ± standard deviation over seeds."}

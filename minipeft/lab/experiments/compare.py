@@ -49,10 +49,10 @@ def run(job: Run, folder: Path, device: str = "cpu") -> Row:
     """Train once and judge once; a row with the result (None where the training diverged) and what was run."""
     task = TASKS[job.task]
     start = time.perf_counter()
-    drawn = task.draw(folder, job.seed)
-    model = adapted(drawn.model, task.methods[job.method], job.seed).to(device)
-    done = train(model, drawn.batches, job.learning_rate, job.steps, seed=job.seed)
-    value = drawn.evaluate(model.eval(), job.split) if done else None
+    trial = task.draw(folder, job.seed)
+    model = adapted(trial.model, task.methods[job.method], job.seed).to(device)
+    done = train(model, trial.batches, job.learning_rate, job.steps, seed=job.seed)
+    value = trial.evaluate(model.eval(), job.split) if done else None
     return {**asdict(job), "value": value, "seconds": round(time.perf_counter() - start, 3)}
 
 
@@ -99,9 +99,9 @@ def final_runs(task: Task, rates: dict[str, float]) -> list[Run]:
 
 def cost(task: Task, method: str, folder: Path, device: str = "cpu") -> Row:
     """What one training step of the method takes: bytes and FLOPs, counted."""
-    drawn = task.draw(folder, 0)
-    model = adapted(drawn.model, task.methods[method], 0).to(device)
-    batch = next(iter(drawn.batches.epoch(0)))
+    trial = task.draw(folder, 0)
+    model = adapted(trial.model, task.methods[method], 0).to(device)
+    batch = next(iter(trial.batches.epoch(0)))
     optimizer = AdamW(model, lr=1e-9)
     train_step(model, batch, optimizer)  # the optimizer's state exists after its first step
     with accounting.count_flops() as flops:
@@ -124,9 +124,9 @@ def step_times(task: Task, folder: Path, repeats: int, device: str = "cpu") -> d
     """The time of a step relative to full fine-tuning: medians of pairs taken in turn."""
     steps = {}
     for method, config in task.methods.items():
-        drawn = task.draw(folder, 0)
-        model = adapted(drawn.model, config, 0).to(device)
-        steps[method] = partial(train_step, model, next(iter(drawn.batches.epoch(0))), AdamW(model, lr=1e-9))
+        trial = task.draw(folder, 0)
+        model = adapted(trial.model, config, 0).to(device)
+        steps[method] = partial(train_step, model, next(iter(trial.batches.epoch(0))), AdamW(model, lr=1e-9))
     seconds = in_turn(steps, repeats, unmeasured=1)
     return {m: median_ratio(s, seconds["full"]) for m, s in seconds.items()}
 

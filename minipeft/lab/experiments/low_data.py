@@ -12,7 +12,7 @@ from pathlib import Path
 
 from minipeft.lab.framework import study
 from minipeft.lab.framework.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict, select
-from minipeft.lab.framework.study import FROM_WORDS, PROSE, RANDOM, SENTIMENT, Arm, Plan
+from minipeft.lab.framework.study import FROM_WORDS, PROSE, RANDOM, SENTIMENT, Plan, Variant
 from minipeft.peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 
 P = 8  # tokens of a prompt or prefix
@@ -22,23 +22,23 @@ METHODS = (FULL, *PROMPTS, *PREFIXES, LORA)
 MARGIN = {PROSE: 0.02, SENTIMENT: 0.01}
 
 
-def arms(
+def variants(
     full: tuple[float, ...], lora: tuple[float, ...], prompt: tuple[float, ...], prefix: tuple[float, ...]
-) -> tuple[Arm, ...]:
-    """The six arms, each kind with its rates."""
+) -> tuple[Variant, ...]:
+    """The six variants, each kind with its rates."""
     return (
-        Arm(FULL, None, full),
-        Arm(PROMPTS[0], PromptTuningConfig(num_virtual_tokens=P, prompt_tuning_init="RANDOM"), prompt, RANDOM),
-        Arm(PROMPTS[1], PromptTuningConfig(num_virtual_tokens=P), prompt, FROM_WORDS),
-        Arm(PREFIXES[0], PrefixTuningConfig(num_virtual_tokens=P), prefix, RANDOM),
-        Arm(PREFIXES[1], PrefixTuningConfig(num_virtual_tokens=P), prefix, FROM_WORDS),
-        Arm(LORA, LoraConfig(r=4, lora_alpha=4), lora),
+        Variant(FULL, None, full),
+        Variant(PROMPTS[0], PromptTuningConfig(num_virtual_tokens=P, prompt_tuning_init="RANDOM"), prompt, RANDOM),
+        Variant(PROMPTS[1], PromptTuningConfig(num_virtual_tokens=P), prompt, FROM_WORDS),
+        Variant(PREFIXES[0], PrefixTuningConfig(num_virtual_tokens=P), prefix, RANDOM),
+        Variant(PREFIXES[1], PrefixTuningConfig(num_virtual_tokens=P), prefix, FROM_WORDS),
+        Variant(LORA, LoraConfig(r=4, lora_alpha=4), lora),
     )
 
 
-_PROSE = arms((1e-3, 3e-3, 1e-2), (1e-2, 3e-2, 1e-1), (1e-2, 3e-2, 1e-1), (1e-1, 3e-1, 1.0))
-_PROSE_LONG = arms((1e-3, 3e-3), (1e-2, 3e-2), (3e-2, 1e-1), (3e-1, 1.0))  # two rates each: the runs are long
-_SENTIMENT = arms((1e-4, 5e-4), (2e-3, 1e-2), (1e-2, 5e-2), (1e-2, 5e-2))
+_PROSE = variants((1e-3, 3e-3, 1e-2), (1e-2, 3e-2, 1e-1), (1e-2, 3e-2, 1e-1), (1e-1, 3e-1, 1.0))
+_PROSE_LONG = variants((1e-3, 3e-3), (1e-2, 3e-2), (3e-2, 1e-1), (3e-1, 1.0))  # two rates each: the runs are long
+_SENTIMENT = variants((1e-4, 5e-4), (2e-3, 1e-2), (1e-2, 5e-2), (1e-2, 5e-2))
 PLANS = {
     "quick": (
         Plan(PROSE, _PROSE, 50, 8, (0, 1, 2), size="tiny", n=(100,)),
@@ -69,10 +69,10 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     for task in study.tasks_of(rows):
         ns = sizes_of(rows, task)
         body = []
-        for arm in METHODS:
-            cells = [study.shown(task, study.values(rows, task=task, arm=arm, n=n)) for n in ns]
-            rates = ", ".join(study.at_edge(rows, task=task, arm=arm, n=n) for n in ns)
-            body.append((arm, f"{select(rows, task=task, arm=arm)[0]['trained']:,}", *cells, rates))
+        for variant in METHODS:
+            cells = [study.shown(task, study.values(rows, task=task, arm=variant, n=n)) for n in ns]
+            rates = ", ".join(study.at_edge(rows, task=task, arm=variant, n=n) for n in ns)
+            body.append((variant, f"{select(rows, task=task, arm=variant)[0]['trained']:,}", *cells, rates))
         what = "windows of 64 characters" if task == PROSE else "sentences"
         steps = ", ".join(
             f"{r['steps']} of {r['batch_size']} at n = {n:,}"
@@ -117,13 +117,13 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
                 )
             )
         best = {n: [better_start(rows, task, n, kind) for kind in (PROMPTS, PREFIXES)] for n in ns}
-        for arm in best[few]:
+        for variant in best[few]:
             found.append(
                 Verdict(
-                    f"{task}: with n = {few:,} a {arm.partition(',')[0]} is worse than LoRA",
-                    study.at_least(task, of[LORA, few], of[arm, few]),
-                    f"LoRA against {arm} (the better start on validation): "
-                    f"{study.in_words(task, study.gain(task, of[LORA, few], of[arm, few]))}",
+                    f"{task}: with n = {few:,} a {variant.partition(',')[0]} is worse than LoRA",
+                    study.at_least(task, of[LORA, few], of[variant, few]),
+                    f"LoRA against {variant} (the better start on validation): "
+                    f"{study.in_words(task, study.gain(task, of[LORA, few], of[variant, few]))}",
                 )
             )
         for kind in (PROMPTS, PREFIXES):
@@ -164,8 +164,10 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
     for task in study.tasks_of(rows):
         scale = 100.0 if task == SENTIMENT else 1.0
         lines = {
-            arm: {n: [scale * v for v in study.values(rows, task=task, arm=arm, n=n)] for n in sizes_of(rows, task)}
-            for arm in METHODS
+            variant: {
+                n: [scale * v for v in study.values(rows, task=task, arm=variant, n=n)] for n in sizes_of(rows, task)
+            }
+            for variant in METHODS
         }
         panels.append((task, "training examples n", study.axis(task), lines, {}))
     path = plots.lines(panels, stem)

@@ -29,7 +29,7 @@ from minipeft.lab.framework.experiment import (
     mean_and_spread,
     select,
 )
-from minipeft.lab.framework.study import PROSE, SENTIMENT, Arm, Plan
+from minipeft.lab.framework.study import PROSE, SENTIMENT, Plan, Variant
 from minipeft.optim import AdamW, LinearSchedule
 from minipeft.peft.lora import LoraLayer
 from minipeft.train import fit
@@ -42,21 +42,21 @@ KEPT = 0.95  # of the gain of the largest rank: what "suffices" means
 POINTS = 0.01  # and of accuracy, where the untrained head's gain says nothing
 
 
-def arm_name(weights: str, r: int) -> str:
-    """The name of an arm."""
+def variant_name(weights: str, r: int) -> str:
+    """The name of a variant."""
     return f"{name_of(weights)} r={r}"
 
 
-def arms(rates: tuple[float, ...], sets: Sequence[str] = SETS, ranks: Sequence[int] = RANKS) -> tuple[Arm, ...]:
+def variants(rates: tuple[float, ...], sets: Sequence[str] = SETS, ranks: Sequence[int] = RANKS) -> tuple[Variant, ...]:
     """Every rank on every set."""
-    return tuple(Arm(arm_name(w, r), lora(w, r), rates) for w in sets for r in ranks)
+    return tuple(Variant(variant_name(w, r), lora(w, r), rates) for w in sets for r in ranks)
 
 
 PLANS = {
-    "quick": (Plan(PROSE, arms((1e-2, 3e-2)), 40, 8, (0, 1), size="tiny"),),
+    "quick": (Plan(PROSE, variants((1e-2, 3e-2)), 40, 8, (0, 1), size="tiny"),),
     "full": (
-        Plan(PROSE, arms((1e-2, 3e-2)), 80, 8, (0, 1, 2)),
-        Plan(SENTIMENT, arms((2e-3, 1e-2), ("qv",), (1, 64)), 25, 16, (0, 1, 2), judged={"val": 100, "test": 300}),
+        Plan(PROSE, variants((1e-2, 3e-2)), 80, 8, (0, 1, 2)),
+        Plan(SENTIMENT, variants((2e-3, 1e-2), ("qv",), (1, 64)), 25, 16, (0, 1, 2), judged={"val": 100, "test": 300}),
     ),
 }
 
@@ -67,7 +67,7 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
     wanted = study.runs(PLANS[mode], rows)
     wanted.append({"kind": "base", "task": PROSE, "size": plan.size, "judged": plan.judged["test"]})
     for seed in plan.seeds:
-        pair = [select(rows, task=PROSE, arm=arm_name("qv", r), split="test", seed=seed) for r in (8, LARGE)]
+        pair = [select(rows, task=PROSE, arm=variant_name("qv", r), split="test", seed=seed) for r in (8, LARGE)]
         if all(pair):
             rates = {"rate_8": pair[0][0]["rate"], "rate_64": pair[1][0]["rate"]}
             wanted.append(
@@ -86,8 +86,8 @@ def run(config: Config, folder: Path) -> Row:
         return study.run(config, folder)
     whole = {"n": None, "seed": 0, "split": "test", "judged": 1, "batch_size": 1, **config}
     if kind == "base":
-        drawn = study.draw(whole, folder)
-        return drawn.judge(drawn.model.eval())
+        sampled = study.sample(whole, folder)
+        return sampled.judge(sampled.model.eval())
     A = {r: _trained(whole, folder, r, config[f"rate_{r}"], config["seed"] + 1000 * (r == LARGE)) for r in (8, LARGE)}
     result = {}
     for w in ("q_proj", "v_proj"):
@@ -99,10 +99,10 @@ def run(config: Config, folder: Path) -> Row:
 
 def _trained(config: Config, folder: Path, r: int, rate: float, seed: int) -> dict[str, np.ndarray]:
     """The factors A (r, k) of a training on W_q and W_v, by path; A and the batches from ``seed``."""
-    drawn = study.draw({**config, "seed": seed}, folder)
-    model = study.adapt(drawn.model, lora("qv", r), seed)
+    sampled = study.sample({**config, "seed": seed}, folder)
+    model = study.adapt(sampled.model, lora("qv", r), seed)
     schedule = LinearSchedule(rate, config["steps"], warmup=config["steps"] // 10)
-    fit(model, drawn.batches, AdamW(model, lr=schedule), steps=config["steps"], progress=False, max_norm=1.0)
+    fit(model, sampled.batches, AdamW(model, lr=schedule), steps=config["steps"], progress=False, max_norm=1.0)
     return {path: to_numpy(m.lora_A.data) for path, m in model.named_modules() if isinstance(m, LoraLayer)}
 
 
@@ -116,8 +116,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     """Rank by set of weights, a table a task; then how far the subspaces agree."""
     found = []
     for task in study.tasks_of(rows):
-        sets = [w for w in SETS if study.values(rows, task=task, arm=arm_name(w, 1))]
-        body = [(name_of(w), *(_cell(rows, task, arm_name(w, r)) for r in RANKS)) for w in sets]
+        sets = [w for w in SETS if study.values(rows, task=task, arm=variant_name(w, 1))]
+        body = [(name_of(w), *(_cell(rows, task, variant_name(w, r)) for r in RANKS)) for w in sets]
         base = select(rows, kind="base", task=task)
         note = f"Without training: {base[0]['value']:.3f}. " if base else ""
         found.append(
@@ -148,8 +148,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     return found
 
 
-def _cell(rows: Sequence[Row], task: str, arm: str) -> str:
-    return study.shown(task, study.values(rows, task=task, arm=arm)) if select(rows, task=task, arm=arm) else ""
+def _cell(rows: Sequence[Row], task: str, variant: str) -> str:
+    return study.shown(task, study.values(rows, task=task, arm=variant)) if select(rows, task=task, arm=variant) else ""
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
@@ -157,7 +157,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     found = []
     for task in study.tasks_of(rows):
         for w in SETS:
-            one, large = (study.values(rows, task=task, arm=arm_name(w, r)) for r in (1, LARGE))
+            one, large = (study.values(rows, task=task, arm=variant_name(w, r)) for r in (1, LARGE))
             if not one or not large:
                 continue
             base = select(rows, kind="base", task=task)
@@ -203,10 +203,10 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
         scale = 100.0 if task == SENTIMENT else 1.0
         lines = {
             f"W_{name_of(w)}": {
-                r: [scale * v for v in study.values(rows, task=task, arm=arm_name(w, r))] for r in RANKS
+                r: [scale * v for v in study.values(rows, task=task, arm=variant_name(w, r))] for r in RANKS
             }
             for w in SETS
-            if study.values(rows, task=task, arm=arm_name(w, 1))
+            if study.values(rows, task=task, arm=variant_name(w, 1))
         }
         panels.append((f"{task}", "rank r", study.axis(task), lines, {}))
     pairs = select(rows, kind="subspaces")

@@ -13,7 +13,7 @@ import numpy as np
 
 from minipeft.lab.framework import study
 from minipeft.lab.framework.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict
-from minipeft.lab.framework.study import PROSE, SENTIMENT, Arm, Plan
+from minipeft.lab.framework.study import PROSE, SENTIMENT, Plan, Variant
 from minipeft.peft import LoraConfig
 
 WEIGHTS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
@@ -31,16 +31,16 @@ def lora(weights: str, r: int) -> LoraConfig:
     return LoraConfig(r=r, lora_alpha=r, target_modules=[WEIGHTS[w] for w in weights])
 
 
-def arms(rates: tuple[float, ...]) -> tuple[Arm, ...]:
+def variants(rates: tuple[float, ...]) -> tuple[Variant, ...]:
     """Every set at the same number of parameters."""
-    return tuple(Arm(name_of(w), lora(w, PRODUCT // len(w)), rates) for w in SETS)
+    return tuple(Variant(name_of(w), lora(w, PRODUCT // len(w)), rates) for w in SETS)
 
 
 PLANS = {
-    "quick": (Plan(PROSE, arms((1e-2, 3e-2, 1e-1)), 40, 8, (0, 1, 2), size="tiny"),),
+    "quick": (Plan(PROSE, variants((1e-2, 3e-2, 1e-1)), 40, 8, (0, 1, 2), size="tiny"),),
     "full": (
-        Plan(PROSE, arms((1e-2, 3e-2, 1e-1)), 80, 8, (0, 1, 2)),
-        Plan(SENTIMENT, arms((2e-3, 1e-2)), 25, 16, (0, 1, 2), judged={"val": 100, "test": 300}),
+        Plan(PROSE, variants((1e-2, 3e-2, 1e-1)), 80, 8, (0, 1, 2)),
+        Plan(SENTIMENT, variants((2e-3, 1e-2)), 25, 16, (0, 1, 2), judged={"val": 100, "test": 300}),
     ),
 }
 

@@ -4,8 +4,8 @@
 character; sizes "tiny" and "small", both of our own making and without a download. ``sentiment``: MiniLM and labelled
 sentences of at most 20 tokens, judged by accuracy. Each has three parts that share no example.
 
-Every arm of a study is tried with the same number of learning rates on the same seeds, judged on the validation part;
-then its best rate is run on other seeds, and these look at the test part once.
+Every variant of a study is tried with the same number of learning rates on the same seeds, judged on the validation
+part. Then its best rate is run on other seeds, and these use the test part once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ RANDOM, FROM_WORDS = "random", "words"
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One thing to compare: a method (None trains everything), where its prompt or prefix starts, and its rates."""
 
     name: str
@@ -61,10 +61,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the arms of a task are run. size: of the prose model. n: training examples, None for all that there are."""
+    """How the variants of a task are run. size: of the prose model. n: numbers of training examples, None for all."""
 
     task: str
-    arms: tuple[Arm, ...]
+    variants: tuple[Variant, ...]
     steps: int
     batch_size: int
     seeds: tuple[int, ...]
@@ -90,29 +90,31 @@ def from_json(options: Mapping[str, Any] | None) -> PeftConfig | None:
 
 
 def runs(plans: Sequence[Plan], rows: Sequence[Row]) -> list[Config]:
-    """Every rate of every arm on validation; once an arm has all of these, its best rate on the test seeds."""
+    """Every rate of every variant on validation; once a variant has all of these, its best rate on the test seeds."""
     wanted = []
     for plan in plans:
         for n in plan.n:
-            for arm in plan.arms:
-                tuning = [_config(plan, arm, n, rate, s, "val") for rate in arm.rates for s in plan.tuning_seeds]
+            for variant in plan.variants:
+                tuning = [
+                    _config(plan, variant, n, rate, s, "val") for rate in variant.rates for s in plan.tuning_seeds
+                ]
                 wanted += tuning
                 rate = tuned(tuning, rows, "rate", higher_is_better=plan.task == SENTIMENT)
                 if rate is not None:
-                    wanted += [_config(plan, arm, n, rate, s, "test") for s in plan.seeds]
+                    wanted += [_config(plan, variant, n, rate, s, "test") for s in plan.seeds]
     return wanted
 
 
-def _config(plan: Plan, arm: Arm, n: int | None, rate: float, seed: int, split: str) -> Config:
+def _config(plan: Plan, variant: Variant, n: int | None, rate: float, seed: int, split: str) -> Config:
     return {
-        "task": plan.task, "arm": arm.name, "method": as_json(arm.method), "start": arm.start, "size": plan.size,
-        "n": n, "steps": plan.steps, "batch_size": plan.batch_size, "rate": rate, "seed": seed, "split": split,
-        "judged": plan.judged[split],
+        "task": plan.task, "arm": variant.name, "method": as_json(variant.method), "start": variant.start,
+        "size": plan.size, "n": n, "steps": plan.steps, "batch_size": plan.batch_size, "rate": rate, "seed": seed,
+        "split": split, "judged": plan.judged[split],
     }  # fmt: skip
 
 
 @dataclass
-class Drawn:
+class Sample:
     """One seed's share: a fresh pretrained model, training batches, how to judge it, and ids of words to start from."""
 
     model: Any
@@ -126,13 +128,13 @@ def run(config: Config, folder: Path) -> Row:
 
     value: nats per character, or the share of right answers, with the loss in nats beside it.
     """
-    drawn = draw(config, folder)
+    sampled = sample(config, folder)
     method = from_json(config["method"])
-    model = adapt(drawn.model, method, config["seed"], drawn.words if config["start"] == FROM_WORDS else None)
+    model = adapt(sampled.model, method, config["seed"], sampled.words if config["start"] == FROM_WORDS else None)
     counts = count_parameters(model)
     counted = {"trained": counts.trainable, "parameters": counts.total}
-    done = train(model, drawn.batches, config["rate"], config["steps"], seed=config["seed"], max_norm=1.0)
-    return {**counted, **(drawn.judge(model.eval()) if done else {"value": None, "loss": None})}
+    done = train(model, sampled.batches, config["rate"], config["steps"], seed=config["seed"], max_norm=1.0)
+    return {**counted, **(sampled.judge(model.eval()) if done else {"value": None, "loss": None})}
 
 
 def adapt(model: Any, method: PeftConfig | None, seed: int, words: list[int] | None = None) -> Any:
@@ -186,9 +188,9 @@ def keys_and_values(model: Any, ids: np.ndarray) -> list[tuple[np.ndarray, np.nd
     return seen
 
 
-def draw(config: Config, folder: Path) -> Drawn:
+def sample(config: Config, folder: Path) -> Sample:
     """A round of the task that the config names."""
-    return (_draw_prose if config["task"] == PROSE else _draw_sentiment)(config, folder)
+    return (_sample_prose if config["task"] == PROSE else _sample_sentiment)(config, folder)
 
 
 def preparation(plans: Mapping[str, Sequence[Plan]]) -> Callable[[str, Path], None]:
@@ -213,7 +215,7 @@ def pretrain(size: str, folder: Path, steps: int) -> None:
     training.pretrain(model, batches, steps, folder)
 
 
-def _draw_prose(config: Config, folder: Path) -> Drawn:
+def _sample_prose(config: Config, folder: Path) -> Sample:
     """Windows of the stretches of source code that are for training, and the held-out windows of the part."""
     _, _, code = characters()
     parts = stretches(code)
@@ -235,7 +237,7 @@ def _draw_prose(config: Config, folder: Path) -> Drawn:
                 total += model.loss(ids=part[:, :-1], labels=part[:, 1:]).item() * len(part)
         return {"value": total / len(held_out), "loss": total / len(held_out)}
 
-    return Drawn(DecoderLM.from_pretrained(folder / config["size"]), batches, judge, windows[0, :32].tolist())
+    return Sample(DecoderLM.from_pretrained(folder / config["size"]), batches, judge, windows[0, :32].tolist())
 
 
 @lru_cache(maxsize=1)
@@ -252,7 +254,7 @@ def sentences() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     return parts
 
 
-def _draw_sentiment(config: Config, folder: Path) -> Drawn:
+def _sample_sentiment(config: Config, folder: Path) -> Sample:
     """The first ``judged`` sentences of the part, and n others to train on, drawn anew for each seed."""
     home = fetch("minilm")
     ids, mask, labels = sentences()["train"]
@@ -280,11 +282,11 @@ def _draw_sentiment(config: Config, folder: Path) -> Drawn:
         return {"value": right / len(order), "loss": loss / len(order)}
 
     words = WordPiece.from_file(home / "vocab.txt").batch([WORDS])[0][0, 1:-1].tolist()
-    return Drawn(model, batches, judge, words)
+    return Sample(model, batches, judge, words)
 
 
 def values(rows: Sequence[Row], **wanted: Any) -> list[float]:
-    """The test values of one arm, seeds in order, those that diverged left out."""
+    """The test values of one variant, seeds in order, those that diverged left out."""
     found = sorted(select(rows, split="test", **wanted), key=lambda r: r["seed"])
     return [r["value"] for r in found if r["value"] is not None]
 
@@ -354,6 +356,7 @@ def note(rows: Sequence[Row], task: str) -> str:
     model = f"our {r['size']} model" if task == PROSE else "MiniLM"
     rates = {len({x["rate"] for x in select(rows, task=task, arm=r["arm"], n=r["n"], split="val")})}
     return (
-        f"Mean ± standard deviation over seeds; {model}, {r['parameters']:,} parameters with this arm, {r['steps']} "
-        f"steps of {r['batch_size']}, judged on {judged}. Rate: the best of {rates.pop()} on validation; * at the edge."
+        f"Mean ± standard deviation over seeds; {model}, {r['parameters']:,} parameters with this variant, "
+        f"{r['steps']} steps of {r['batch_size']}, judged on {judged}. Rate: the best of {rates.pop()} on "
+        "validation; * at the edge."
     )

@@ -38,7 +38,7 @@ Evaluate = Callable[[Any, str], float]
 
 
 @dataclass
-class Round:
+class Trial:
     """One seed's share of a task: a fresh pretrained model, its training batches, and how to judge it."""
 
     model: Model
@@ -71,7 +71,7 @@ class Task:
     methods: dict[str, PeftConfig | None]
     budget: Budget
     prepare: Callable[[Path, bool], None]
-    draw: Callable[[Path, int], Round]
+    draw: Callable[[Path, int], Trial]
     pretrains: bool = True
 
 
@@ -106,7 +106,7 @@ def prepare_digits(folder: Path, progress: bool = False) -> None:
     pretrain(model, batches, 15 * len(batches), folder, rate=2e-3, warmup=20, progress=progress)
 
 
-def draw_digits(folder: Path, seed: int) -> Round:
+def draw_digits(folder: Path, seed: int) -> Trial:
     """Ten labelled images of each of the digits 5 to 9; 40 of each for validation, the rest for the test."""
     _, _, images, labels = _digit_splits()
     order = np.random.default_rng(2024).permutation(len(labels))  # one fixed split; seeds draw from its first part
@@ -126,7 +126,7 @@ def draw_digits(folder: Path, seed: int) -> Round:
     def evaluate(m: Any, split: str) -> float:
         return accuracy(m, images[splits[split]], labels[splits[split]])
 
-    return Round(model, Batches({"images": images[train], "labels": labels[train]}, 25, seed=seed), evaluate)
+    return Trial(model, Batches({"images": images[train], "labels": labels[train]}, 25, seed=seed), evaluate)
 
 
 TEXT = {"d_model": 96, "n_layers": 4, "n_heads": 4, "context": 96}
@@ -140,7 +140,7 @@ def prepare_text(folder: Path, progress: bool = False) -> None:
     pretrain(model, batches, 600, folder, progress=progress)
 
 
-def draw_text(folder: Path, seed: int) -> Round:
+def draw_text(folder: Path, seed: int) -> Trial:
     """Of ten stretches of 4,096 characters of source code, eight to train on, one for validation, one for the test."""
     _, _, code = characters()
     parts = stretches(code)
@@ -153,7 +153,7 @@ def draw_text(folder: Path, seed: int) -> Round:
         with no_grad():
             return m.loss(ids, labels).item()
 
-    return Round(model, LanguageModelBatches(parts["train"].reshape(-1), 16, 64, seed=seed), evaluate)
+    return Trial(model, LanguageModelBatches(parts["train"].reshape(-1), 16, 64, seed=seed), evaluate)
 
 
 def prepare_sentiment(folder: Path, progress: bool = False) -> None:
@@ -162,7 +162,7 @@ def prepare_sentiment(folder: Path, progress: bool = False) -> None:
     fetch("sentiment", progress=progress)
 
 
-def draw_sentiment(folder: Path, seed: int) -> Round:
+def draw_sentiment(folder: Path, seed: int) -> Trial:
     """600 of some 1,500 labelled sentences to train on; some 300 for validation and 1,200 for the test."""
     home = fetch("minilm")
     sentences, labels = split_sentiment(load_sentiment(), seed=2024)
@@ -182,7 +182,7 @@ def draw_sentiment(folder: Path, seed: int) -> Round:
             right += int((guesses == labels[split][part]).sum())
         return right / len(order)
 
-    return Round(model, Batches(train, 16, seed=seed, trim="mask"), evaluate)
+    return Trial(model, Batches(train, 16, seed=seed, trim="mask"), evaluate)
 
 
 TASKS = {

@@ -146,8 +146,8 @@ def _costs(rows: Sequence[Row]) -> Table:
     return Table("One pass over a prompt of N tokens", ("model", "attention", "N", *measured), body, note)
 
 
-def _named(arm: tuple[str, int]) -> str:
-    return f"{arm[0]}, k={arm[1]}"
+def _named(variant: tuple[str, int]) -> str:
+    return f"{variant[0]}, k={variant[1]}"
 
 
 def _called(model: str) -> str:

@@ -1,4 +1,4 @@
-"""A sparse projection kept as its entries, drawn once and by themselves.
+"""A sparse projection that keeps its entries, drawn once for all steps of a run.
 
 `peft.intrinsic.Sparse` draws D d random numbers at every step and keeps the fraction 1/√D of them. Here the number of
 entries is drawn, then their places, then their signs: the same distribution in √D d draws, made once for all steps of a
