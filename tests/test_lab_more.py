@@ -330,7 +330,7 @@ def test_memory_is_counted_as_the_formulas_say(memory_rows):
 
 def test_memory_that_is_not_as_foreseen_is_told(memory_rows):
     wrong = [
-        {**r, "formula activations": 1, "measured": 2 * r.get("foreseen", 1), "counted parameters": 0, "bytes": 1}
+        {**r, "formula gradients": 1, "measured": 2 * r.get("foreseen", 1), "counted parameters": 0, "bytes": 1}
         if r["kind"] != "gpt3"
         else {**r, "LoRA": 1.0}
         for r in memory_rows

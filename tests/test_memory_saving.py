@@ -9,7 +9,7 @@ from families import TRANSFORMERS, gpt2
 import minipeft as mp
 from minipeft import models as M
 from minipeft import ops
-from minipeft.accounting import count_flops, memory, step_cost
+from minipeft.accounting import count_flops, memory
 from minipeft.nn.layers import random_stream
 from minipeft.optim import AdamW
 from minipeft.peft import (
@@ -144,8 +144,9 @@ def test_what_is_kept(rng):
 def test_checkpointing_keeps_the_input_of_each_layer_and_nothing_else_of_it(n_layers, rng):
     config = M.DecoderConfig.gpt2(vocab_size=17, d_model=12, n_layers=n_layers, n_heads=3, context=64)
     ids, labels = (rng.integers(0, 17, (2, 10)) for _ in range(2))
-    saved = kept(M.DecoderLM(config).gradient_checkpointing(), {"ids": ids, "labels": labels})
-    around = step_cost(replace(config, n_layers=0), None, 2, 10).activations  # embeddings, last normalization, head
+    batch = {"ids": ids, "labels": labels}
+    saved = kept(M.DecoderLM(config).gradient_checkpointing(), batch)
+    around = kept(M.DecoderLM(replace(config, n_layers=0)), batch)  # embeddings, last normalization, head
     assert saved == around + n_layers * 2 * 10 * 12 * 4
 
 
@@ -163,14 +164,17 @@ def test_checkpointing_keeps_the_input_of_each_layer_and_nothing_else_of_it(n_la
 def test_checkpointing_costs_the_forward_of_the_recorded_layers_once_more(method, layers, like, rng):
     """Below the lowest trained parameter nothing is recorded, and so nothing is computed again."""
     config = M.DecoderConfig.gpt2(vocab_size=17, d_model=12, n_layers=3, n_heads=3, context=64)
-    base = M.DecoderLM(config).gradient_checkpointing()
-    model = base if method is None else get_peft_model(base, method)
     ids = rng.integers(0, 17, (2, 10))
-    with count_flops() as flops:
-        model.loss(ids, ids).backward()
-    plain = step_cost(config, method, 2, 10).flops
-    without_layers = step_cost(replace(config, n_layers=0), None, 2, 10).flops.forward
-    again = step_cost(replace(config, n_layers=layers), like, 2, 10).flops.forward - without_layers
+
+    def flops_of(n_layers, method, checkpointing=False):
+        base = M.DecoderLM(replace(config, n_layers=n_layers)).gradient_checkpointing(checkpointing)
+        model = base if method is None else get_peft_model(base, method)
+        with count_flops() as flops:
+            model.loss(ids, ids).backward()
+        return flops
+
+    plain, flops = flops_of(3, method), flops_of(3, method, checkpointing=True)
+    again = flops_of(layers, like).forward - flops_of(0, None).forward
     assert (flops.forward, flops.backward) == (plain.forward, plain.backward + again)
 
 

@@ -1,9 +1,9 @@
-"""What a method costs, counted and not timed; beside each count the closed formula, and tests that hold them equal.
+"""What a method costs, counted and not timed.
 
-counting.py counts on a model and on the recorded graph of its loss. formulas.py (parameters), steps.py and methods.py
-(a training step) say the same out of a decoder's sizes alone, for every method. peak.py measures the peak of a step on
-few examples and extends it to many. published.py has formulas of the literature. timing.py is the exception: it times
-several things in turn.
+counting.py counts on a model and on the recorded graph of its loss. formulas.py gives the number of parameters of every
+method and the FLOPs of a decoder in closed form; tests hold them equal to what is counted. peak.py measures the peak of
+a step on few examples and extends it to many. published.py has formulas of the literature. timing.py is the
+exception: it times several things in turn.
 """
 
 from minipeft.accounting.counting import (
@@ -27,10 +27,8 @@ from minipeft.accounting.formulas import (
     same_layers,
     trained_parameters,
 )
-from minipeft.accounting.methods import step_cost
 from minipeft.accounting.peak import Forecast
 from minipeft.accounting.published import GPT3_SIZES, Gpt3Size, gpt3_parameters, zero_memory
-from minipeft.accounting.steps import StepCost
 from minipeft.backend.cuda import PeakMemory, peak_memory
 
 __all__ = [
@@ -41,7 +39,6 @@ __all__ = [
     "ParameterCount",
     "PeakMemory",
     "Report",
-    "StepCost",
     "bytes_of",
     "count_flops",
     "count_parameters",
@@ -57,7 +54,6 @@ __all__ = [
     "same_layers",
     "saved_buffers",
     "saved_by",
-    "step_cost",
     "trained_parameters",
     "zero_memory",
 ]

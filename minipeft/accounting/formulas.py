@@ -16,8 +16,7 @@ k and out are the sizes of a target's matrix (out, k), n the number of d × d bl
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from typing import Any
 
 from minipeft.backend import FlopCount
 from minipeft.models.decoder import DecoderConfig
@@ -37,47 +36,57 @@ from minipeft.peft import (
     PromptTuningConfig,
     TopLayersConfig,
 )
+from minipeft.peft.select import match_paths
 
 
 def linear_flops(rows: int, in_features: int, out_features: int) -> int:
-    """FLOPs of x Wᵀ for x (rows, in_features), W (out_features, in_features); its two gradients take as many each."""
+    """Return the FLOPs of x Wᵀ, x (rows, in_features), W (out_features, in_features); each gradient takes as many."""
     return 2 * rows * in_features * out_features
 
 
 def key_width(config: DecoderConfig) -> int:
-    """d_kv, the width of all keys of a layer: below d where query heads share them."""
+    """Return d_kv, the width of all keys of a layer: below d if query heads share them."""
     return (config.n_kv_heads or config.n_heads) * (config.d_model // config.n_heads)
 
 
 def norm_parameters(config: DecoderConfig) -> int:
-    """Of one normalization: γ and β, or γ alone."""
+    """Return how many parameters one normalization has: γ and β, or only γ."""
     return (2 if config.norm == "layer" else 1) * config.d_model
 
 
+def norms(config: DecoderConfig) -> int:
+    """Return how many normalizations there are."""
+    return 2 * config.n_layers + config.norm_first
+
+
 def layer_biases(config: DecoderConfig) -> int:
-    """The biases of a layer's linear layers."""
+    """Return how many biases the linear layers of one layer have."""
     c = config
     return 3 * c.d_model + 2 * key_width(c) + (2 if c.gated else 1) * c.d_ff if c.bias else 0
 
 
 def layer_parameters(config: DecoderConfig) -> int:
-    """Of one layer: attention, feed-forward, two normalizations."""
+    """Return how many parameters one layer has: attention, feed-forward, two normalizations."""
     c, d = config, config.d_model
     matrices = 2 * d * d + 2 * d * key_width(c) + (3 if c.gated else 2) * d * c.d_ff
     return matrices + layer_biases(c) + 2 * norm_parameters(c)
 
 
 def decoder_parameters(config: DecoderConfig) -> int:
-    """The number of parameters of a `DecoderLM`, by formula."""
+    """Return the number of parameters of a `DecoderLM`."""
     c = config
     tables = c.vocab_size * (1 if c.tied else 2) + (0 if c.rotary else c.context)
     return c.n_layers * layer_parameters(c) + tables * c.d_model + (norm_parameters(c) if c.norm_first else 0)
 
 
 def decoder_flops(config: DecoderConfig, batch: int, length: int, labels: int | None = None) -> FlopCount:
-    """FLOPs of the loss of a `DecoderLM` for ids (batch, length) and of its gradients for all parameters, by formula.
+    """Return the FLOPs of a `DecoderLM`'s loss and of its gradients for all parameters.
 
-    labels: how many of the tokens have one (all by default); the vocabulary head is computed for those alone.
+    Args:
+        config: sizes of the decoder.
+        batch: number of examples.
+        length: tokens an example.
+        labels: how many of the tokens have a label, by default all; the vocabulary head is computed only for those.
     """
     c, d, R = config, config.d_model, batch * length
     projections = 2 * linear_flops(R, d, d) + 2 * linear_flops(R, d, key_width(c))
@@ -89,7 +98,7 @@ def decoder_flops(config: DecoderConfig, batch: int, length: int, labels: int | 
 
 
 def matrices(config: DecoderConfig) -> dict[str, tuple[int, int]]:
-    """The linear layers of a `DecoderLM` by path, each with the shape (out, k) of its matrix."""
+    """Return the linear layers of a `DecoderLM` by path, each with the shape (out, k) of its matrix."""
     c, d = config, config.d_model
     kv = key_width(c)
     attention = {"q_proj": (d, d), "k_proj": (kv, d), "v_proj": (kv, d), "out_proj": (d, d)}
@@ -103,14 +112,14 @@ def matrices(config: DecoderConfig) -> dict[str, tuple[int, int]]:
 
 
 def tables(config: DecoderConfig) -> dict[str, tuple[int, int]]:
-    """The embeddings of a `DecoderLM` by path, each with the shape (n, d) of its table."""
+    """Return the embeddings of a `DecoderLM` by path, each with the shape (n, d) of its table."""
     c = config
     shapes = {"input.tokens": (c.vocab_size, c.d_model)}
     return shapes if c.rotary else shapes | {"input.positions": (c.context, c.d_model)}
 
 
 def same_layers(config: EncoderConfig | ViTConfig) -> DecoderConfig:
-    """The decoder that has the layers of an encoder or a ViT: a method inside the layers trains as much in both."""
+    """Return the decoder with the layers of an encoder or a ViT: a method inside the layers trains as much in both."""
     return DecoderConfig(
         vocab_size=getattr(config, "vocab_size", 1),
         d_model=config.d_model,
@@ -122,63 +131,48 @@ def same_layers(config: EncoderConfig | ViTConfig) -> DecoderConfig:
     )
 
 
-def chosen(paths: Sequence[str], targets: Sequence[str] | str, layers: Sequence[int] | int | None = None) -> list[str]:
-    """Of ``paths`` those that ``targets`` choose: ends of paths, a regular expression, or "all-linear"."""
-    if targets == "all-linear":
-        found = [p for p in paths if "layers." in p]
-    elif isinstance(targets, str):
-        found = [p for p in paths if re.fullmatch(targets, p)]
+def targets(config: DecoderConfig, method: Any, default: list[str]) -> list[str]:
+    """Return the paths of the linear layers and embeddings that a method is put on."""
+    wanted = default if method.target_modules is None else method.target_modules
+    paths = list(matrices(config)) if wanted == "all-linear" else [*matrices(config), *tables(config)]
+    layers, exclude = (getattr(method, name, None) for name in ("layers_to_transform", "exclude_modules"))
+    return match_paths(paths, wanted, layers=layers, exclude=exclude)
+
+
+def lora_parameters(config: DecoderConfig, method: LoraConfig) -> int:
+    """Return the size of A and B of every target, and of the biases that are trained with them."""
+    c, shapes = config, matrices(config) | tables(config)
+    paths = targets(c, method, ["q_proj", "v_proj"])
+    biases = 0
+    if method.bias == "lora_only" and c.bias:
+        biases = sum(shapes[p][0] for p in paths if "layers." in p)
+    elif method.bias == "all":
+        biases = c.n_layers * layer_biases(c) + norms(c) * (c.d_model if c.norm == "layer" else 0)
+    return sum(method.rank(p) * sum(shapes[p]) for p in paths) + biases
+
+
+def fact_parameters(config: DecoderConfig, method: FacTConfig) -> int:
+    """Return the size of U, V and Σ; a matrix (out, k) has out · k / d² blocks, d the smallest side of all targets."""
+    shapes = [matrices(config)[p] for p in targets(config, method, [])]
+    d, r = min(map(min, shapes)), method.r
+    n = sum(out * k // d**2 for out, k in shapes)
+    return 2 * d * r + (n * r**2 if method.factorization == "tt" else n * r + r**3)
+
+
+def ia3_parameters(config: DecoderConfig, method: IA3Config) -> int:
+    """Return the size of a scale of every target's output, or of its input for a feed-forward target."""
+    paths = targets(config, method, ["k_proj", "v_proj", "down_proj"])
+    if method.feedforward_modules is None:
+        inside = [p for p in paths if p.endswith(".down_proj")]
     else:
-        found = [p for p in paths if any(p == t or p.endswith("." + t) for t in targets)]
-    return found if layers is None else [p for p in found if any(f".layers.{i}." in p for i in _listed(layers))]
-
-
-def _listed(layers: Sequence[int] | int) -> list[int]:
-    return [layers] if isinstance(layers, int) else list(layers)
-
-
-def lora_ranks(config: DecoderConfig, method: LoraConfig) -> dict[str, int]:
-    """The rank at each target of a LoRA."""
-    targets = ["q_proj", "v_proj"] if method.target_modules is None else method.target_modules
-    paths = list(matrices(config)) if targets == "all-linear" else [*matrices(config), *tables(config)]
-    found = chosen(paths, targets, method.layers_to_transform)
-    if method.exclude_modules is not None:
-        found = [p for p in found if p not in chosen(paths, method.exclude_modules)]
-    return {p: method.rank(p) for p in found}
-
-
-def lnlora_targets(config: DecoderConfig, method: LNLoraConfig) -> list[str]:
-    """Where an LNLoRA stands."""
-    targets = ["q_proj", "v_proj"] if method.target_modules is None else method.target_modules
-    return chosen(list(matrices(config)), targets, method.layers_to_transform)
-
-
-def ia3_targets(config: DecoderConfig, method: IA3Config) -> dict[str, bool]:
-    """Where an IA3 stands, and whether it rescales the input there."""
-    targets = ["k_proj", "v_proj", "down_proj"] if method.target_modules is None else method.target_modules
-    inner = ["down_proj"] if method.feedforward_modules is None else method.feedforward_modules
-    paths = chosen(list(matrices(config)), targets)
-    return {p: p in chosen(paths, inner) for p in paths}
-
-
-def fact_blocks(config: DecoderConfig, method: FacTConfig) -> tuple[int, dict[str, int]]:
-    """The side d of FacT's blocks, and how many of them each target has."""
-    shapes = matrices(config)
-    paths = chosen(list(shapes), method.target_modules)
-    d = min(min(shapes[p]) for p in paths)
-    return d, {p: shapes[p][0] * shapes[p][1] // d**2 for p in paths}
-
-
-def adapted_layers(config: DecoderConfig, method: AdapterConfig) -> list[int]:
-    """The layers that get adapters."""
-    layers = method.layers_to_transform
-    return list(range(config.n_layers)) if layers is None else _listed(layers)
+        inside = match_paths(paths, method.feedforward_modules) if method.feedforward_modules else []
+    return sum(matrices(config)[p][1 if p in inside else 0] for p in paths)
 
 
 def trained_parameters(config: DecoderConfig, method: PeftConfig | None) -> int:
-    """How many parameters a method trains in a `DecoderLM`; None for full fine-tuning.
+    """Return how many parameters a method trains in a `DecoderLM`; None for full fine-tuning.
 
-    Raises ValueError for modules trained in full beside the method, and for a method without a formula.
+    Raises ValueError for modules_to_save and for a method without a formula, PeftError if a target matches nothing.
     """
     c, d = config, config.d_model
     if method is not None and method.modules_to_save:
@@ -189,13 +183,12 @@ def trained_parameters(config: DecoderConfig, method: PeftConfig | None) -> int:
         case TopLayersConfig(n_layers=K):
             return K * layer_parameters(c) + (norm_parameters(c) if c.norm_first else 0)
         case BitFitConfig():
-            shifts = (2 * c.n_layers + c.norm_first) * d if c.norm == "layer" and method.norms else 0
-            return c.n_layers * layer_biases(c) + shifts
+            return c.n_layers * layer_biases(c) + (norms(c) * d if c.norm == "layer" and method.norms else 0)
         case LayerNormConfig():
-            return (2 * c.n_layers + c.norm_first) * norm_parameters(c)
-        case AdapterConfig(r=r):
-            each = 2 * d * r + r + d + (2 * d if method.layer_norm else 0)
-            return len(adapted_layers(c, method)) * len(set(method.after)) * each
+            return norms(c) * norm_parameters(c)
+        case AdapterConfig(r=r, layers_to_transform=layers):
+            count = c.n_layers if layers is None else 1 if isinstance(layers, int) else len(layers)
+            return count * len(set(method.after)) * (2 * d * r + r + d + (2 * d if method.layer_norm else 0))
         case PromptTuningConfig(num_virtual_tokens=P):
             return P * d
         case PrefixTuningConfig(num_virtual_tokens=P) if not method.prefix_projection:
@@ -204,21 +197,14 @@ def trained_parameters(config: DecoderConfig, method: PeftConfig | None) -> int:
             m = method.encoder_hidden_size or d
             return P * d + m * d + m + c.n_layers * (m + 1) * 2 * key_width(c)
         case LoraConfig():
-            shapes, ranks = matrices(c) | tables(c), lora_ranks(c, method)
-            biases = c.n_layers * layer_biases(c) if method.bias != "none" else 0
-            if method.bias == "lora_only" and c.bias:
-                biases = sum(shapes[p][0] for p in ranks if "layers." in p)
-            elif method.bias == "all" and c.norm == "layer":
-                biases += (2 * c.n_layers + c.norm_first) * d
-            return sum(r * sum(shapes[p]) for p, r in ranks.items()) + biases
+            return lora_parameters(c, method)
         case LNLoraConfig(r=r):
-            return sum(r * sum(s) + 2 * s[1] for p, s in matrices(c).items() if p in lnlora_targets(c, method))
-        case FacTConfig(r=r):
-            side, blocks = fact_blocks(c, method)
-            n = sum(blocks.values())
-            return 2 * side * r + (n * r**2 if method.factorization == "tt" else n * r + r**3)
+            shapes = [matrices(c)[p] for p in targets(c, method, ["q_proj", "v_proj"])]
+            return sum(r * (out + k) + 2 * k for out, k in shapes)
+        case FacTConfig():
+            return fact_parameters(c, method)
         case IA3Config():
-            return sum(matrices(c)[p][1 if inside else 0] for p, inside in ia3_targets(c, method).items())
+            return ia3_parameters(c, method)
         case IntrinsicConfig():
             return method.d
     raise ValueError(f"there is no formula for {type(method).__name__}")

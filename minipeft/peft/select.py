@@ -26,15 +26,34 @@ def match_modules(
     layers: Sequence[int] | int | None = None,
     exclude: Sequence[str] | str | None = None,
 ) -> list[str]:
-    """The paths of the modules of ``kind`` that ``targets`` choose.
-
-    A list holds full paths or their ends ("q_proj", "attention.q_proj"); a string is a regular expression for the
-    full path, or "all-linear" for every linear layer inside the Transformer layers. ``exclude``: the same, of what is
-    left out. ``layers``: only these layer indices, or this one.
-    Raises PeftError for an entry that matches nothing, naming what is near.
-    """
+    """Return the paths of the model's modules of ``kind`` that ``targets`` choose, as `match_paths` does."""
     called = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
     paths = [path for path, module in model.named_modules() if path and isinstance(module, kind)]
+    return match_paths(paths, targets, option, layers, exclude, called)
+
+
+def match_paths(
+    paths: Sequence[str],
+    targets: Sequence[str] | str,
+    option: str = "target_modules",
+    layers: Sequence[int] | int | None = None,
+    exclude: Sequence[str] | str | None = None,
+    called: str = "module",
+) -> list[str]:
+    """Return the paths that ``targets`` choose.
+
+    Args:
+        paths: paths of modules.
+        targets: a list of full paths or their ends ("q_proj", "attention.q_proj"); a string is a regular expression for
+            the full path, or "all-linear" for every linear layer inside the Transformer layers.
+        option: the name of the option that holds the targets, for messages.
+        layers: only these layer indices, or this one.
+        exclude: what is left out, in the form of ``targets``.
+        called: what the modules are, for messages.
+
+    Raises:
+        PeftError: an entry matches nothing; the message names close matches.
+    """
     if isinstance(targets, str):
         if targets == "all-linear":
             chosen = [p for p in paths if layer_index(p) is not None]
@@ -59,7 +78,7 @@ def match_modules(
             wanted |= found
         chosen = [p for p in paths if p in wanted]
     if exclude is not None:
-        left_out = set(match_modules(model, exclude, kind, "exclude_modules"))
+        left_out = set(match_paths(paths, exclude, "exclude_modules", called=called))
         chosen = [p for p in chosen if p not in left_out]
         if not chosen:
             raise PeftError(f"exclude_modules: {exclude!r} leaves nothing of {option} {targets!r}")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minipeft.accounting import Forecast, readable_bytes, step_cost
+from minipeft.accounting import Forecast, count_flops, readable_bytes
 from minipeft.accounting.timing import in_turn, median_ratio
+from minipeft.autograd import reference
 from minipeft.lab.framework.experiment import (
     NOT_REPRODUCED,
     Config,
@@ -66,7 +67,9 @@ def run(config: Config, folder: Path) -> Row:
         steps[name] = partial(train_step, model, batch, optimizer)
         steps[name]()  # the optimizer's state exists after its first step
         result[f"{name} bytes"] = Forecast(model, optimizer, batch).peak(config["batch"])
-        result[f"{name} FLOPs"] = step_cost(sizes, method, *ids.shape).flops.total
+        with reference(), count_flops() as flops:
+            model.loss(**batch).backward(into={})
+        result[f"{name} FLOPs"] = flops.total
     seconds = in_turn(steps, config["repeats"], unmeasured=1)
     for name, values in seconds.items():
         result[f"{name} tokens/s"] = ids.size / statistics.median(values)
