@@ -13,7 +13,7 @@ What is exact, and what is not:
 - An operation that works block by block holds at most one block for any n, so it is not affine until its arrays are
   larger than a block. The two limits are above that. Between the measurements the peak is slightly overestimated.
 - The peak is not affine in the sequence length, because attention scores grow with its square: each length is measured.
-- Not included: the workspace of the optimizer's update, free blocks of a memory pool, data, the interpreter.
+- Not included: the workspace of the optimizer's update, data, the interpreter.
 """
 
 from __future__ import annotations
