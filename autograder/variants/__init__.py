@@ -1,11 +1,12 @@
 """Variants: correct programs that look different. Each must keep every point over many seeds.
 
-One file a homework, with ``VARIANTS = [Variant(…), …]``.
+One file a homework, with the list ``VARIANTS``, written as a text for `programs`.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -18,13 +19,50 @@ from autograder.strip import replace_bodies, source_path
 class Variant:
     """A different way to be right.
 
-    bodies: by target, what stands behind the docstring, without indentation. header: imports and helpers, put after the
-    imports of the first target's module.
+    Args:
+        id: unique in its homework.
+        bodies: by target, the body after the docstring, without indentation.
+        header: imports and helpers, put after the imports of the first target's module.
     """
 
     id: str
     bodies: dict[str, str]
     header: str = ""
+
+
+def programs(text: str) -> list[Variant]:
+    """Return the variants that a text describes.
+
+    A line "===" begins a variant, a line "==" the body of a target or the variant's header::
+
+        === root-mean-square
+
+        == minipeft.ops.normalize:RMSNorm.forward
+        return gamma * x / root(x, eps)
+
+        == header
+        def root(x, eps):
+            return np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+
+    Raises:
+        HomeworkError: text comes before the first variant or target, or a target comes twice in one variant.
+    """
+    found: list[Variant] = []
+    for name, rest in _blocks("===", text):
+        bodies = dict(blocks := _blocks("==", rest))
+        if len(bodies) != len(blocks):
+            raise HomeworkError(f"variant {name}: a target comes twice")
+        header = bodies.pop("header", "")
+        found.append(Variant(name, bodies, header))
+    return found
+
+
+def _blocks(mark: str, text: str) -> list[tuple[str, str]]:
+    """The name after each mark and the text below it."""
+    first, *parts = re.split(rf"^{mark} (.+)\n", text, flags=re.MULTILINE)
+    if first.strip():
+        raise HomeworkError(f"expected a line that begins with {mark!r}, got {first.strip().splitlines()[0]!r}")
+    return [(name, part.strip("\n")) for name, part in zip(parts[::2], parts[1::2])]
 
 
 def variants(homework: str) -> list[Variant]:

@@ -1,41 +1,35 @@
 """Other ways to be right in hw1_autograd."""
 
-from autograder.variants import Variant
+from autograder.variants import programs
 
-A, S, E, T = "minipeft.ops.arithmetic", "minipeft.ops.shape", "minipeft.ops.embedding", "minipeft.autograd"
+VARIANTS = programs("""
+=== one-axis-at-a-time
 
-VARIANTS = [
-    Variant(
-        "one-axis-at-a-time",
-        {
-            f"{A}:unbroadcast": """
+== minipeft.ops.arithmetic:unbroadcast
 while dz.ndim > len(shape):
     dz = dz.sum(axis=0)
 for axis, n in enumerate(shape):
     if n == 1:
         dz = dz.sum(axis=axis, keepdims=True)
 return dz
-""",
-            f"{S}:Transpose.backward": """
+
+== minipeft.ops.shape:Transpose.backward
 (axes,) = ctx.saved
 return dz.transpose(np.argsort(axes)), None
-""",
-            f"{S}:BroadcastTo.backward": """
+
+== minipeft.ops.shape:BroadcastTo.backward
 (shape,) = ctx.saved
 return unbroadcast(dz, shape).copy(), None
-""",
-        },
-    ),
-    Variant(
-        "einsum",
-        {
-            f"{A}:unbroadcast": """
+
+=== einsum
+
+== minipeft.ops.arithmetic:unbroadcast
 letters = "abcdefgh"[: dz.ndim]
 own = letters[dz.ndim - len(shape) :]
 kept = "".join(c for c, n, m in zip(own, shape, dz.shape[dz.ndim - len(shape) :]) if n == m)
 return np.einsum(f"{letters}->{kept}", dz).reshape(shape)
-""",
-            f"{A}:MatMul.backward": """
+
+== minipeft.ops.arithmetic:MatMul.backward
 x, y = ctx.saved
 dx = dy = None
 if ctx.needs_grad[0]:
@@ -43,30 +37,27 @@ if ctx.needs_grad[0]:
 if ctx.needs_grad[1]:
     dy = unbroadcast(np.einsum("...mk,...mn->...kn", x[0], dz), x[1])
 return [dx, dy]
-""",
-            f"{A}:MatMul.forward": """
+
+== minipeft.ops.arithmetic:MatMul.forward
 ctx.save((x if ctx.needs_grad[1] else None, y.shape), (y if ctx.needs_grad[0] else None, x.shape))
 return np.einsum("...mk,...kn->...mn", x, y)
-""",
-        },
-    ),
-    Variant(
-        "quotient-from-its-value",
-        {
-            f"{A}:Divide.forward": """
+
+=== quotient-from-its-value
+
+== minipeft.ops.arithmetic:Divide.forward
 z = x / y
 ctx.save(z if ctx.needs_grad[1] else None, y, x.shape)
 return z
-""",
-            f"{A}:Divide.backward": """
+
+== minipeft.ops.arithmetic:Divide.backward
 z, y, shape = ctx.saved
 over = dz / y
 return (
     unbroadcast(over, shape) if ctx.needs_grad[0] else None,
     None if z is None else -unbroadcast(over * z, y.shape),
 )
-""",
-            f"{A}:Multiply.forward": """
+
+== minipeft.ops.arithmetic:Multiply.forward
 saved = {"shapes": (x.shape, y.shape)}
 if ctx.needs_grad[0]:
     saved["y"] = y
@@ -74,8 +65,8 @@ if ctx.needs_grad[1]:
     saved["x"] = x
 ctx.save(saved)
 return np.multiply(x, y)
-""",
-            f"{A}:Multiply.backward": """
+
+== minipeft.ops.arithmetic:Multiply.backward
 (saved,) = ctx.saved
 grads = [None, None]
 if "y" in saved:
@@ -83,94 +74,85 @@ if "y" in saved:
 if "x" in saved:
     grads[1] = unbroadcast(np.multiply(saved["x"], dz), saved["shapes"][1])
 return grads
-""",
-        },
-    ),
-    Variant(
-        "reductions-by-expand-dims",
-        {
-            f"{A}:Sum.forward": """
+
+=== reductions-by-expand-dims
+
+== minipeft.ops.arithmetic:Sum.forward
 ctx.save(x.shape, axis, keepdims)
 return np.add.reduce(x, axis=axis, keepdims=keepdims) if axis is not None else x.sum(keepdims=keepdims)
-""",
-            f"{A}:Sum.backward": """
+
+== minipeft.ops.arithmetic:Sum.backward
 shape, axis, keepdims = ctx.saved
 if axis is None:
     dz = dz.reshape((1,) * len(shape))
 elif not keepdims:
     dz = np.expand_dims(dz, axis)
 return np.ones(shape, dtype=dz.dtype) * dz, None, None
-""",
-            f"{A}:Mean.forward": """
+
+== minipeft.ops.arithmetic:Mean.forward
 total = x.sum(axis=axis, keepdims=keepdims)
 n = x.size // total.size
 ctx.save(x.shape, axis, keepdims, n)
 return total / n
-""",
-            f"{A}:Mean.backward": """
+
+== minipeft.ops.arithmetic:Mean.backward
 shape, axis, keepdims, n = ctx.saved
 if axis is None:
     dz = dz.reshape((1,) * len(shape))
 elif not keepdims:
     dz = np.expand_dims(dz, axis)
 return np.broadcast_to(dz, shape) / n, None, None
-""",
-            f"{A}:Max.forward": """
+
+== minipeft.ops.arithmetic:Max.forward
 z = np.amax(x, axis=axis, keepdims=True)
 if ctx.needs_grad[0]:
     ctx.save(x == z, axis)
 return z if keepdims else np.squeeze(z, axis)
-""",
-            f"{A}:Max.backward": """
+
+== minipeft.ops.arithmetic:Max.backward
 top, axis = ctx.saved
 count = np.count_nonzero(top, axis=axis, keepdims=True)
 return np.where(top, dz.reshape(count.shape) / count, 0).astype(dz.dtype), None, None
-""",
-        },
-    ),
-    Variant(
-        "add-at",
-        {
-            f"{E}:Embedding.forward": """
+
+=== add-at
+
+== minipeft.ops.embedding:Embedding.forward
 ctx.save(np.array(ids) if ctx.needs_grad[0] else None, table.shape)
 return np.take(table, ids, axis=0)
-""",
-            f"{E}:Embedding.backward": """
+
+== minipeft.ops.embedding:Embedding.backward
 ids, shape = ctx.saved
 dE = np.zeros(shape, dz.dtype)
 np.add.at(dE, ids, dz)
 return dE, None
-""",
-            f"{S}:Index.backward": """
+
+== minipeft.ops.shape:Index.backward
 shape, key = ctx.saved
 dx = np.zeros(shape, dtype=dz.dtype)
 np.add.at(dx, key, dz)
 return dx, None
-""",
-            f"{S}:Concatenate.backward": """
+
+== minipeft.ops.shape:Concatenate.backward
 axis, sizes = ctx.saved
 pieces = np.split(dz, np.cumsum(sizes)[:-1], axis=axis)
 return (None, *(g.copy() if ctx.needs_grad[i + 1] else None for i, g in enumerate(pieces)))
-""",
-        },
-    ),
-    Variant(
-        "loops-over-rows",
-        {
-            f"{E}:Embedding.backward": """
+
+=== loops-over-rows
+
+== minipeft.ops.embedding:Embedding.backward
 ids, shape = ctx.saved
 dE = np.zeros(shape, dtype=dz.dtype)
 for v, row in zip(ids.reshape(-1), dz.reshape(-1, shape[1])):
     dE[v] += row
 return dE, None
-""",
-            f"{A}:MatMul.forward": """
+
+== minipeft.ops.arithmetic:MatMul.forward
 ctx.save(x, y) if all(ctx.needs_grad) else ctx.save(
     x if ctx.needs_grad[1] else x.shape, y if ctx.needs_grad[0] else y.shape
 )
 return x @ y
-""",
-            f"{A}:MatMul.backward": """
+
+== minipeft.ops.arithmetic:MatMul.backward
 x, y = ctx.saved
 x_shape, y_shape = (a if isinstance(a, tuple) else a.shape for a in (x, y))
 dx = dy = None
@@ -184,32 +166,26 @@ if ctx.needs_grad[1]:
         full[i] = xs[i].T @ dz[i]
     dy = unbroadcast(full, y_shape)
 return dx, dy
-""",
-        },
-    ),
-    Variant(
-        "one-hot",
-        {
-            f"{E}:Embedding.backward": """
+
+=== one-hot
+
+== minipeft.ops.embedding:Embedding.backward
 ids, (V, d) = ctx.saved
 flat = ids.reshape(-1)
 onehot = np.zeros((flat.size, V), dtype=dz.dtype)
 onehot[np.arange(flat.size), flat] = 1.0
 return (onehot.T @ dz.reshape(flat.size, d), None)
-""",
-            f"{S}:Transpose.backward": """
+
+== minipeft.ops.shape:Transpose.backward
 (axes,) = ctx.saved
 inverse = [0] * len(axes)
 for i, a in enumerate(axes):
     inverse[a] = i
 return (dz.transpose(inverse), None)
-""",
-        },
-    ),
-    Variant(
-        "apply-in-one-pass",
-        {
-            f"{T}:Function.apply": """
+
+=== apply-in-one-pass
+
+== minipeft.autograd:Function.apply
 on = _recording.get()
 needs = tuple(on and isinstance(a, Tensor) and a.requires_grad for a in args)
 ctx = Context(*needs)
@@ -222,8 +198,8 @@ if True in needs:
     out.node = Node(function=cls, ctx=ctx, parents=parents, shape=out.shape)
     out.requires_grad = True
 return out
-""",
-            f"{T}:_add_to_leaf": """
+
+== minipeft.autograd:_add_to_leaf
 store = leaf.grad if into is None else into.get(leaf)
 g = np.array(g, dtype=leaf.dtype)
 total = g if store is None else store + g
@@ -232,13 +208,10 @@ if into is None:
     leaf.grad = total
 else:
     into[leaf] = total
-""",
-        },
-    ),
-    Variant(
-        "walk-by-counting",
-        {
-            f"{T}:_walk": """
+
+=== walk-by-counting
+
+== minipeft.autograd:_walk
 uses, todo, seen = {root: 0}, [root], {root}
 while todo:
     node = todo.pop()
@@ -273,13 +246,10 @@ while ready:
         uses[parent] -= 1
         if uses[parent] == 0:
             ready.append(parent)
-""",
-        },
-    ),
-    Variant(
-        "walk-sorted-first",
-        {
-            f"{T}:_walk": """
+
+=== walk-sorted-first
+
+== minipeft.autograd:_walk
 nodes, todo = set(), [root]
 while todo:
     node = todo.pop()
@@ -309,13 +279,10 @@ while order:
                 _add_to_leaf(parent, g.copy(), dz, into)
             else:
                 received.setdefault(parent, []).append(g)
-""",
-        },
-    ),
-    Variant(
-        "walk-copies",
-        {
-            f"{T}:_walk": """
+
+=== walk-copies
+
+== minipeft.autograd:_walk
 sums = {root: grad.copy()}
 while sums:
     node = max(sums, key=lambda n: n.birth)
@@ -338,35 +305,29 @@ while sums:
             else:
                 sums[parent] = np.array(g)
     node.parents.clear()
-""",
-        },
-    ),
-    Variant(
-        "double-inside",
-        {
-            f"{A}:Multiply.backward": """
+
+=== double-inside
+
+== minipeft.ops.arithmetic:Multiply.backward
 x, y, sx, sy = ctx.saved
 wide = dz.astype("float64")
 dx = unbroadcast(wide * y, sx).astype(dz.dtype) if ctx.needs_grad[0] else None
 dy = unbroadcast(wide * x, sy).astype(dz.dtype) if ctx.needs_grad[1] else None
 return dx, dy
-""",
-            f"{A}:Multiply.forward": """
+
+== minipeft.ops.arithmetic:Multiply.forward
 ctx.save(x if ctx.needs_grad[1] else None, y if ctx.needs_grad[0] else None, x.shape, y.shape)
 return (x.astype("float64") * y.astype("float64")).astype(x.dtype)
-""",
-            f"{A}:Max.forward": """
+
+== minipeft.ops.arithmetic:Max.forward
 top = x.max(axis=axis, keepdims=True)
 where = x >= top
 if ctx.needs_grad[0]:
     share = np.where(where, 1.0 / np.count_nonzero(where, axis=axis, keepdims=True), 0.0).astype(x.dtype)
     ctx.save([share, top.shape])
 return x.max(axis=axis, keepdims=keepdims)
-""",
-            f"{A}:Max.backward": """
+
+== minipeft.ops.arithmetic:Max.backward
 ((share, kept),) = ctx.saved
 return dz.reshape(kept) * share, None, None
-""",
-        },
-    ),
-]
+""")

@@ -1,16 +1,11 @@
 """Other ways to be right in hw2_transformer."""
 
-from autograder.variants import Variant
+from autograder.variants import programs
 
-A, P = "minipeft.ops.activation", "minipeft.ops.softmax"
-N, L = "minipeft.ops.normalize", "minipeft.ops.loss"
-T, M, X = "minipeft.ops.attention", "minipeft.nn.attention", "minipeft.nn.transformer"
+VARIANTS = programs("""
+=== einsum
 
-VARIANTS = [
-    Variant(
-        "einsum",
-        {
-            f"{T}:Attention.forward": """
+== minipeft.ops.attention:Attention.forward
 B, H, N, D = q.shape
 Hk, S = k.shape[1:3]
 Q = q.reshape(B, Hk, H // Hk, N, D)
@@ -26,8 +21,8 @@ if any(needs):
     else:
         ctx.save(s)
 return np.einsum("bhgns,bhse->bhgne", s, v).reshape(B, H, N, -1)
-""",
-            f"{T}:Attention.backward": """
+
+== minipeft.ops.attention:Attention.backward
 p = ctx.saved[0]
 B, Hk, G, N, S = p.shape
 dZ = dz.reshape(B, Hk, G, N, -1)
@@ -43,13 +38,10 @@ if len(ctx.saved) > 1:
     if ctx.needs_grad[1]:
         grads[1] = scale * np.einsum("bhgns,bhgnd->bhsd", ds, Q)
 return grads
-""",
-        },
-    ),
-    Variant(
-        "one-head-at-a-time",
-        {
-            f"{T}:Attention.forward": """
+
+=== one-head-at-a-time
+
+== minipeft.ops.attention:Attention.forward
 B, H, N, D = q.shape
 Hk, S = k.shape[1:3]
 z = np.zeros((B, H, N, v.shape[-1]), dtype=q.dtype)
@@ -73,8 +65,8 @@ if ctx.needs_grad[0] or ctx.needs_grad[1]:
 elif ctx.needs_grad[2]:
     ctx.save(p, None, None, None, k.shape[1])
 return z
-""",
-            f"{T}:Attention.backward": """
+
+== minipeft.ops.attention:Attention.backward
 p, q, k, v, scale = ctx.saved
 B, H, N, S = p.shape
 Hk = scale if k is None else k.shape[1]
@@ -94,8 +86,8 @@ for b in range(B):
             if dk is not None:
                 dk[b, g] += ds.T @ q[b, h]
 return dq, dk, dv, None, None, None
-""",
-            f"{T}:mask_bias": """
+
+== minipeft.ops.attention:mask_bias
 rows, columns = np.indices((N, S))
 allowed = columns <= rows + (S - N) if causal else np.ones((N, S), dtype=bool)
 if mask is not None:
@@ -103,21 +95,18 @@ if mask is not None:
 bias = np.zeros(allowed.shape, dtype=like.dtype)
 bias[~allowed] = -np.inf
 return bias
-""",
-        },
-    ),
-    Variant(
-        "computed-anew",
-        {
-            f"{T}:Attention.forward": """
+
+=== computed-anew
+
+== minipeft.ops.attention:Attention.forward
 p = _weights(q, k, mask, causal, scale)
 if ctx.needs_grad[0] or ctx.needs_grad[1]:
     ctx.save(q, k, v, mask, causal, scale)
 elif ctx.needs_grad[2]:
     ctx.save(p, k.shape[1])
 return p @ np.repeat(v, q.shape[1] // k.shape[1], axis=1)
-""",
-            f"{T}:Attention.backward": """
+
+== minipeft.ops.attention:Attention.backward
 dq = dk = None
 if len(ctx.saved) == 2:
     p, Hk = ctx.saved
@@ -138,9 +127,8 @@ if len(ctx.saved) > 2:
     if ctx.needs_grad[1]:
         dk = (ds.swapaxes(2, 3) @ q).reshape(B, Hk, G, S, -1).sum(2)
 return [dq, dk, dv, None, None, None]
-""",
-        },
-        header="""
+
+== header
 def _weights(q, k, mask, causal, scale):
     N, S = q.shape[2], k.shape[2]
     s = (q @ np.repeat(k, q.shape[1] // k.shape[1], axis=1).swapaxes(2, 3)) * scale
@@ -156,49 +144,44 @@ def _weights(q, k, mask, causal, scale):
     total = e.sum(axis=3, keepdims=True)
     total[total == 0] = 1
     return e / total
-""",
-    ),
-    Variant(
-        "softmax-in-logarithms",
-        {
-            f"{P}:stable_softmax": """
+
+=== softmax-in-logarithms
+
+== minipeft.ops.softmax:stable_softmax
 with np.errstate(all="ignore"):
     top = np.logaddexp.reduce(s, axis=axis, keepdims=True)
     return np.where(np.isneginf(top), 0.0, np.exp(s - top)).astype(s.dtype)
-""",
-            f"{P}:Softmax.forward": """
+
+== minipeft.ops.softmax:Softmax.forward
 top = np.logaddexp.reduce(s, axis=axis, keepdims=True)
 p = np.where(np.isneginf(top), 0.0, np.exp(s - top)).astype(s.dtype)
 ctx.save(p, axis)
 return p.copy()
-""",
-            f"{P}:Softmax.backward": """
+
+== minipeft.ops.softmax:Softmax.backward
 p, axis = ctx.saved
 weighted = dz * p
 return weighted - p * weighted.sum(axis, keepdims=True), None
-""",
-            f"{L}:CrossEntropy.forward": """
+
+== minipeft.ops.loss:CrossEntropy.forward
 chosen = s[kept]
 total = np.logaddexp.reduce(chosen, axis=1)
 loss = np.mean(total - np.take_along_axis(chosen, labels[:, None], axis=1)[:, 0])
 if ctx.needs_grad[0]:
     ctx.save(s.shape, kept, labels, np.exp(chosen - total[:, None]))
 return np.asarray(loss, dtype=s.dtype)
-""",
-            f"{L}:CrossEntropy.backward": """
+
+== minipeft.ops.loss:CrossEntropy.backward
 shape, kept, labels, p = ctx.saved
 ds = np.zeros(shape, dtype=p.dtype)
 p = p.copy()
 p[np.arange(len(labels)), labels] -= 1
 ds[kept] = p * (float(dz) / len(labels))
 return [ds, None, None]
-""",
-        },
-    ),
-    Variant(
-        "row-by-row",
-        {
-            f"{P}:stable_softmax": """
+
+=== row-by-row
+
+== minipeft.ops.softmax:stable_softmax
 last = np.moveaxis(s, axis, -1)
 z = np.zeros(last.shape, dtype=s.dtype)
 for i in np.ndindex(*last.shape[:-1]):
@@ -207,8 +190,8 @@ for i in np.ndindex(*last.shape[:-1]):
         e = np.exp(last[i] - top)
         z[i] = e / e.sum()
 return np.moveaxis(z, -1, axis)
-""",
-            f"{L}:_block_loss": """
+
+== minipeft.ops.loss:_block_loss
 loss = 0.0
 for row, label in zip(s, labels):
     shifted = row - row.max()
@@ -218,8 +201,8 @@ for row, label in zip(s, labels):
         row[:] = array_module(s).exp(shifted) / total
         row[label] -= 1
 return loss
-""",
-            f"{N}:LayerNorm.forward": """
+
+== minipeft.ops.normalize:LayerNorm.forward
 xp = array_module(x)
 flat = x.reshape(-1, x.shape[-1])
 z, hats, scales = xp.empty_like(flat, order="C"), xp.empty_like(flat, order="C"), []
@@ -233,8 +216,8 @@ if ctx.needs_grad[0] or ctx.needs_grad[1]:
 elif ctx.needs_grad[2]:
     ctx.save(x.shape)
 return z.reshape(x.shape)
-""",
-            f"{N}:LayerNorm.backward": """
+
+== minipeft.ops.normalize:LayerNorm.backward
 xp = array_module(dz)
 shape = ctx.saved[-1]
 flat = dz.reshape(-1, shape[-1])
@@ -251,21 +234,18 @@ if ctx.needs_grad[1]:
 if ctx.needs_grad[2]:
     dbeta = flat.sum(axis=0)
 return dx, dgamma, dbeta, None
-""",
-        },
-    ),
-    Variant(
-        "norms-from-x",
-        {
-            f"{N}:LayerNorm.forward": """
+
+=== norms-from-x
+
+== minipeft.ops.normalize:LayerNorm.forward
 xp = array_module(x)
 z = (x - x.mean(-1, keepdims=True)) / xp.sqrt(x.var(-1, keepdims=True) + eps) * gamma + beta
 needs = ctx.needs_grad
 if needs[0] or needs[1]:
     ctx.save(x, gamma if needs[0] else None, eps)
 return z.astype(x.dtype)
-""",
-            f"{N}:LayerNorm.backward": """
+
+== minipeft.ops.normalize:LayerNorm.backward
 dx = dgamma = dbeta = None
 axes = tuple(range(dz.ndim - 1))
 if ctx.saved:
@@ -282,15 +262,15 @@ if ctx.saved:
 if ctx.needs_grad[2]:
     dbeta = dz.sum(axis=axes)
 return [dx, dgamma, dbeta, None]
-""",
-            f"{N}:RMSNorm.forward": """
+
+== minipeft.ops.normalize:RMSNorm.forward
 xp = array_module(x)
 root = (xp.einsum("...d,...d->...", x, x)[..., None] / x.shape[-1] + eps) ** 0.5
 if ctx.needs_grad[0] or ctx.needs_grad[1]:
     ctx.save(x, gamma if ctx.needs_grad[0] else None, root)
 return x / root * gamma
-""",
-            f"{N}:RMSNorm.backward": """
+
+== minipeft.ops.normalize:RMSNorm.backward
 x, gamma, root = ctx.saved
 dx = dgamma = None
 if ctx.needs_grad[0]:
@@ -299,21 +279,18 @@ if ctx.needs_grad[0]:
 if ctx.needs_grad[1]:
     dgamma = (dz * x / root).sum(axis=tuple(range(x.ndim - 1)))
 return dx, dgamma, None
-""",
-        },
-    ),
-    Variant(
-        "double-inside",
-        {
-            f"{N}:RMSNorm.forward": """
+
+=== double-inside
+
+== minipeft.ops.normalize:RMSNorm.forward
 w = x.astype("float64")
 rstd = ((w * w).mean(axis=-1, keepdims=True) + eps) ** -0.5
 hat = (w * rstd).astype(x.dtype)
 if ctx.needs_grad[0] or ctx.needs_grad[1]:
     ctx.save({"hat": hat, "rstd": rstd.astype(x.dtype), "gamma": gamma if ctx.needs_grad[0] else None})
 return hat * gamma
-""",
-            f"{N}:RMSNorm.backward": """
+
+== minipeft.ops.normalize:RMSNorm.backward
 kept = ctx.saved[0]
 hat = kept["hat"]
 dx = dgamma = None
@@ -324,67 +301,61 @@ if kept["gamma"] is not None:
 if ctx.needs_grad[1]:
     dgamma = (hat * dz).reshape(-1, hat.shape[-1]).sum(0)
 return (dx, dgamma, None)
-""",
-            f"{A}:_gelu": """
+
+== minipeft.ops.activation:_gelu
 h = np.array([0.5 * (1.0 + math.erf(float(v) / math.sqrt(2.0))) for v in x.reshape(-1)]).reshape(x.shape)
 wide = x.astype("float64")
 slope = h + wide * np.exp(-0.5 * wide * wide) / math.sqrt(2.0 * math.pi)
 return (wide * h).astype(x.dtype), slope.astype(x.dtype)
-""",
-            f"{A}:_gelu_tanh": """
+
+== minipeft.ops.activation:_gelu_tanh
 a = math.sqrt(2 / math.pi)
 u = a * (x + 0.044715 * x**3)
 t = np.tanh(u)
 sech2 = (1.0 / np.cosh(np.clip(u, -300, 300).astype("float64")) ** 2).astype(x.dtype)
 return [x * (0.5 + 0.5 * t), 0.5 * (1 + t) + (0.5 * x * sech2 * a * (1 + 0.134145 * x * x))]
-""",
-        },
-    ),
-    Variant(
-        "heads-by-pieces",
-        {
-            f"{T}:SplitHeads.forward": """
+
+=== heads-by-pieces
+
+== minipeft.ops.attention:SplitHeads.forward
 return np.stack(np.split(x, n_heads, axis=2), axis=1)
-""",
-            f"{T}:SplitHeads.backward": """
+
+== minipeft.ops.attention:SplitHeads.backward
 return np.concatenate([dz[:, h] for h in range(dz.shape[1])], axis=-1), None
-""",
-            f"{T}:MergeHeads.forward": """
+
+== minipeft.ops.attention:MergeHeads.forward
 ctx.save(x.shape)
 return np.concatenate(list(np.moveaxis(x, 1, 0)), axis=-1)
-""",
-            f"{T}:MergeHeads.backward": """
+
+== minipeft.ops.attention:MergeHeads.backward
 B, H, N, D = ctx.saved[0]
 return (np.moveaxis(dz.reshape(B, N, H, D), 2, 1).copy(),)
-""",
-            f"{T}:Rotary.forward": """
+
+== minipeft.ops.attention:Rotary.forward
 ctx.save(cos, sin)
 half = x.shape[-1] // 2
 turned = (x[..., :half] + 1j * x[..., half:]) * (cos + 1j * sin)
 return np.concatenate([turned.real, turned.imag], axis=-1).astype(x.dtype)
-""",
-            f"{T}:Rotary.backward": """
+
+== minipeft.ops.attention:Rotary.backward
 cos, sin = ctx.saved
 half = dz.shape[-1] // 2
 dx = np.empty_like(dz, order="C")
 dx[..., :half] = dz[..., :half] * cos + dz[..., half:] * sin
 dx[..., half:] = dz[..., half:] * cos - dz[..., :half] * sin
 return dx, None, None
-""",
-            f"{T}:_merged": """
+
+== minipeft.ops.attention:_merged
 B, H, N, D = x.shape
 return np.einsum("bhnd->bnhd", x).reshape(B, N, -1)
-""",
-            f"{T}:_turn": """
+
+== minipeft.ops.attention:_turn
 first, second = np.split(x, 2, axis=-1)
 return np.concatenate((first * cos - second * sin, first * sin + second * cos), axis=-1)
-""",
-        },
-    ),
-    Variant(
-        "modules-in-another-order",
-        {
-            f"{M}:MultiHeadAttention.forward": """
+
+=== modules-in-another-order
+
+== minipeft.nn.attention:MultiHeadAttention.forward
 def split(projection, source, n):
     y = projection(source)
     return ops.split_heads(y, n)
@@ -409,45 +380,39 @@ if angles is not None:
     q = ops.rotary(q, angles[0], angles[1])
 mixed = self.core(q, k, v, mask=mask)
 return self.out_proj(ops.merge_heads(mixed))
-""",
-        },
-    ),
-    Variant(
-        "layers-written-out",
-        {
-            f"{X}:FeedForward.forward": """
+
+=== layers-written-out
+
+== minipeft.nn.transformer:FeedForward.forward
 gated = self.gate_proj is not None
 if gated:
     inner = ops.activation(self.gate_proj(x), self.activation) * self.up_proj(x)
 else:
     inner = ops.activation(self.up_proj(x), self.activation)
 return self.down_proj(inner)
-""",
-            f"{X}:TransformerLayer._residual": """
+
+== minipeft.nn.transformer:TransformerLayer._residual
 given = norm(x) if self.norm_first else x
 total = self.dropout(sublayer(given, **kwargs)) + x
 return total if self.norm_first else norm(total)
-""",
-        },
-    ),
-    Variant(
-        "products-with-ones",
-        {
-            f"{P}:stable_softmax": """
+
+=== products-with-ones
+
+== minipeft.ops.softmax:stable_softmax
 t = np.moveaxis(s, axis, -1)
 t = np.exp(t - np.max(t, axis=-1, initial=np.finfo(s.dtype).min)[..., None])
 total = t @ np.ones(t.shape[-1], dtype=s.dtype)
 total[total == 0] = 1
 return np.moveaxis(t / total[..., None], -1, axis)
-""",
-            f"{A}:_gelu": """
+
+== minipeft.ops.activation:_gelu
 h, bell = normal_cdf(x)
 z, slope = np.empty_like(x), np.empty_like(x)
 np.multiply(h, x, out=z)
 np.add(h, bell * x * 0.3989422804014327, out=slope)
 return z, slope
-""",
-            f"{L}:_block_loss": """
+
+== minipeft.ops.loss:_block_loss
 xp = array_module(s)
 total = xp.exp(s - s.max(axis=1, keepdims=True)).sum(axis=1)
 logz = xp.log(total) + s.max(axis=1)
@@ -456,7 +421,4 @@ loss = logz.sum() - (s * onehot).sum()
 if want_grad:
     s[:] = xp.exp(s - logz[:, None]) - onehot
 return loss
-""",
-        },
-    ),
-]
+""")

@@ -1,15 +1,11 @@
 """Other ways to be right in hw3_frozen_adapters."""
 
-from autograder.variants import Variant
+from autograder.variants import programs
 
-L, M, S = "minipeft.ops.linear:Linear", "minipeft.nn.module", "minipeft.optim"
-T, B, A = "minipeft.peft.top_layers", "minipeft.peft.bitfit", "minipeft.peft.adapters"
+VARIANTS = programs("""
+=== einsum
 
-VARIANTS = [
-    Variant(
-        "einsum",
-        {
-            f"{L}.forward": """
+== minipeft.ops.linear:Linear.forward
 kept = {}
 if ctx.needs_grad[0]:
     kept["W"] = weight
@@ -18,8 +14,8 @@ if ctx.needs_grad[1]:
 ctx.save(kept)
 z = np.einsum("...k,dk->...d", x, weight)
 return z if bias is None else z + bias
-""",
-            f"{L}.backward": """
+
+== minipeft.ops.linear:Linear.backward
 (kept,) = ctx.saved
 grads = [None, None, None]
 if "W" in kept:
@@ -29,14 +25,13 @@ if "x" in kept:
 if ctx.needs_grad[2]:
     grads[2] = np.add.reduce(dz, axis=tuple(range(dz.ndim - 1)))
 return grads
-""",
-        },
-        header="import numpy as np\n",
-    ),
-    Variant(
-        "matrices-of-rows",
-        {
-            f"{L}.forward": """
+
+== header
+import numpy as np
+
+=== matrices-of-rows
+
+== minipeft.ops.linear:Linear.forward
 shape = x.shape[:-1]
 X = x.reshape(-1, x.shape[-1]) if x.size else x.reshape(0, x.shape[-1])
 ctx.save(*(a if n else None for a, n in ((weight, ctx.needs_grad[0]), (X, ctx.needs_grad[1]))))
@@ -44,8 +39,8 @@ Z = X.dot(weight.T)
 if bias is not None:
     Z = Z + bias[None, :]
 return Z.reshape(shape + (weight.shape[0],))
-""",
-            f"{L}.backward": """
+
+== minipeft.ops.linear:Linear.backward
 W, X = ctx.saved
 D = dz.reshape(-1, dz.shape[-1]) if dz.size else dz.reshape(0, dz.shape[-1])
 dx = dW = db = None
@@ -56,21 +51,18 @@ if X is not None:
 if ctx.needs_grad[2]:
     db = D.sum(0)
 return [dx, dW, db]
-""",
-        },
-    ),
-    Variant(
-        "modules-by-hand",
-        {
-            f"{M}:Module.requires_grad_": """
+
+=== modules-by-hand
+
+== minipeft.nn.module:Module.requires_grad_
 for _, p in self.named_parameters():
     if flag:
         p.requires_grad = True
     else:
         p.requires_grad, p.grad = False, None
 return self
-""",
-            f"{M}:replace": """
+
+== minipeft.nn.module:replace
 *above, last = path.split(".")
 owner = find(model, ".".join(above))
 if isinstance(owner, tuple):
@@ -88,13 +80,10 @@ if last not in owner.__dict__:
 old = owner.__dict__[last]
 owner.__dict__[last] = new
 return old
-""",
-        },
-    ),
-    Variant(
-        "held-by-identity",
-        {
-            f"{S}.parameters:named_trainables": """
+
+=== held-by-identity
+
+== minipeft.optim.parameters:named_trainables
 pairs = []
 if isinstance(params, Module):
     pairs = list(params.named_parameters())
@@ -117,8 +106,8 @@ for name, p in first.values():
 if len(held) == 0:
     raise ValueError("nothing is trainable")
 return held
-""",
-            f"{S}.clip:clip_grad_norm_": """
+
+== minipeft.optim.clip:clip_grad_norm_
 if max_norm <= 0:
     raise ValueError("max_norm")
 given = list(params.parameters()) if isinstance(params, Module) else list(params)
@@ -137,23 +126,20 @@ if total > max_norm:
     for g in grads:
         np.multiply(g, max_norm / total, out=g, casting="same_kind")
 return total
-""",
-            f"{S}.clip:_squares": """
+
+== minipeft.optim.clip:_squares
 return np.asarray(np.square(x, dtype=np.float64).sum())
-""",
-        },
-    ),
-    Variant(
-        "sgd-written-out",
-        {
-            f"{S}.rules:SGD.update": """
+
+=== sgd-written-out
+
+== minipeft.optim.rules:SGD.update
 step = g if not decay else g + decay * x
 if "velocity" in state:
     state["velocity"][:] = self.momentum * state["velocity"] + step
     step = step + self.momentum * state["velocity"] if self.nesterov else state["velocity"]
 x[:] = x - lr * step
-""",
-            f"{S}.rules:AdamW.update": """
+
+== minipeft.optim.rules:AdamW.update
 b1, b2 = self.betas
 t = self.steps
 state["m"][:] = b1 * state["m"] + (1 - b1) * g
@@ -161,14 +147,13 @@ state["v"][:] = b2 * state["v"] + (1 - b2) * g**2
 m_hat = state["m"] / (1 - b1**t)
 v_hat = state["v"] / (1 - b2**t)
 x[:] = x - lr * decay * x - lr * m_hat / (np.sqrt(v_hat) + self.eps)
-""",
-        },
-        header="import numpy as np\n",
-    ),
-    Variant(
-        "adam-folded",
-        {
-            f"{S}.rules:AdamW.update": """
+
+== header
+import numpy as np
+
+=== adam-folded
+
+== minipeft.optim.rules:AdamW.update
 beta1, beta2 = self.betas
 m, v = state["m"], state["v"]
 m += (1.0 - beta1) * (g - m)
@@ -181,8 +166,8 @@ np.divide(m, work, out=work)
 work *= lr / (1.0 - beta1**self.steps)
 x -= lr * decay * x
 x -= work
-""",
-            f"{S}.rules:SGD.update": """
+
+== minipeft.optim.rules:SGD.update
 work = g.copy()
 if decay:
     work += decay * x
@@ -196,14 +181,15 @@ if self.momentum:
         np.copyto(work, v)
 work *= -lr
 x += work
-""",
-        },
-        header="import math\n\nimport numpy as np\n",
-    ),
-    Variant(
-        "layers-by-walking",
-        {
-            f"{T}:TopLayersConfig.apply": """
+
+== header
+import math
+
+import numpy as np
+
+=== layers-by-walking
+
+== minipeft.peft.top_layers:TopLayersConfig.apply
 check_fields(self, n_layers=0)
 model = peft.base_model
 owner = None
@@ -221,8 +207,8 @@ if parts and getattr(owner, "norm", None) is not None:
 for part in parts:
     for own, _ in list(find(model, start + part).named_parameters()):
         peft.train_copy(f"{start}{part}.{own}")
-""",
-            f"{B}:BitFitConfig.apply": """
+
+== minipeft.peft.bitfit:BitFitConfig.apply
 count = 0
 for path, m in list(peft.base_model.named_modules()):
     shift = vars(m).get("bias")
@@ -234,13 +220,10 @@ for path, m in list(peft.base_model.named_modules()):
     count += 1
 if count == 0:
     raise PeftError("no biases")
-""",
-        },
-    ),
-    Variant(
-        "bottleneck-einsum",
-        {
-            f"{A}:Bottleneck.forward": """
+
+=== bottleneck-einsum
+
+== minipeft.peft.adapters:Bottleneck.forward
 G = np.einsum("...d,rd->...r", h, W_down) + b_down
 U, slope = curve(activation)(G)
 need = dict(zip(("h", "Wd", "bd", "Wu"), ctx.needs_grad))
@@ -253,8 +236,8 @@ ctx.save(
 )
 z = np.einsum("...r,dr->...d", U, scale * W_up) + scale * b_up
 return z + h if residual else z
-""",
-            f"{A}:Bottleneck.backward": """
+
+== minipeft.peft.adapters:Bottleneck.backward
 (h, U), inner, W_down, (scale, residual) = ctx.saved
 out = [None] * len(ctx.needs_grad)
 r = tuple(range(dz.ndim - 1))
@@ -271,13 +254,10 @@ if inner is not None:
     if W_down is not None:
         out[0] = np.einsum("...r,rd->...d", dG, W_down) + (dz if residual else 0)
 return out
-""",
-        },
-    ),
-    Variant(
-        "bottleneck-computed-anew",
-        {
-            f"{A}:Bottleneck.forward": """
+
+=== bottleneck-computed-anew
+
+== minipeft.peft.adapters:Bottleneck.forward
 H = h.reshape(-1, h.shape[-1])
 U, slope = curve(activation)(H @ W_down.T + b_down)
 needs = ctx.needs_grad
@@ -293,8 +273,8 @@ if needs[1]:
 ctx.save(keep)
 branch = (U @ W_up.T + b_up) * scale
 return (branch + H if residual else branch).reshape(h.shape)
-""",
-            f"{A}:Bottleneck.backward": """
+
+== minipeft.peft.adapters:Bottleneck.backward
 keep = ctx.saved[0]
 scale, residual = keep["settings"]
 flat = dz.reshape(-1, dz.shape[-1])
@@ -314,13 +294,10 @@ return (
     None,
     None,
 )
-""",
-        },
-    ),
-    Variant(
-        "adapter-another-order",
-        {
-            f"{A}:Adapter.__init__": """
+
+=== adapter-another-order
+
+== minipeft.peft.adapters:Adapter.__init__
 r, std = config.r, config.init_std
 self.activation, self.scale = config.activation, config.scale
 self.up = trainable(np.zeros((d, r)) if config.zero_up else std * truncated_normal(rng, (d, r)), like)
@@ -331,28 +308,25 @@ self.norm = LayerNorm(d) if config.layer_norm else None
 if self.norm is not None:
     self.norm.weight = trainable(np.ones((d,)), like)
     self.norm.bias = trainable(np.zeros((d,)), like)
-""",
-            f"{A}:truncated_normal": """
+
+== minipeft.peft.adapters:truncated_normal
 n = int(np.prod(shape))
 kept = np.empty(0)
 while kept.size < n:
     more = rng.standard_normal(n)
     kept = np.concatenate([kept, more[np.abs(more) <= 2.0]])
 return kept[:n].reshape(shape)
-""",
-            f"{A}:Adapter.forward": """
+
+== minipeft.peft.adapters:Adapter.forward
 if self.norm is not None:
     return self.branch(self.norm(h), False) + h
 return h + self.branch(h, False)
-""",
-            f"{A}:Adapted.forward": """
+
+== minipeft.peft.adapters:Adapted.forward
 h = self.base.forward(x, *args, **kwargs)
 return self.adapter.forward(h)
-""",
-            f"{A}:AdaptedInParallel.forward": """
+
+== minipeft.peft.adapters:AdaptedInParallel.forward
 change = self.adapter.branch(x, residual=False)
 return change + self.base(x, *args, **kwargs)
-""",
-        },
-    ),
-]
+""")

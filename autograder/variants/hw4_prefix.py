@@ -1,12 +1,91 @@
 """Other ways to be right in hw4_prefix."""
 
-from autograder.variants import Variant
+from autograder.variants import programs
 
-PREFIX, PROMPT = "minipeft.peft.prefix:", "minipeft.peft.prompt:"
-MASK = "minipeft.ops.attention:mask_bias"
-ATTENTION = f"{PREFIX}PrefixAttention"
+VARIANTS = programs("""
+=== Prepend by concatenation
 
-LOOPS = """
+== minipeft.peft.prompt:Prepend.forward
+ctx.save(len(p))
+return np.concatenate([np.broadcast_to(p, (len(x), *p.shape)), x], axis=1)
+
+== minipeft.peft.prompt:Prepend.backward
+n = ctx.saved[0]
+dp, dx = np.split(dz, [n], axis=1)
+return (np.einsum("bpd->pd", dp) if ctx.needs_grad[0] else None), (dx if ctx.needs_grad[1] else None)
+
+=== Prepend by a list of rows
+
+== minipeft.peft.prompt:Prepend.forward
+ctx.save(p.shape)
+return np.stack([np.vstack([p, row]) for row in x])
+
+== minipeft.peft.prompt:Prepend.backward
+(P, d), = ctx.saved
+dp = np.zeros((P, d), dtype=dz.dtype)
+for row in dz:
+    dp += row[:P]
+return [dp if ctx.needs_grad[0] else None, dz[:, P:].copy() if ctx.needs_grad[1] else None]
+
+=== a start by cases
+
+== minipeft.peft.prompt:PromptTuningConfig._start
+n, name = self.num_virtual_tokens, self.prompt_tuning_init
+V, d = table.shape
+if name is None:
+    name = "SAMPLE_VOCAB" if is_text else "RANDOM"
+if name == "RANDOM":
+    std = self.init_std if self.init_std is not None else np.std(table)
+    return std * rng.standard_normal((n, d))
+if name not in ("TEXT", "SAMPLE_VOCAB"):
+    raise PeftError("unknown")
+if not is_text:
+    raise PeftError("no vocabulary")
+if name == "SAMPLE_VOCAB":
+    return np.array(table[rng.integers(0, V, n)])
+ids = list(self.prompt_tuning_init_ids or [])
+if len(ids) == 0 or any(i < 0 or i >= V for i in ids):
+    raise PeftError("ids")
+return np.stack([table[ids[i % len(ids)]] for i in range(n)])
+
+=== a mask of -1e9 by comparison
+
+== minipeft.ops.attention:mask_bias
+xp = array_module(like)
+if mask is None and (not causal or N == 1):
+    return None
+hidden = xp.zeros((N, S), dtype=bool)
+if causal:
+    hidden = xp.arange(S)[None, :] > (xp.arange(N)[:, None] + (S - N))
+if mask is not None:
+    hidden = hidden | ~mask
+return hidden.astype(like.dtype) * like.dtype.type(-1e9)
+
+=== a mask by rows
+
+== minipeft.ops.attention:mask_bias
+bias = None
+if causal:
+    bias = np.zeros((N, S), dtype=like.dtype)
+    for i in range(N):
+        bias[i, S - N + i + 1 :] = -np.inf
+    if not (bias != 0).any():
+        bias = None
+if mask is not None:
+    own = np.zeros(mask.shape, dtype=like.dtype)
+    own[~mask] = -np.inf
+    bias = own if bias is None else own + bias
+return bias
+
+=== the prefix by concatenation
+
+== minipeft.peft.prefix:_behind
+front = np.broadcast_to(np.transpose(prefix, (1, 0, 2))[None], (x.shape[0], x.shape[1], len(prefix), x.shape[3]))
+return np.concatenate([front, x], axis=2)[:, :, None]
+
+=== attention in loops
+
+== minipeft.peft.prefix:PrefixAttention.forward
 B, H, N, D = q.shape
 Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
 G = H // Hk
@@ -32,9 +111,8 @@ ctx.save(
     A, q if nk or nP else None, k if nq else None, v if nq or nk or nP else None, prefix, scale, (q.shape, k.shape),
 )
 return z
-"""
 
-LOOPS_BACK = """
+== minipeft.peft.prefix:PrefixAttention.backward
 A, q, k, v, prefix, scale, (q_shape, k_shape) = ctx.saved
 nq, nk, nv, nP = ctx.needs_grad[:4]
 B, H, N, D = q_shape
@@ -61,9 +139,10 @@ for b in range(B):
 return (
     dq if nq else None, dk if nk else None, dv if nv else None, dP if nP else None, None, None, None,
 )
-"""
 
-EINSUM = """
+=== attention by einsum
+
+== minipeft.peft.prefix:PrefixAttention.forward
 B, H, N, D = q.shape
 Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
 Q = q.reshape(B, Hk, -1, N, D)
@@ -85,9 +164,8 @@ ctx.save(
     A, Q if nk or nP else None, k if nq else None, v if nq or nk or nP else None, prefix, scale,
 )
 return z.reshape(B, H, N, -1)
-"""
 
-EINSUM_BACK = """
+== minipeft.peft.prefix:PrefixAttention.backward
 A, Q, k, v, prefix, scale = ctx.saved
 nq, nk, nv, nP = ctx.needs_grad[:4]
 P = prefix.shape[1]
@@ -110,113 +188,10 @@ if nP:
         np.einsum("bhgnp,bhgnd->phd", dS[..., :P], Q), np.einsum("bhgnp,bhgnd->phd", A[..., :P], Z)
     ])
 return dq, dk, dv, dP, None, None, None
-"""
 
-VARIANTS = [
-    Variant(
-        "Prepend by concatenation",
-        {
-            f"{PROMPT}Prepend.forward": """
-ctx.save(len(p))
-return np.concatenate([np.broadcast_to(p, (len(x), *p.shape)), x], axis=1)
-""",
-            f"{PROMPT}Prepend.backward": """
-n = ctx.saved[0]
-dp, dx = np.split(dz, [n], axis=1)
-return (np.einsum("bpd->pd", dp) if ctx.needs_grad[0] else None), (dx if ctx.needs_grad[1] else None)
-""",
-        },
-    ),
-    Variant(
-        "Prepend by a list of rows",
-        {
-            f"{PROMPT}Prepend.forward": """
-ctx.save(p.shape)
-return np.stack([np.vstack([p, row]) for row in x])
-""",
-            f"{PROMPT}Prepend.backward": """
-(P, d), = ctx.saved
-dp = np.zeros((P, d), dtype=dz.dtype)
-for row in dz:
-    dp += row[:P]
-return [dp if ctx.needs_grad[0] else None, dz[:, P:].copy() if ctx.needs_grad[1] else None]
-""",
-        },
-    ),
-    Variant(
-        "a start by cases",
-        {
-            f"{PROMPT}PromptTuningConfig._start": """
-n, name = self.num_virtual_tokens, self.prompt_tuning_init
-V, d = table.shape
-if name is None:
-    name = "SAMPLE_VOCAB" if is_text else "RANDOM"
-if name == "RANDOM":
-    std = self.init_std if self.init_std is not None else np.std(table)
-    return std * rng.standard_normal((n, d))
-if name not in ("TEXT", "SAMPLE_VOCAB"):
-    raise PeftError("unknown")
-if not is_text:
-    raise PeftError("no vocabulary")
-if name == "SAMPLE_VOCAB":
-    return np.array(table[rng.integers(0, V, n)])
-ids = list(self.prompt_tuning_init_ids or [])
-if len(ids) == 0 or any(i < 0 or i >= V for i in ids):
-    raise PeftError("ids")
-return np.stack([table[ids[i % len(ids)]] for i in range(n)])
-"""
-        },
-    ),
-    Variant(
-        "a mask of -1e9 by comparison",
-        {
-            MASK: """
-xp = array_module(like)
-if mask is None and (not causal or N == 1):
-    return None
-hidden = xp.zeros((N, S), dtype=bool)
-if causal:
-    hidden = xp.arange(S)[None, :] > (xp.arange(N)[:, None] + (S - N))
-if mask is not None:
-    hidden = hidden | ~mask
-return hidden.astype(like.dtype) * like.dtype.type(-1e9)
-"""
-        },
-    ),
-    Variant(
-        "a mask by rows",
-        {
-            MASK: """
-bias = None
-if causal:
-    bias = np.zeros((N, S), dtype=like.dtype)
-    for i in range(N):
-        bias[i, S - N + i + 1 :] = -np.inf
-    if not (bias != 0).any():
-        bias = None
-if mask is not None:
-    own = np.zeros(mask.shape, dtype=like.dtype)
-    own[~mask] = -np.inf
-    bias = own if bias is None else own + bias
-return bias
-"""
-        },
-    ),
-    Variant(
-        "the prefix by concatenation",
-        {
-            f"{PREFIX}_behind": """
-front = np.broadcast_to(np.transpose(prefix, (1, 0, 2))[None], (x.shape[0], x.shape[1], len(prefix), x.shape[3]))
-return np.concatenate([front, x], axis=2)[:, :, None]
-"""
-        },
-    ),
-    Variant("attention in loops", {f"{ATTENTION}.forward": LOOPS, f"{ATTENTION}.backward": LOOPS_BACK}),
-    Variant("attention by einsum", {f"{ATTENTION}.forward": EINSUM, f"{ATTENTION}.backward": EINSUM_BACK}),
-    Variant(
-        "attention with repeated keys",
-        {
-            f"{ATTENTION}.forward": """
+=== attention with repeated keys
+
+== minipeft.peft.prefix:PrefixAttention.forward
 B, H, N, D = q.shape
 Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
 G = H // Hk
@@ -234,8 +209,8 @@ ctx.save(
     A, q if nk or nP else None, keys if nq else None, values if nq or nk or nP else None, (B, Hk, G, N, P, scale),
 )
 return A @ values
-""",
-            f"{ATTENTION}.backward": """
+
+== minipeft.peft.prefix:PrefixAttention.backward
 A, q, keys, values, (B, Hk, G, N, P, scale) = ctx.saved
 needs = ctx.needs_grad[:4]
 dV = np.swapaxes(A, -1, -2) @ dz
@@ -248,35 +223,26 @@ dK, dV = (x.reshape(B, Hk, G, *x.shape[2:]).sum(axis=2) for x in (dK, dV))
 halves = [np.moveaxis(x[:, :, :P].sum(axis=0), 0, 1) for x in (dK, dV)]
 grads = (scale * (dS @ keys) if needs[0] else None, dK[:, :, P:], dV[:, :, P:], np.stack(halves))
 return (*(g if n else None for g, n in zip(grads, needs)), None, None, None)
-""",
-        },
-    ),
-    Variant(
-        "the reparametrization by matmul",
-        {
-            f"{PREFIX}SharedHidden.forward": """
+
+=== the reparametrization by matmul
+
+== minipeft.peft.prefix:SharedHidden.forward
 x = ops.matmul(self.embedding, ops.transpose(self.weight, 1, 0)) + self.bias
 return ops.activation(x, "tanh")
-""",
-            f"{PREFIX}ProjectedPrefix.forward": """
+
+== minipeft.peft.prefix:ProjectedPrefix.forward
 two, Hk, D = self.shape
 x = ops.matmul(self.shared(), ops.transpose(self.weight, 1, 0)) + self.bias
 P = x.shape[0]
 return ops.swapaxes(ops.reshape(x, P, two, Hk, D), 0, 1)
-""",
-        },
-    ),
-    Variant(
-        "collapsing in two steps",
-        {
-            f"{PREFIX}collapse": """
+
+=== collapsing in two steps
+
+== minipeft.peft.prefix:collapse
 cores = [m for _, m in peft.base_model.named_modules() if isinstance(m, PrefixedCore)]
 cores = [m for m in cores if not isinstance(m.prefix, FlatPrefix)]
 flat = [np.array(m.prefix().data) for m in cores]
 for core, values in zip(cores, flat):
     core.prefix = FlatPrefix(Tensor(values, requires_grad=True))
 peft.peft_config.prefix_projection = False
-"""
-        },
-    ),
-]
+""")

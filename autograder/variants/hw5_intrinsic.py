@@ -1,57 +1,45 @@
 """Other ways to be right in hw5_intrinsic."""
 
-from autograder.variants import Variant
+from autograder.variants import programs
 
-AT = "minipeft.peft.intrinsic:"
+VARIANTS = programs("""
+=== a block by hand
 
-VARIANTS = [
-    Variant(
-        "a block by hand",
-        {
-            AT + "Dense._block": """
+== minipeft.peft.intrinsic:Dense._block
 rng = np.random.default_rng([*self.seed, start])
 n = self.size - start if self.size - start < ROWS else ROWS
 P = rng.standard_normal((n, self.d)) / np.sqrt(self.total)
 return np.asarray(self._kept(P, start), dtype=like.dtype)
-"""
-        },
-    ),
-    Variant(
-        "dense with a preallocated result",
-        {
-            AT + "Dense.apply": """
+
+=== dense with a preallocated result
+
+== minipeft.peft.intrinsic:Dense.apply
 out = np.empty(self.size, dtype=x.dtype)
 start = 0
 while start < self.size:
     out[start : start + ROWS] = self._block(start, x) @ x
     start += ROWS
 return out
-""",
-            AT + "Dense.transpose": """
+
+== minipeft.peft.intrinsic:Dense.transpose
 total = 0
 for i in range(-(-self.size // ROWS)):
     part = y[i * ROWS : (i + 1) * ROWS]
     total = total + self._block(i * ROWS, y).T @ part
 return total
-""",
-        },
-    ),
-    Variant(
-        "dense by einsum",
-        {
-            AT + "Dense.apply": """
+
+=== dense by einsum
+
+== minipeft.peft.intrinsic:Dense.apply
 return np.hstack([np.einsum("ij,j->i", self._block(s, x), x) for s in range(0, self.size, ROWS)])
-""",
-            AT + "Dense.transpose": """
+
+== minipeft.peft.intrinsic:Dense.transpose
 parts = [np.einsum("ij,i->j", self._block(s, y), y[s : s + ROWS]) for s in range(0, self.size, ROWS)]
 return np.sum(parts, axis=0)
-""",
-        },
-    ),
-    Variant(
-        "sparse by index",
-        {
-            AT + "Sparse._kept": """
+
+=== sparse by index
+
+== minipeft.peft.intrinsic:Sparse._kept
 D = self.total
 q = 1.0 / np.sqrt(D)
 out = np.zeros(values.shape)
@@ -60,13 +48,10 @@ size = np.sqrt(1.0 / (D * q))
 out[where & (values > 0)] = size
 out[where & (values < 0)] = -size
 return out
-"""
-        },
-    ),
-    Variant(
-        "Hadamard by recursion",
-        {
-            AT + "walsh_hadamard": """
+
+=== Hadamard by recursion
+
+== minipeft.peft.intrinsic:walsh_hadamard
 if len(x) == 1:
     return x.copy()
 half = len(x) // 2
@@ -77,13 +62,10 @@ if half <= 32:
     return H @ x
 a, b = walsh_hadamard(x[:half]), walsh_hadamard(x[half:])
 return np.concatenate([a + b, a - b])
-"""
-        },
-    ),
-    Variant(
-        "Hadamard in place on a copy",
-        {
-            AT + "walsh_hadamard": """
+
+=== Hadamard in place on a copy
+
+== minipeft.peft.intrinsic:walsh_hadamard
 y = np.array(x)
 h = 1
 while h < y.size:
@@ -93,26 +75,20 @@ while h < y.size:
     v[:, 0] = s
     h *= 2
 return y
-"""
-        },
-    ),
-    Variant(
-        "Hadamard along the axes of a cube",
-        {
-            AT + "walsh_hadamard": """
+
+=== Hadamard along the axes of a cube
+
+== minipeft.peft.intrinsic:walsh_hadamard
 k = len(x).bit_length() - 1
 y = x.reshape((2,) * k) if k else x
 for axis in range(k):
     a, b = np.take(y, 0, axis), np.take(y, 1, axis)
     y = np.stack([a + b, a - b], axis=axis)
 return np.array(y).reshape(-1)
-"""
-        },
-    ),
-    Variant(
-        "Fastfood step by step",
-        {
-            AT + "Fastfood.apply": """
+
+=== Fastfood step by step
+
+== minipeft.peft.intrinsic:Fastfood.apply
 B, order, G, s = self._parts(x)
 v = np.concatenate([x, np.zeros(self.L - self.d, dtype=x.dtype)])
 v = v * B
@@ -121,27 +97,24 @@ v = v.take(order)
 v = v * G
 v = walsh_hadamard(v)
 return s * v[: self.size]
-""",
-            AT + "Fastfood.transpose": """
+
+== minipeft.peft.intrinsic:Fastfood.transpose
 B, order, G, s = self._parts(y)
 v = np.concatenate([y * y.dtype.type(s), np.zeros(self.L - self.size, dtype=y.dtype)])
 v = walsh_hadamard(v) * G
 v = v[np.argsort(order)]
 return B[: self.d] * walsh_hadamard(v)[: self.d]
-""",
-        },
-    ),
-    Variant(
-        "Subspace with P θ_d computed again",
-        {
-            AT + "Subspace.forward": """
+
+=== Subspace with P θ_d computed again
+
+== minipeft.peft.intrinsic:Subspace.forward
 ctx.save(projection, theta_d, scale)
 change = projection.apply(theta_d)
 if scale is not None:
     change = scale * change
 return theta0 + np.reshape(change, theta0.shape)
-""",
-            AT + "Subspace.backward": """
+
+== minipeft.peft.intrinsic:Subspace.backward
 projection, theta_d, scale = ctx.saved
 g = np.ascontiguousarray(dz).ravel()
 lam = 1.0 if scale is None else scale
@@ -151,13 +124,10 @@ return (
     np.dot(g, projection.apply(theta_d)) if ctx.needs_grad[2] else None,
     None,
 )
-""",
-        },
-    ),
-    Variant(
-        "a new module's attributes",
-        {
-            AT + "Projected.forward": """
+
+=== a new module's attributes
+
+== minipeft.peft.intrinsic:Projected.forward
 moved = type(self.base).__new__(type(self.base))
 moved.__dict__.update(self.base.__dict__)
 for name in self._projections.by_name:
@@ -165,13 +135,10 @@ for name in self._projections.by_name:
     theta = Subspace.apply(getattr(self.base, name), self.theta_d, scale, self._projections.by_name[name])
     setattr(moved, name, theta)
 return moved(*args, **kwargs)
-"""
-        },
-    ),
-    Variant(
-        "crossing by a loop",
-        {
-            AT + "_crossing": """
+
+=== crossing by a loop
+
+== minipeft.peft.intrinsic:_crossing
 best, before = -np.inf, None
 for d, m in zip(ds, means):
     new = max(best, float(m))
@@ -182,13 +149,10 @@ for d, m in zip(ds, means):
         return float(before * (d / before) ** share)
     best, before = new, d
 return None
-"""
-        },
-    ),
-    Variant(
-        "the model in two passes",
-        {
-            AT + "IntrinsicConfig.apply": """
+
+=== the model in two passes
+
+== minipeft.peft.intrinsic:IntrinsicConfig.apply
 check_fields(self, d=1, seed=0)
 kind = KINDS.get(self.projection)
 if kind is None:
@@ -218,7 +182,4 @@ if any(path == "" for path, _, _ in found):
     raise PeftError("parameters of the model itself")
 for path, module, parts in found:
     peft.swap(path, Projected(module, theta, parts))
-"""
-        },
-    ),
-]
+""")

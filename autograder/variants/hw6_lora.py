@@ -1,18 +1,11 @@
 """Other ways to be right in hw6_lora."""
 
-from autograder.variants import Variant
+from autograder.variants import programs
 
-LORA = "minipeft.peft.lora"
-LINEAR, EMBEDDING, LAYER, CONFIG = (
-    f"{LORA}:{name}" for name in ("LoRALinear", "LoRAEmbedding", "LoraLayer", "LoraConfig")
-)
-TABLE, ROWS, MIXED = (f"{LORA}:{name}" for name in ("LoraEmbedding", "AddToRows", "MixedLora"))
+VARIANTS = programs("""
+=== einsum
 
-VARIANTS: list[Variant] = [
-    Variant(
-        "einsum",
-        {
-            f"{LINEAR}.forward": """
+== minipeft.peft.lora:LoRALinear.forward
 need = ctx.needs_grad
 H = np.einsum("...k,rk->...r", x, lora_A)
 ctx.save(
@@ -20,8 +13,8 @@ ctx.save(
 )
 z = np.einsum("...k,dk->...d", x, weight) + scale * np.einsum("...r,dr->...d", H, lora_B)
 return z if bias is None else z + bias
-""",
-            f"{LINEAR}.backward": """
+
+== minipeft.peft.lora:LoRALinear.backward
 x, H, W, A, B, s = ctx.saved
 need = ctx.needs_grad
 dH = s * np.einsum("...d,dr->...r", dz, B)
@@ -34,13 +27,10 @@ return [
     s * np.einsum("nd,nr->dr", g, u) if need[4] else None,
     None,
 ]
-""",
-        },
-    ),
-    Variant(
-        "H computed again in the backward",
-        {
-            f"{LINEAR}.forward": """
+
+=== H computed again in the backward
+
+== minipeft.peft.lora:LoRALinear.forward
 wants = dict(zip(("x", "W", "b", "A", "B"), ctx.needs_grad))
 X = x.reshape(-1, x.shape[-1])
 z = np.dot(X, weight.T)
@@ -54,8 +44,8 @@ if wants["x"]:
     cache["W"] = weight
 ctx.save(cache, wants, scale)
 return z.reshape(x.shape[:-1] + (len(lora_B),))
-""",
-            f"{LINEAR}.backward": """
+
+== minipeft.peft.lora:LoRALinear.backward
 cache, wants, s = ctx.saved
 dZ = dz.reshape(-1, dz.shape[-1])
 dx = dW = db = dA = dB = None
@@ -70,13 +60,10 @@ if wants["A"]:
 if wants["B"]:
     dB = s * np.dot(dZ.T, np.dot(cache["X"], cache["A"].T))
 return dx, dW, db, dA, dB, None
-""",
-        },
-    ),
-    Variant(
-        "loops over rows, outer products",
-        {
-            f"{LINEAR}.forward": """
+
+=== loops over rows, outer products
+
+== minipeft.peft.lora:LoRALinear.forward
 need = ctx.needs_grad
 X = rows(x)
 z = np.empty((len(X), weight.shape[0]), dtype=x.dtype)
@@ -86,8 +73,8 @@ for i, row in enumerate(X):
         z[i] += bias
 ctx.save(X if any(need[i] for i in (1, 3, 4)) else None, weight if need[0] else None, lora_A, lora_B, scale, x.shape)
 return z.reshape(*x.shape[:-1], -1) if len(X) else np.zeros((*x.shape[:-1], weight.shape[0]), dtype=x.dtype)
-""",
-            f"{LINEAR}.backward": """
+
+== minipeft.peft.lora:LoRALinear.backward
 X, W, A, B, s, shape = ctx.saved
 nx, nW, nb, nA, nB, _ = ctx.needs_grad
 dZ = rows(dz)
@@ -105,13 +92,10 @@ return (
     dX.reshape(shape) if nx else None, sum(np.outer(g, v) for g, v in zip(dZ, X)) if nW else None,
     dZ.sum(0) if nb else None, dA if nA else None, dB if nB else None, None,
 )
-""",
-        },
-    ),
-    Variant(
-        "scaled factors kept, transposed views returned",
-        {
-            f"{LINEAR}.forward": """
+
+=== scaled factors kept, transposed views returned
+
+== minipeft.peft.lora:LoRALinear.forward
 need = ctx.needs_grad
 flat = x.reshape(-1, x.shape[-1])
 H = flat @ lora_A.T
@@ -123,8 +107,8 @@ ctx.save(
     np.array(lora_A), scale * lora_B, (x.shape, scale),
 )
 return z.reshape(x.shape[:-1] + weight.shape[:1])
-""",
-            f"{LINEAR}.backward": """
+
+== minipeft.peft.lora:LoRALinear.backward
 X, H, W, A, sB, (shape, s) = ctx.saved
 flat = dz.reshape(-1, dz.shape[-1])
 grads = [None] * 6
@@ -139,21 +123,18 @@ if ctx.needs_grad[3]:
 if ctx.needs_grad[4]:
     grads[4] = s * (H.T @ flat).T
 return tuple(grads)
-""",
-        },
-    ),
-    Variant(
-        "the embedding with one-hot rows",
-        {
-            f"{EMBEDDING}.forward": """
+
+=== the embedding with one-hot rows
+
+== minipeft.peft.lora:LoRAEmbedding.forward
 need = ctx.needs_grad
 flat = ids.ravel()
 H = np.take(lora_A, flat, axis=1).T
 z = np.take(table, flat, axis=0) + scale * np.matmul(H, lora_B.T)
 ctx.save(flat, H if need[3] else None, lora_B if need[2] else None, scale, table.shape)
 return z.reshape(*ids.shape, -1) if z.size else np.zeros((*ids.shape, table.shape[1]), dtype=z.dtype)
-""",
-            f"{EMBEDDING}.backward": """
+
+== minipeft.peft.lora:LoRAEmbedding.backward
 flat, H, B, s, (V, d) = ctx.saved
 need = ctx.needs_grad
 dZ = dz.reshape(len(flat), d)
@@ -162,13 +143,10 @@ return (
     one_hot.T @ dZ if need[0] else None, None, s * (dZ @ B).T @ one_hot if need[2] else None,
     s * dZ.T @ H if need[3] else None, None,
 )
-""",
-        },
-    ),
-    Variant(
-        "the embedding by add.at",
-        {
-            f"{EMBEDDING}.backward": """
+
+=== the embedding by add.at
+
+== minipeft.peft.lora:LoRAEmbedding.backward
 ids, H, lora_B, scale, (table_shape, A_shape) = ctx.saved
 dE = dA = dB = None
 dH = None if lora_B is None else scale * (dz @ lora_B)
@@ -181,13 +159,10 @@ if ctx.needs_grad[2]:
 if ctx.needs_grad[3]:
     dB = scale * np.einsum("nd,nr->dr", dz.reshape(-1, dz.shape[-1]), H.reshape(-1, H.shape[-1]))
 return [dE, None, dA, dB, None]
-""",
-        },
-    ),
-    Variant(
-        "drawn in other ways",
-        {
-            f"{LAYER}.draw": """
+
+=== drawn in other ways
+
+== minipeft.peft.lora:LoraLayer.draw
 r, k = self.lora_A.data.shape
 if init == "gaussian":
     self.lora_A.data[...] = rng.normal(0.0, 1.0 / r, size=(r, k))
@@ -195,54 +170,45 @@ else:
     self.lora_A.data[...] = (2.0 * rng.random((k, r)).T - 1.0) / np.sqrt(k)
 if init is False:
     self.lora_B.data[...] = rng.uniform(-1, 1, self.lora_B.shape) / np.sqrt(r)
-""",
-            f"{TABLE}.draw": """
+
+== minipeft.peft.lora:LoraEmbedding.draw
 like = self.lora_embedding_B
 values = rng.standard_normal(like.shape, dtype=np.float32)
 self.lora_embedding_B = Tensor(values.astype(like.dtype), requires_grad=True)
 if not init:
     A = self.lora_embedding_A
     self.lora_embedding_A = trainable(rng.normal(size=A.shape), A)
-""",
-        },
-    ),
-    Variant(
-        "the layer as a sum always",
-        {
-            f"{LAYER}.forward": """
+
+=== the layer as a sum always
+
+== minipeft.peft.lora:LoraLayer.forward
 return self.base(x) + self.change(x)
-""",
-            f"{LAYER}.change": """
+
+== minipeft.peft.lora:LoraLayer.change
 h = ops.linear(self.dropout(x), self.lora_A)
 return ops.linear(h * self.scale, self.lora_B)
-""",
-        },
-    ),
-    Variant(
-        "the change as products of tensors",
-        {
-            f"{LAYER}.change": """
+
+=== the change as products of tensors
+
+== minipeft.peft.lora:LoraLayer.change
 return self.scale * (self.dropout(x) @ ops.transpose(self.lora_A) @ ops.transpose(self.lora_B))
-""",
-            f"{LAYER}.forward": """
+
+== minipeft.peft.lora:LoraLayer.forward
 plain = type(self.base) is Linear and not (self.training and self.dropout.p > 0)
 if plain:
     return LoRALinear.apply(x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale)
 change = self.change(x)
 return change + self.base(x)
-""",
-        },
-    ),
-    Variant(
-        "rank and scale by loops",
-        {
-            f"{CONFIG}.rank": """
+
+=== rank and scale by loops
+
+== minipeft.peft.lora:LoraConfig.rank
 for pattern in self.rank_pattern:
     if _ends_in(pattern, path):
         return self.rank_pattern[pattern]
 return self.r
-""",
-            f"{CONFIG}.rank_and_scale": """
+
+== minipeft.peft.lora:LoraConfig.rank_and_scale
 alpha = self.lora_alpha
 for pattern, value in reversed(list(self.alpha_pattern.items())):
     if _ends_in(pattern, path):
@@ -251,52 +217,46 @@ r = self.rank(path)
 if self.use_rslora:
     return r, float(alpha / np.sqrt(r))
 return (r, alpha / float(r))
-""",
-        },
-    ),
-    Variant(
-        "merged by other means",
-        {
-            f"{LAYER}.delta": """
+
+=== merged by other means
+
+== minipeft.peft.lora:LoraLayer.delta
 return np.einsum("dr,rk->dk", self.scale * self.lora_B.data, self.lora_A.data)
-""",
-            f"{LAYER}.merged": """
+
+== minipeft.peft.lora:LoraLayer.merged
 d, k = self.base.weight.shape
 layer = Linear(k, d, bias=self.base.bias is not None, rng=0)
 layer.weight = Tensor(np.add(self.delta(), self.base.weight.data))
 if self.base.bias is not None:
     layer.bias = self.base.bias
 return layer
-""",
-            f"{TABLE}.delta": """
+
+== minipeft.peft.lora:LoraEmbedding.delta
 return (self.scale * (self.lora_embedding_B.data @ self.lora_embedding_A.data)).T
-""",
-            f"{TABLE}.merged": """
+
+== minipeft.peft.lora:LoraEmbedding.merged
 V, d = self.base.weight.shape
 layer = Embedding(V, d, rng=0)
 table = self.base.weight.data.copy()
 table += self.delta()
 layer.weight = Tensor(table)
 return layer
-""",
-        },
-    ),
-    Variant(
-        "rows added by add.at; the mixed batch gathered first",
-        {
-            f"{ROWS}.forward": """
+
+=== rows added by add.at; the mixed batch gathered first
+
+== minipeft.peft.lora:AddToRows.forward
 z = np.array(x)
 np.add.at(z, index, y)
 ctx.save(np.array(index))
 return z
-""",
-            f"{ROWS}.backward": """
+
+== minipeft.peft.lora:AddToRows.backward
 index = ctx.saved[0]
 dx = dz.copy() if ctx.needs_grad[0] else None
 dy = np.take(dz, index, axis=0) if ctx.needs_grad[1] else None
 return [dx, dy, None]
-""",
-            f"{MIXED}.forward": """
+
+== minipeft.peft.lora:MixedLora.forward
 if len(x.data) != self.n_examples:
     raise PeftError("one name for each example")
 present = [n for n in self.layers if self.rows[n].size]
@@ -306,13 +266,10 @@ if not present:
 changes = [self.layers[n].change(x[self.rows[n]]) for n in present]
 together = changes[0] if len(changes) == 1 else ops.concatenate(changes, axis=0)
 return AddToRows.apply(z, together, np.concatenate([self.rows[n] for n in present]))
-""",
-        },
-    ),
-    Variant(
-        "biases by kind, the model layer by layer",
-        {
-            f"{CONFIG}.train_biases": """
+
+=== biases by kind, the model layer by layer
+
+== minipeft.peft.lora:LoraConfig.train_biases
 if self.bias == "none":
     return
 names = [n for n, p in peft.base_model.named_parameters() if n.split(".")[-1] == "bias" and not p.requires_grad]
@@ -320,8 +277,8 @@ if self.bias == "lora_only":
     names = [n for n in names if n.removesuffix(".base.bias") in set(paths)]
 for name in names:
     peft.train_copy(name)
-""",
-            f"{CONFIG}.apply": """
+
+== minipeft.peft.lora:LoraConfig.apply
 if self.r < 1:
     raise PeftError("r")
 if self.lora_alpha == 0:
@@ -352,7 +309,4 @@ for path in found:
 for path, layer in made.items():
     peft.swap(path, layer)
 self.train_biases(peft, found)
-""",
-        },
-    ),
-]
+""")

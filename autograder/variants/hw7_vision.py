@@ -1,11 +1,11 @@
 """Other ways to be right in hw7_vision."""
 
-from autograder.variants import Variant
+from autograder.variants import programs
 
-LN, FACT = "minipeft.peft.lnlora:LNLoRALinear", "minipeft.peft.fact"
-LINEAR = f"{FACT}:FactorizedLinear"
+VARIANTS = programs("""
+=== LayerNorm by hand
 
-LN_BY_HAND = """
+== minipeft.peft.lnlora:LNLoRALinear.forward
 needs_x, needs_W, needs_b, needs_g, needs_beta, needs_A, needs_B, _ = ctx.needs_grad
 mean = x.mean(axis=-1, keepdims=True)
 rstd = 1.0 / np.sqrt(((x - mean) ** 2).mean(axis=-1, keepdims=True) + EPS)
@@ -19,9 +19,8 @@ ctx.save(
     lora_A if low or needs_B else None, lora_B if low else None, scale,
 )
 return z if bias is None else z + bias
-"""
 
-LN_BACK_BY_HAND = """
+== minipeft.peft.lnlora:LNLoRALinear.backward
 x, N, x_hat, rstd, gamma, W, A, B, s = ctx.saved
 needs_x, needs_W, needs_b, needs_g, needs_beta, needs_A, needs_B, _ = ctx.needs_grad
 flat = lambda a: a.reshape(-1, a.shape[-1])
@@ -45,9 +44,30 @@ if needs_W:
 if needs_b:
     db = dz.sum(axis=tuple(range(dz.ndim - 1)))
 return [dx, dW, db, dg, dbeta, dA, dB, None]
-"""
 
-FACT_WHOLE = """
+=== everything kept
+
+== minipeft.peft.lnlora:LNLoRALinear.forward
+inner = Context(True, True, True, False)
+X = rows(x)
+N = LayerNorm.forward(inner, X, gamma, beta, EPS)
+H = N @ lora_A.T
+z = X @ weight.T + (H * scale) @ lora_B.T
+if bias is not None:
+    z = z + bias[None]
+wants_low = any(ctx.needs_grad[i] for i in (0, 3, 4))
+ctx.save(*(
+    v if keep else None
+    for v, keep in (
+        (x, ctx.needs_grad[1]), (N, True), (H, True), (weight, ctx.needs_grad[0]), (lora_A, wants_low),
+        (lora_B, wants_low or ctx.needs_grad[5]),
+    )
+), (scale, x.shape), *inner.saved)
+return z.reshape(*x.shape[:-1], len(weight))
+
+=== the change formed as a matrix
+
+== minipeft.peft.fact:FactorizedLinear.forward
 m, r = sigma.shape[:2]
 blocks = [V @ sigma[b] @ U for b in range(m)]
 tall = weight.shape[0] > weight.shape[1]
@@ -55,9 +75,8 @@ change = np.concatenate(blocks, axis=0 if tall else 1)
 ctx.save(x, weight if ctx.needs_grad[0] else None, U, V, sigma, scale, tall)
 z = x @ weight.T + scale * (x @ change.T)
 return z if bias is None else z + bias
-"""
 
-FACT_BACK_WHOLE = """
+== minipeft.peft.fact:FactorizedLinear.backward
 x, W, U, V, S, s, tall = ctx.saved
 nx, nW, nb, nU, nV, nS, _ = ctx.needs_grad
 m, d = S.shape[0], U.shape[1]
@@ -78,9 +97,10 @@ return (
     dx, dZ.T @ X if nW else None, dZ.sum(0) if nb else None, dU if nU else None, dV if nV else None,
     dS if nS else None, None,
 )
-"""
 
-FACT_LOOP = """
+=== a loop over the blocks
+
+== minipeft.peft.fact:FactorizedLinear.forward
 needs_x, needs_W, _, needs_U, needs_V, needs_S, _ = ctx.needs_grad
 d, m = U.shape[1], sigma.shape[0]
 X = x.reshape(-1, x.shape[-1])
@@ -102,9 +122,8 @@ ctx.save(
     sigma if needs_x or needs_U or needs_V else None, (scale, d, m, outputs, x.shape),
 )
 return z.reshape(*x.shape[:-1], -1)
-"""
 
-FACT_BACK_LOOP = """
+== minipeft.peft.fact:FactorizedLinear.backward
 x, W, U, V, sigma, (scale, d, m, outputs, x_shape) = ctx.saved
 nx, nW, nb, nU, nV, nS, _ = ctx.needs_grad
 dZ = dz.reshape(-1, dz.shape[-1])
@@ -135,42 +154,10 @@ return (
     dX.reshape(x_shape) if nx else None, dZ.T @ X if nW else None, dZ.sum(axis=0) if nb else None,
     dU if nU else None, dV if nV else None, np.stack(dSs) if nS else None, None,
 )
-"""
 
-VARIANTS = [
-    Variant("LayerNorm by hand", {f"{LN}.forward": LN_BY_HAND, f"{LN}.backward": LN_BACK_BY_HAND}),
-    Variant(
-        "everything kept",
-        {
-            f"{LN}.forward": """
-inner = Context(True, True, True, False)
-X = rows(x)
-N = LayerNorm.forward(inner, X, gamma, beta, EPS)
-H = N @ lora_A.T
-z = X @ weight.T + (H * scale) @ lora_B.T
-if bias is not None:
-    z = z + bias[None]
-wants_low = any(ctx.needs_grad[i] for i in (0, 3, 4))
-ctx.save(*(
-    v if keep else None
-    for v, keep in (
-        (x, ctx.needs_grad[1]), (N, True), (H, True), (weight, ctx.needs_grad[0]), (lora_A, wants_low),
-        (lora_B, wants_low or ctx.needs_grad[5]),
-    )
-), (scale, x.shape), *inner.saved)
-return z.reshape(*x.shape[:-1], len(weight))
-"""
-        },
-    ),
-    Variant(
-        "the change formed as a matrix",
-        {f"{LINEAR}.forward": FACT_WHOLE, f"{LINEAR}.backward": FACT_BACK_WHOLE},
-    ),
-    Variant("a loop over the blocks", {f"{LINEAR}.forward": FACT_LOOP, f"{LINEAR}.backward": FACT_BACK_LOOP}),
-    Variant(
-        "einsum in the forward",
-        {
-            f"{LINEAR}.forward": """
+=== einsum in the forward
+
+== minipeft.peft.fact:FactorizedLinear.forward
 needs_x, needs_W, _, needs_U, needs_V, needs_S, _ = ctx.needs_grad
 d, m = U.shape[1], sigma.shape[0]
 X = rows(x)
@@ -187,13 +174,10 @@ ctx.save(
     U if needs_x else None, V if low else None, sigma if needs_x or needs_U else None, (scale, d, x.shape),
 )
 return z.reshape(*x.shape[:-1], weight.shape[0])
-"""
-        },
-    ),
-    Variant(
-        "the layer by other means",
-        {
-            "minipeft.peft.lnlora:LNLoraLayer.__init__": """
+
+=== the layer by other means
+
+== minipeft.peft.lnlora:LNLoraLayer.__init__
 d, k = base.weight.shape
 r = config.r
 if r > d or r > k:
@@ -204,13 +188,10 @@ self.lora_A = trainable(2.0 * bound * rng.random((r, k)) - bound, base.weight)
 self.lora_B = trainable(np.zeros((d, r)), base.weight)
 self.norm_bias = trainable(np.zeros(k), base.weight)
 self.norm_weight = trainable(np.zeros(k) + 1.0, base.weight)
-"""
-        },
-    ),
-    Variant(
-        "the core as a sum",
-        {
-            f"{FACT}:Core.forward": """
+
+=== the core as a sum
+
+== minipeft.peft.fact:Core.forward
 if self.sigma is not None:
     return self.sigma
 r = self.C.shape[0]
@@ -222,13 +203,10 @@ for b in range(self.first, self.first + self.m):
         total = term if total is None else total + term
     blocks.append(ops.reshape(total, 1, r, r))
 return ops.concatenate(blocks, axis=0)
-"""
-        },
-    ),
-    Variant(
-        "the core as one product, transposed",
-        {
-            f"{FACT}:Core.forward": """
+
+=== the core as one product, transposed
+
+== minipeft.peft.fact:Core.forward
 if self.P is None:
     return self.sigma
 r = self.C.shape[0]
@@ -236,13 +214,10 @@ flat = ops.transpose(ops.reshape(self.C, r, r * r))  # (r², r)
 blocks = ops.matmul(flat, self.P)  # (r², number of blocks)
 mine = ops.transpose(blocks)[self.first : self.first + self.m]
 return ops.reshape(mine, self.m, r, r)
-"""
-        },
-    ),
-    Variant(
-        "the change in one array",
-        {
-            f"{FACT}:FacTLayer.delta": """
+
+=== the change in one array
+
+== minipeft.peft.fact:FacTLayer.delta
 with no_grad():
     sigma = self.core().data
 D, k = self.base.weight.shape
@@ -255,13 +230,10 @@ for b in range(len(sigma)):
     else:
         change[:, b * d : (b + 1) * d] = block
 return change
-"""
-        },
-    ),
-    Variant(
-        "the model's tensor by two loops",
-        {
-            f"{FACT}:FacTConfig.apply": """
+
+=== the model's tensor by two loops
+
+== minipeft.peft.fact:FacTConfig.apply
 check_fields(self, r=1)
 if self.factorization != "tt" and self.factorization != "tk":
     raise PeftError("tt or tk")
@@ -287,7 +259,4 @@ if self.factorization == "tk":
 for i, (path, layer) in enumerate(zip(paths, layers)):
     own = trainable(rng.standard_normal((ms[i], r, r)) * 0.1, like) if shared[0] is None else None
     peft.swap(path, FacTLayer(layer, U, V, Core(own, *shared, sum(ms[:i]), ms[i]), self.scale))
-"""
-        },
-    ),
-]
+""")

@@ -1,28 +1,25 @@
 """Other ways to be right in hw8_few_shot."""
 
-from autograder.variants import Variant
+from autograder.variants import programs
 
-FEW, WELCH = "minipeft.few_shot", "minipeft.lab.framework.welch"
+VARIANTS = programs("""
+=== texts by loops
 
-VARIANTS = [
-    Variant(
-        "texts by loops",
-        {
-            f"{FEW}:Pattern.question": 'before, after = self.template.split("{text}", 1)\nreturn before + text + after',
-            f"{FEW}:Pattern.demonstrations": """
+== minipeft.few_shot:Pattern.question
+before, after = self.template.split("{text}", 1)
+return before + text + after
+
+== minipeft.few_shot:Pattern.demonstrations
 text = ""
 for t, label in examples:
     text += self.question(t)
     text += self.labels[label]
     text += self.separator
 return text
-""",
-        },
-    ),
-    Variant(
-        "logaddexp",
-        {
-            f"{FEW}:continuation_scores": """
+
+=== logaddexp
+
+== minipeft.few_shot:continuation_scores
 B, T = ids.shape
 if start < 1 or start > T - 1:
     raise ValueError("start")
@@ -32,13 +29,10 @@ for b in range(B):
         row = logits[b, t - 1]
         out[b] += row[ids[b, t]] - np.logaddexp.reduce(row)
 return out
-"""
-        },
-    ),
-    Variant(
-        "fancy indices",
-        {
-            f"{FEW}:continuation_scores": """
+
+=== fancy indices
+
+== minipeft.few_shot:continuation_scores
 B, T = ids.shape
 if not 0 < start <= T - 1:
     raise ValueError(f"start {start}")
@@ -47,36 +41,27 @@ log_z = (top + np.log(np.sum(np.exp(logits - top), -1, keepdims=True)))[..., 0]
 t = np.arange(start, T)
 rows = np.arange(B)[:, None]
 return np.sum(logits[rows, t - 1, ids[:, start:]] - log_z[:, start - 1 : T - 1], axis=-1)
-"""
-        },
-    ),
-    Variant(
-        "scores in float32 lists",
-        {
-            f"{FEW}:predict": """
+
+=== scores in float32 lists
+
+== minipeft.few_shot:predict
 best = []
 for row in scores:
     values = [float(s) for s in row] if neutral is None else [float(s - n) for s, n in zip(row, neutral)]
     best.append(values.index(max(values)))
 return np.array(best)
-"""
-        },
-    ),
-    Variant(
-        "predict by sorting",
-        {
-            f"{FEW}:predict": """
+
+=== predict by sorting
+
+== minipeft.few_shot:predict
 x = scores.copy()
 if neutral is not None:
     x = x - np.asarray(neutral)[None, :]
 return np.argsort(-x, axis=1, kind="stable")[:, 0]
-"""
-        },
-    ),
-    Variant(
-        "a cache copied for each label",
-        {
-            f"{FEW}:label_scores": """
+
+=== a cache copied for each label
+
+== minipeft.few_shot:label_scores
 from copy import deepcopy
 scores = np.zeros((len(questions), len(labels)))
 with no_grad():
@@ -93,13 +78,10 @@ with no_grad():
                 if t + 1 < len(label):
                     logits = model(_row([token]), cache=cache).data[0, -1].astype(np.float64)
 return scores
-"""
-        },
-    ),
-    Variant(
-        "the question read with each label",
-        {
-            f"{FEW}:label_scores": """
+
+=== the question read with each label
+
+== minipeft.few_shot:label_scores
 scores = np.empty((len(questions), len(labels)))
 cache = new_cache(len(model.stack.layers))
 with no_grad():
@@ -113,13 +95,10 @@ with no_grad():
             scores[i, j] = continuation_scores(logits, ids, len(q))[0]
             _rewind(cache, n)
 return scores
-"""
-        },
-    ),
-    Variant(
-        "batch by lists",
-        {
-            f"{FEW}:pattern_batch": """
+
+=== batch by lists
+
+== minipeft.few_shot:pattern_batch
 ids, labels, mask = [], [], []
 for text, label in examples:
     q, a = list(encode(pattern.question(text))), list(encode(pattern.labels[label]))
@@ -130,13 +109,10 @@ mask = [[1] * len(row) + [0] * (T - len(row)) for row in ids]
 ids = [row + [5] * (T - len(row)) for row in ids]
 labels = [row + [-100] * (T - len(row)) for row in labels]
 return {"labels": np.array(labels), "mask": np.array(mask, dtype=bool), "ids": np.array(ids)}
-"""
-        },
-    ),
-    Variant(
-        "Welch by hand",
-        {
-            f"{WELCH}:welch_statistic": """
+
+=== Welch by hand
+
+== minipeft.lab.framework.welch:welch_statistic
 x, y = [float(v) for v in a], [float(v) for v in b]
 n, m = len(x), len(y)
 if n < 2 or m < 2:
@@ -147,13 +123,10 @@ v = sum((w - my) ** 2 for w in y) / (m - 1) / m
 if u == 0 and v == 0:
     return (float("nan") if mx == my else float("inf") * (1 if mx > my else -1)), n + m - 2.0
 return (mx - my) / (u + v) ** 0.5, (u + v) ** 2 / (u * u / (n - 1) + v * v / (m - 1))
-"""
-        },
-    ),
-    Variant(
-        "Welch by np.std",
-        {
-            f"{WELCH}:welch_statistic": """
+
+=== Welch by np.std
+
+== minipeft.lab.framework.welch:welch_statistic
 x, y = np.array(a, dtype=float), np.array(b, dtype=float)
 if x.size < 2 or y.size < 2:
     raise ValueError("two values at least")
@@ -162,20 +135,14 @@ with np.errstate(all="ignore"):
     t = (np.mean(x) - np.mean(y)) / np.hypot(ex, ey)
     nu = (ex**2 + ey**2) ** 2 / (ex**4 / (x.size - 1) + ey**4 / (y.size - 1))
 return t, (x.size + y.size - 2.0 if np.isnan(nu) else nu)
-"""
-        },
-    ),
-    Variant(
-        "Holm by a loop",
-        {
-            f"{WELCH}:holm": """
+
+=== Holm by a loop
+
+== minipeft.lab.framework.welch:holm
 m = len(ps)
 out, largest = [0.0] * m, 0.0
 for rank, i in enumerate(sorted(range(m), key=lambda i: ps[i])):
     largest = max(largest, min(1.0, (m - rank) * ps[i]))
     out[i] = largest
 return np.array(out)
-"""
-        },
-    ),
-]
+""")
