@@ -215,12 +215,12 @@ def test_the_tasks_have_nine_names_in_three_groups_and_no_image_twice():
 
 def test_composed_images_show_what_their_label_says():
     rng = np.random.default_rng(0)
-    pictures = (np.ones((40, 8, 8), dtype=np.float32), np.zeros(40, dtype=np.int64))
-    images, labels = pictures.count(pictures, rng)
+    ones = (np.ones((40, 8, 8), dtype=np.float32), np.zeros(40, dtype=np.int64))
+    images, labels = pictures.count(ones, rng)
     quarters = images.reshape(40, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(40, 4)
     assert ((quarters > 0).sum(axis=1) == labels + 1).all()
     assert set(labels) == {0, 1, 2, 3}
-    images, labels = pictures.location(pictures, rng)
+    images, labels = pictures.location(ones, rng)
     for image, place in zip(images, labels, strict=True):
         rows, columns = np.nonzero(image)
         assert (rows.min(), columns.min()) == (2 * (place // 3), 2 * (place % 3))
