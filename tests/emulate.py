@@ -1,4 +1,4 @@
-"""The kernels of `minipeft.fused`, compiled for the host and run there, with real threads of a block taking turns.
+"""The kernels of a GPU, compiled for the host and run there, with real threads of a block taking turns.
 
 A header gives CUDA's words a meaning in C++: each thread of a block is a context of its own (ucontext), which runs
 until it waits for the others, in __syncthreads or a shuffle of its warp. So what one thread reads of another is what

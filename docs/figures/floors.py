@@ -22,7 +22,6 @@ FLOORS = [  # from the top of the picture to its foundation; tests/test_floors.p
     ("operations", ["ops"]),
     ("the check of gradients", ["gradcheck"]),
     ("the engine", ["autograd"]),
-    ("kernels in CUDA C", ["fused"]),
     ("NumPy or CuPy", ["backend"]),
     ("words of errors", ["hints"]),
 ]

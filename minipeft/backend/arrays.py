@@ -86,7 +86,7 @@ def device_of(x: Any) -> str:
 
 
 def has_kernels(x: Any) -> bool:
-    """Whether ``x`` is on a device with kernels of its own (`minipeft.fused`): a GPU."""
+    """Whether ``x`` is on a device with kernels of its own (`minipeft.backend.kernels`): a GPU."""
     return backend_of(x).kernels is not None
 
 

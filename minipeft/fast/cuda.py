@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft import fused
 from minipeft.autograd import Context, specialize
-from minipeft.backend import Array, column_sum, empty, matmul, rows
+from minipeft.backend import Array, column_sum, empty, kernels, matmul, rows
 from minipeft.fast.attention import empty_heads
 from minipeft.ops.activation import Activation, Gate, curve
 from minipeft.ops.attention import Attention
@@ -43,7 +42,7 @@ class RMSNormKernel(RMSNorm):
 def _normalized(ctx: Context, x: Array, gamma: Array, beta: Array | None, eps: float) -> Array:
     needs_x, needs_gamma = ctx.needs_grad[:2]
     keep = needs_x or needs_gamma
-    z, x_hat, rstd = fused.norm(rows(x), gamma, beta, eps, centre=beta is not None, keep=keep)
+    z, x_hat, rstd = kernels.norm(rows(x), gamma, beta, eps, centre=beta is not None, keep=keep)
     ctx.save(x_hat if keep else None, rstd if needs_x else None, gamma if needs_x else None, x.shape)
     return z.reshape(x.shape)
 
@@ -52,7 +51,7 @@ def _norm_gradients(ctx: Context, dz: Array, centre: bool) -> tuple[Array | None
     """dx and dγ, as far as each is needed."""
     x_hat, rstd, gamma, shape = ctx.saved
     dZ = rows(dz)
-    dx = fused.norm_backward(dZ, x_hat, rstd, gamma, centre).reshape(shape) if ctx.needs_grad[0] else None
+    dx = kernels.norm_backward(dZ, x_hat, rstd, gamma, centre).reshape(shape) if ctx.needs_grad[0] else None
     return dx, column_sum(dZ * x_hat) if ctx.needs_grad[1] else None
 
 
@@ -63,7 +62,7 @@ class ActivationKernel(Activation):
     @staticmethod
     def forward(ctx: Context, x: Array, name: str) -> Array:
         curve(name)  # refuses an unknown name
-        z, slope = fused.activation(x, name, ctx.needs_grad[0])
+        z, slope = kernels.activation(x, name, ctx.needs_grad[0])
         ctx.save(slope)
         return z
 
@@ -75,7 +74,7 @@ class GateKernel(Gate):
     @staticmethod
     def forward(ctx: Context, g: Array, u: Array, name: str) -> Array:
         curve(name)  # refuses an unknown name
-        z, to_g, to_u = fused.gate(g, u, name, *ctx.needs_grad[:2])
+        z, to_g, to_u = kernels.gate(g, u, name, *ctx.needs_grad[:2])
         ctx.save(to_g, to_u)
         return z
 
@@ -90,7 +89,7 @@ class AttentionKernel(Attention):
         Hk, S = k.shape[1:3]
         P = empty(q, (B, H, N, S))
         matmul(_grouped(q * scale, Hk), _shared(k, H).swapaxes(-1, -2), out=_grouped(P, Hk))
-        fused.softmax(P, causal, mask)
+        kernels.softmax(P, causal, mask)
         z = empty_heads(q, (B, H, N, v.shape[-1]))
         matmul(_grouped(P, Hk), _shared(v, H), out=_grouped(z, Hk))
         needs_q, needs_k, needs_v = ctx.needs_grad[:3]
@@ -115,7 +114,7 @@ class AttentionKernel(Attention):
         if needs_q or needs_k:
             dS = empty(dz, P.shape)
             matmul(dZ, _shared(v, H).swapaxes(-1, -2), out=_grouped(dS, Hk))
-            fused.softmax_backward(rows(P), rows(dS))
+            kernels.softmax_backward(rows(P), rows(dS))
             if needs_q:
                 dq = empty_heads(dz, q_shape)
                 matmul(_grouped(dS, Hk), _shared(k, H), out=_grouped(dq, Hk))

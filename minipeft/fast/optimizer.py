@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from minipeft import fused
-from minipeft.backend import Array, array_module, block_threads, has_kernels, in_threads, row_blocks
+from minipeft.backend import Array, array_module, block_threads, has_kernels, in_threads, kernels, row_blocks
 from minipeft.optim.optimizer import Part, specialize_step
 from minipeft.optim.rules import SGD, AdamW
 
@@ -63,7 +62,7 @@ def adamw(optimizer: AdamW, parts: Sequence[Part], lr: float) -> None:
         if chosen:
             tensors = [(x, g, state["m"], state["v"]) for x, g, state, _ in chosen]
             decays = [decay for *_, decay in chosen]
-            fused.adamw(tensors, decays, lr, optimizer.betas, optimizer.eps, optimizer.steps)
+            kernels.adamw(tensors, decays, lr, optimizer.betas, optimizer.eps, optimizer.steps)
     by_blocks(rule, [part for part in parts if not has_kernels(part[0])])
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy, and the vocabulary head fused with it."""
+"""Cross-entropy, of logits and of a linear layer."""
 
 from __future__ import annotations
 
@@ -6,24 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft import fused
 from minipeft.autograd import Context, Function, Tensor
-from minipeft.backend import (
-    BLOCK_BYTES,
-    Array,
-    array_module,
-    backward_phase,
-    column_sum,
-    device_of,
-    empty,
-    has_kernels,
-    is_array,
-    matmul,
-    row_blocks,
-    row_max,
-    row_sum,
-    to_device,
-)
+from minipeft.backend import Array, array_module, column_sum, device_of, is_array, matmul, to_device
 from minipeft.ops.linear import check_linear
 from minipeft.ops.shape import reshape
 
@@ -35,22 +19,14 @@ def _block_loss(s: Array, labels: Array, want_grad: bool) -> Array:
 
     Where ``want_grad``, s becomes its own gradient in place, softmax(s) - onehot(label); else what it becomes is open.
     """
-    if has_kernels(s):
-        return fused.cross_entropy(s, labels, want_grad).sum()
     xp = array_module(s)
-    loss = xp.zeros((), dtype=s.dtype)
-    for block in row_blocks(s, 2 * BLOCK_BYTES):  # a row of a large vocabulary is long
-        p, chosen = s[block], labels[block]
-        picks = xp.arange(p.shape[0])
-        p -= row_max(p)
-        at_label = p[picks, chosen]
-        xp.exp(p, out=p)
-        total = row_sum(p)
-        loss += (xp.log(total[:, 0]) - at_label).sum()
-        if want_grad:
-            p *= 1.0 / total
-            p[picks, chosen] -= 1.0
-    return loss
+    rows = xp.arange(s.shape[0])
+    s -= s.max(axis=1, keepdims=True)
+    log_p = s - xp.log(xp.exp(s).sum(axis=1, keepdims=True))  # (R, V)
+    if want_grad:
+        s[...] = xp.exp(log_p)
+        s[rows, labels] -= 1.0
+    return -log_p[rows, labels].sum()
 
 
 class CrossEntropy(Function):
@@ -62,23 +38,14 @@ class CrossEntropy(Function):
 
     @staticmethod
     def forward(ctx: Context, s: Array, kept: Array, labels: Array) -> Array:
-        xp = array_module(s)
         n = labels.shape[0]
-        want = ctx.needs_grad[0]
-        ds = xp.zeros(s.shape, dtype=s.dtype) if want else None
-        loss = xp.zeros((), dtype=s.dtype)
-        block = n if has_kernels(s) else max(1, BLOCK_BYTES // (s.shape[1] * s.itemsize))
-        for start in range(0, n, block):
-            chosen = kept[start : start + block]
-            part = s[chosen]
-            loss += _block_loss(part, labels[start : start + block], want)
-            if ds is not None:
-                part *= 1.0 / n
-                ds[chosen] = part
-        if want:
+        part = s[kept]  # (n, V)
+        loss = _block_loss(part, labels, ctx.needs_grad[0])
+        if ctx.needs_grad[0]:
+            ds = array_module(s).zeros_like(s)
+            ds[kept] = part / n
             ctx.save(ds)
-        loss *= 1.0 / n
-        return loss
+        return loss / n
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
@@ -87,50 +54,39 @@ class CrossEntropy(Function):
 
 
 class LinearCrossEntropy(Function):
-    """Cross-entropy of the logits x Wᵀ + b, by blocks of rows: the (R, V) logits never exist as a whole.
+    """`CrossEntropy` of the logits S = X Wᵀ + b:  with dS = dL/n (softmax(S) - onehot(y)), row by row,
+
+        dX = dS W,  dW = dSᵀ X,  db = Σ_rows dS.
 
     x (R, d), W (V, d), b (V,) or None; ``kept`` (n,) the rows that have a label, ``labels`` (n,) theirs: the head is
-    computed for those rows alone. The loss is a scalar, so its gradients for dL = 1 are made while each block's
-    logits are in the cache (they turn into their own gradient), and the backward only scales them.
+    computed for those rows alone. block: how many rows a specialization works on at a time; here it is all of them.
     """
 
     @staticmethod
     def forward(
-        ctx: Context, x: Array, weight: Array, bias: Array | None, kept: Array, labels: Array, block: int
+        ctx: Context, x: Array, weight: Array, bias: Array | None, kept: Array, labels: Array, block: int | None
     ) -> Array:
-        xp = array_module(x)
-        n, V = labels.shape[0], weight.shape[0]
+        n = labels.shape[0]
         needs_x, needs_w, needs_b = ctx.needs_grad[:3]
-        dx = xp.zeros(x.shape, dtype=x.dtype) if needs_x else None
-        dW = empty(x, weight.shape) if needs_w else None
-        db = xp.zeros((V,), dtype=x.dtype) if needs_b else None
-        loss = xp.zeros((), dtype=x.dtype)
-        logits = empty(x, (min(block, n), V))
-        for start in range(0, n, block):
-            chosen = kept[start : start + block]
-            xb = x[chosen]
-            s = matmul(xb, weight.T, out=logits[: xb.shape[0]])  # (R', V)
-            if bias is not None:
-                s += bias
-            loss += _block_loss(s, labels[start : start + block], needs_x or needs_w or needs_b)
-            with backward_phase():
-                if dx is not None:
-                    dx[chosen] = matmul(s, weight)
-                if dW is not None and start == 0:
-                    matmul(s.T, xb, out=dW)
-                elif dW is not None:
-                    dW += matmul(s.T, xb)
-                if db is not None:
-                    db += column_sum(s)
-        ctx.save(dx, dW, db, (n, V, block))
-        loss *= 1.0 / n
-        return loss
+        X = x[kept]  # (n, d)
+        S = matmul(X, weight.T)  # (n, V)
+        if bias is not None:
+            S += bias
+        loss = _block_loss(S, labels, needs_x or needs_w or needs_b)
+        ctx.save(S, X if needs_w else None, weight if needs_x else None, kept, x.shape)
+        return loss / n
 
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
-        dx, dW, db, (n, _, _) = ctx.saved
-        c = dz * (1.0 / n)
-        return *(None if g is None else g * c for g in (dx, dW, db)), None, None, None
+        S, X, weight, kept, x_shape = ctx.saved  # S has become its own gradient
+        dS = S * (dz / S.shape[0])
+        dx = dW = None
+        if weight is not None:
+            dx = array_module(dz).zeros(x_shape, dtype=dS.dtype)
+            dx[kept] = matmul(dS, weight)
+        if X is not None:
+            dW = matmul(dS.T, X)
+        return dx, dW, column_sum(dS) if ctx.needs_grad[2] else None, None, None, None
 
 
 def _labelled(labels: Array, shape: tuple[int, ...], n_classes: int, like: Array) -> tuple[Array, Array]:
@@ -170,16 +126,13 @@ def cross_entropy(logits: Tensor, labels: Array) -> Tensor:
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, labels: Array, bias: Tensor | None = None, block: int | None = None
 ) -> Tensor:
-    """``cross_entropy(linear(x, weight, bias), labels)`` by ``block`` rows at a time: x (..., d), weight (V, d).
+    """``cross_entropy(linear(x, weight, bias), labels)``, of labelled rows alone: x (..., d), weight (V, d).
 
-    By default 256 rows, 512 where W is trained (each block after the first makes another (V, d) and adds it), or 1024
-    on a GPU, where few large products are faster. The same value and gradients, in the memory of one block of logits.
+    block: rows at a time, so that only their logits are in memory; chosen by default. Under `mp.reference` all at once.
     Raises as ``cross_entropy`` does.
     """
     check_linear(x, weight, bias)
-    if block is None:
-        block = 1024 if has_kernels(x.data) else 512 if weight.requires_grad else 256
-    if block < 1:
+    if block is not None and block < 1:
         raise ValueError(f"linear_cross_entropy: block is a number of rows, at least 1, got {block}")
     kept, chosen = _labelled(labels, x.shape[:-1], weight.shape[0], x.data)
     flat = x if len(x.shape) == 2 else reshape(x, labels.size, x.shape[-1])

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from minipeft import fused
-from minipeft.backend import Array, array_module, has_kernels, row_blocks
+from minipeft.backend import Array, array_module, has_kernels, kernels, row_blocks
 
 
 def squared_norm(grads: list[Array]) -> Array | float:
     """Return Σ g² over all gradients in float64, a scalar that stays on the device; 0 for no gradients."""
     if grads and has_kernels(grads[0]):
         by_type = [[g.reshape(-1) for g in grads if g.dtype == dtype] for dtype in {g.dtype for g in grads}]
-        return sum(map(fused.squares, by_type))
+        return sum(map(kernels.squares, by_type))
     return sum(map(_squares, grads)) if grads else 0.0
 
 
@@ -22,7 +21,7 @@ def scale_gradients(grads: list[Array], c: float) -> None:
     """Multiply each gradient by c, in place."""
     if grads and has_kernels(grads[0]):
         for dtype in {g.dtype for g in grads}:
-            fused.scale([g for g in grads if g.dtype == dtype], c)
+            kernels.scale([g for g in grads if g.dtype == dtype], c)
         return
     for g in grads:
         g *= c

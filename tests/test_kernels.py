@@ -12,9 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minipeft import fused
 from minipeft.autograd import Context
-from minipeft.backend import has_kernels, kernels_of, matmul, to_device, to_numpy
+from minipeft.backend import has_kernels, kernels, kernels_of, matmul, to_device, to_numpy
 from minipeft.backend.cuda import ADDRESSES
 from minipeft.ops.activation import CURVES, curve
 from minipeft.ops.attention import mask_bias
@@ -39,23 +38,23 @@ def close(result, expected, dtype, scale=1.0):
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="compiling CUDA C needs nvcc on the PATH")
 @both
 def test_every_kernel_compiles_and_float_stays_float(dtype, tmp_path):
-    (tmp_path / "kernels.cu").write_text(fused.source(dtype) + ADDRESSES, encoding="utf-8")
+    (tmp_path / "kernels.cu").write_text(kernels.source(dtype) + ADDRESSES, encoding="utf-8")
     command = ["nvcc", "-arch=sm_80", "-ptx", "-Werror", "all-warnings", "kernels.cu", "-o", "kernels.ptx"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     entries = re.split(r"\.visible \.entry ", (tmp_path / "kernels.ptx").read_text())[1:]
-    assert {e.split("(")[0] for e in entries} == {*emulate.parameters(fused.source(dtype)), "addresses"}
+    assert {e.split("(")[0] for e in entries} == {*emulate.parameters(kernels.source(dtype)), "addresses"}
     if dtype == np.float32:
         in_double = {e.split("(")[0] for e in entries if re.search(r"\b(add|sub|mul|div|fma|sqrt)\S*\.f64", e)}
         assert in_double <= {"squares", "adamw"}  # a sum that is kept in double, and numbers made once a thread
 
 
 def test_all_kernels_are_run_by_some_test():
-    names = set(emulate.parameters(fused.source(np.float32)))
-    text = Path(fused.__file__).read_text(encoding="utf-8")
+    names = set(emulate.parameters(kernels.source(np.float32)))
+    text = Path(kernels.__file__).read_text(encoding="utf-8")
     for name in names:
         stem = re.sub(r"_(gelu|gelu_tanh|silu|relu|tanh)$", "_{name}", name)
-        assert f'"{stem}"' in text, f"no function of fused.py launches {name}"
+        assert f'"{stem}"' in text, f"no function of kernels.py launches {name}"
 
 
 # the stand-in for a GPU is strict
@@ -99,9 +98,9 @@ def test_threads_of_a_block_see_each_other(emulated):
 
 def test_an_argument_of_another_type_is_refused(emulated):
     x = emulated.upload(np.zeros(4, np.float32))
-    for args in ([x, x, fused.NULL, 4], [x, x, x, np.int32(4)], [x, emulated.upload(np.zeros(4)), x, np.int64(4)]):
+    for args in ([x, x, kernels.NULL, 4], [x, x, x, np.int32(4)], [x, emulated.upload(np.zeros(4)), x, np.int64(4)]):
         with pytest.raises(AssertionError):
-            emulated.launch(fused.SOURCES[np.dtype("f4")], "activate_silu", (1, 1), 32, args)
+            emulated.launch(kernels.source(np.float32), "activate_silu", (1, 1), 32, args)
     assert np.array_equal(to_numpy(x), np.zeros(4))
 
 
@@ -115,7 +114,7 @@ def test_activation_and_its_slope(name, shape, dtype, gpu, rng):
     x = np.asarray(3 * rng.normal(size=shape)).astype(dtype)
     z, slope = (a.reshape(shape) for a in curve(name)(x.astype(np.float64).reshape(1, -1)))
     for want in (True, False):
-        ours, derivative = fused.activation(to_device(x, gpu), name, want)
+        ours, derivative = kernels.activation(to_device(x, gpu), name, want)
         close(ours, z, dtype)
         assert want or derivative is None
         if want:
@@ -126,11 +125,11 @@ def test_activation_and_its_slope(name, shape, dtype, gpu, rng):
 def test_activation_of_any_strides_and_of_extremes(dtype, gpu, rng):
     x = to_device(rng.normal(size=(4, 6)).astype(dtype), gpu)
     for view in (x.T, x[::-1, ::2], x[:, 1:3]):
-        close(fused.activation(view, "gelu_tanh", False)[0], curve("gelu_tanh")(to_numpy(view))[0], dtype)
+        close(kernels.activation(view, "gelu_tanh", False)[0], curve("gelu_tanh")(to_numpy(view))[0], dtype)
     wild = to_device(np.array([-np.inf, np.inf, np.nan, -1e30, 1e30], dtype), gpu)
-    assert np.isnan(to_numpy(fused.activation(wild, "relu", False)[0])).tolist() == [False, False, True, False, False]
+    assert np.isnan(to_numpy(kernels.activation(wild, "relu", False)[0])).tolist() == [False, False, True, False, False]
     for name in CURVES:
-        z = to_numpy(fused.activation(wild[3:], name, False)[0])
+        z = to_numpy(kernels.activation(wild[3:], name, False)[0])
         assert np.isfinite(z).all(), name
         assert abs(z[0]) <= 1
 
@@ -140,11 +139,11 @@ def test_activation_of_any_strides_and_of_extremes(dtype, gpu, rng):
 def test_gate(name, dtype, gpu, rng):
     g, u = rng.normal(size=(2, 3, 7)).astype(dtype)
     value, slope = curve(name)(g.astype(np.float64))
-    z, to_g, to_u = fused.gate(to_device(g, gpu), to_device(u, gpu), name, True, True)
+    z, to_g, to_u = kernels.gate(to_device(g, gpu), to_device(u, gpu), name, True, True)
     close(z, value * u, dtype)
     close(to_g, slope * u, dtype)
     close(to_u, value, dtype)
-    assert fused.gate(to_device(g, gpu), to_device(u, gpu), name, False, False)[1:] == (None, None)
+    assert kernels.gate(to_device(g, gpu), to_device(u, gpu), name, False, False)[1:] == (None, None)
 
 
 @both
@@ -159,16 +158,16 @@ def test_normalization_and_its_gradient(centre, width, dtype, gpu, rng):
     r = 1.0 / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-3)
     hat = centred * r
     moved = [to_device(v, gpu) for v in (x, gamma, beta)]
-    z, x_hat, rstd = fused.norm(*moved[:2], moved[2] if centre else None, 1e-3, centre, True)
+    z, x_hat, rstd = kernels.norm(*moved[:2], moved[2] if centre else None, 1e-3, centre, True)
     close(z, hat * gamma + centre * beta, dtype, 10)
     close(x_hat, hat, dtype, 10)
     close(rstd, r, dtype, 10)
-    lean, same, _ = fused.norm(*moved[:2], moved[2] if centre else None, 1e-3, centre, False)
+    lean, same, _ = kernels.norm(*moved[:2], moved[2] if centre else None, 1e-3, centre, False)
     assert same is lean
     close(lean, hat * gamma + centre * beta, dtype, 10)
     g = dz * gamma.astype(np.float64)
     expected = (g - centre * g.mean(axis=1, keepdims=True) - hat * (g * hat).mean(axis=1, keepdims=True)) * r
-    close(fused.norm_backward(to_device(dz, gpu), x_hat, rstd, moved[1], centre), expected, dtype, 50)
+    close(kernels.norm_backward(to_device(dz, gpu), x_hat, rstd, moved[1], centre), expected, dtype, 50)
 
 
 def masked_softmax(s, causal, mask):
@@ -182,11 +181,11 @@ def test_softmax_and_its_gradient(width, dtype, gpu, rng):
     s = (5 * rng.normal(size=(2, 3, 2, width))).astype(dtype)
     expected = masked_softmax(s.astype(np.float64), False, None)
     p = to_device(s, gpu)
-    fused.softmax(p, False, None)
+    kernels.softmax(p, False, None)
     close(p, expected, dtype)
     dp = rng.normal(size=s.shape).astype(dtype)
     ds = to_device(dp, gpu)
-    fused.softmax_backward(p.reshape(-1, width), ds.reshape(-1, width))
+    kernels.softmax_backward(p.reshape(-1, width), ds.reshape(-1, width))
     ctx = Context(True, False)
     ctx.save(expected, -1)
     close(ds, Softmax.backward(ctx, dp.astype(np.float64))[0], dtype, 10)
@@ -206,7 +205,7 @@ def test_softmax_under_any_mask(B, H, N, S, causal, axes, seed, gpu):
     for view in (slice(None), slice(None, None, -1)):
         seen = None if mask is None else mask[..., view]
         p = to_device(s, gpu)
-        fused.softmax(p, causal, None if mask is None else to_device(mask, gpu)[..., view])
+        kernels.softmax(p, causal, None if mask is None else to_device(mask, gpu)[..., view])
         causal_here = causal and (N > 1 or S < N)  # one query sees all keys, as in mask_bias
         close(p, masked_softmax(s, causal_here, seen), np.float64)
 
@@ -215,7 +214,7 @@ def test_softmax_under_any_mask(B, H, N, S, causal, axes, seed, gpu):
 def test_softmax_of_rows_without_a_finite_score_and_of_nan(dtype, gpu):
     s = np.array([[-np.inf, -np.inf], [-np.inf, 3], [np.nan, 1], [np.finfo(dtype).max, 0]], dtype)[None, None]
     p = to_device(s, gpu)
-    fused.softmax(p, False, None)
+    kernels.softmax(p, False, None)
     np.testing.assert_array_equal(to_numpy(p)[0, 0], [[0, 0], [0, 1], [np.nan, np.nan], [1, 0]])
 
 
@@ -231,9 +230,9 @@ def test_cross_entropy_turns_logits_into_their_gradient(V, labels, dtype, gpu, r
     losses = -np.log(p[np.arange(3), y])
     onehot = np.arange(V) == y[:, None]
     logits = to_device(s, gpu)
-    close(fused.cross_entropy(logits, to_device(y, gpu), False), losses, dtype, 10)
+    close(kernels.cross_entropy(logits, to_device(y, gpu), False), losses, dtype, 10)
     np.testing.assert_array_equal(to_numpy(logits), s)
-    close(fused.cross_entropy(logits, to_device(y, gpu), True, 0.25), losses, dtype, 10)
+    close(kernels.cross_entropy(logits, to_device(y, gpu), True, 0.25), losses, dtype, 10)
     close(logits, 0.25 * (p - onehot), dtype)
 
 
@@ -247,7 +246,7 @@ def test_adamw_of_several_tensors_in_one_launch(dtype, gpu, rng):
     x = [a.astype(np.float64) for a in start[0]]
     first, second = [a.astype(np.float64) for a in m], [a.astype(np.float64) for a in v]
     for step in (1, 2, 3):
-        fused.adamw(tensors, decays, 0.01, (0.9, 0.99), 1e-6, step)
+        kernels.adamw(tensors, decays, 0.01, (0.9, 0.99), 1e-6, step)
         for i, g in enumerate(start[1]):
             first[i] = 0.9 * first[i] + 0.1 * g
             second[i] = 0.99 * second[i] + 0.01 * g.astype(np.float64) ** 2
@@ -262,10 +261,10 @@ def test_adamw_of_several_tensors_in_one_launch(dtype, gpu, rng):
 def test_squares_and_scaling_of_several_arrays(dtype, gpu, rng):
     arrays = [np.asarray(rng.normal(size=n)).astype(dtype) for n in [(7,), (3, 400), (), (0,)]]
     moved = [to_device(a, gpu) for a in arrays]
-    total = fused.squares(moved)
+    total = kernels.squares(moved)
     assert total.dtype == np.float64
     assert float(total) == pytest.approx(sum((a.astype(np.float64) ** 2).sum() for a in arrays), rel=1e-12)
-    fused.scale(moved, 0.5)
+    kernels.scale(moved, 0.5)
     for a, b in zip(arrays, moved, strict=True):
         np.testing.assert_array_equal(to_numpy(b), a * dtype(0.5))
 
