@@ -6,7 +6,7 @@ One HTML file without scripts; whatever came out of a submission is escaped.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -15,12 +15,12 @@ from autograder.report import FULL, NONE, PART, esc, state
 from autograder.report import page as whole_page
 from autograder.results import points
 from autograder.similarity import pairs
+from minipeft.files.html import table
 
 BINS = 10
 MISTAKES = 5  # listed for a problem
 STYLE = """
 .facts { display: flex; flex-wrap: wrap; gap: .3rem 1.5rem; padding: 0; list-style: none; }
-.wide { overflow-x: auto; }
 h2 { margin: 1.6rem 0 .4rem; } h3 { margin: 1rem 0 .2rem; font-size: 1rem; }
 td.n, th.n { padding-right: .9rem; } table { overflow-wrap: normal; }
 .why { padding-left: .9rem; } .why span { display: block; max-width: min(34rem, 60vw); white-space: normal; }
@@ -53,12 +53,6 @@ def page(homework: Homework, records: Sequence[dict[str, Any]], skipped: Sequenc
         items = "".join(f"<li>{esc(name)}</li>" for name in skipped)
         body.append(f"<h2>Skipped</h2><p>These are not submissions and have no row.</p><ul>{items}</ul>")
     return whole_page(f"{homework.name}: the class", body, STYLE)
-
-
-def wide(what: str, head: str, rows: Iterable[str]) -> str:
-    """Return a table that scrolls on its own if it is wider than the page."""
-    inside = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<div class="wide" role="region" tabindex="0" aria-label="{esc(what)}">{inside}</div>'
 
 
 def histogram(scores: Sequence[float], most: float) -> str:
@@ -105,7 +99,7 @@ def problems(homework: Homework, graded: Sequence[dict[str, Any]]) -> str:
         )
     head = "<th>no.</th><th>title</th><th class=n>mean</th>"
     head += "<th class='n counts'>all / some / none</th><th class=share>share</th>"
-    return wide("Problems", head, rows)
+    return table(head, rows, "Problems")
 
 
 def mistakes(homework: Homework, graded: Sequence[dict[str, Any]]) -> list[str]:
@@ -122,9 +116,8 @@ def mistakes(homework: Homework, graded: Sequence[dict[str, Any]]) -> list[str]:
 def commonest(told: Counter[str]) -> str:
     """Return a table of the commonest sentences with their counts; "" if there are none."""
     listed = sorted(told.items(), key=lambda item: (-item[1], item[0]))[:MISTAKES]
-    rows = "".join(f"<tr><td class=n>{n}</td><td>{esc(text)}</td></tr>" for text, n in listed)
-    head = "<thead><tr><th class=n>times</th><th>what</th></tr></thead>"
-    return f"<table>{head}<tbody>{rows}</tbody></table>" if rows else ""
+    rows = [f"<tr><td class=n>{n}</td><td>{esc(text)}</td></tr>" for text, n in listed]
+    return table("<th class=n>times</th><th>what</th>", rows) if rows else ""
 
 
 def alike(graded: Sequence[dict[str, Any]]) -> str:
@@ -141,7 +134,7 @@ def alike(graded: Sequence[dict[str, Any]]) -> str:
     )
     note = "The share of the shorter program's fingerprints that the other has too; a place to look, never a verdict."
     head = "<th>one</th><th>other</th><th class=n>alike</th><th class=n>shared</th>"
-    return f'<p class="places">{note}</p>{wide("Programs that look alike", head, rows)}'
+    return f'<p class="places">{note}</p>{table(head, rows, "Programs that look alike")}'
 
 
 def everyone(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
@@ -160,4 +153,4 @@ def everyone(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
         link = f'<a class="who" href="staff/{esc(r["id"])}.html">{esc(r["name"])}</a>'
         file = f'<span class="who places">{esc(r["file"])}</span>' if r["file"] != r["name"] else ""
         rows.append(f'<tr><td>{link}{file}</td><td class="n {state(r["score"], most)}">{total}</td>{cells}</tr>')
-    return wide("Submissions", f"<th>submission</th><th class=n>score</th>{head}", rows)
+    return table(f"<th>submission</th><th class=n>score</th>{head}", rows, "Submissions")

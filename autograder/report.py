@@ -7,7 +7,6 @@ stands beside: one square an entry, the darker the larger the error. A hidden ca
 
 from __future__ import annotations
 
-import html as html_module
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,9 @@ from autograder.diagnose import Diagnosis, Reason, attempt, reasons
 from autograder.grade import Graded
 from autograder.homework import Problem
 from autograder.results import NOT_RUN, PLACES, clean, earned, mark, notes, points
+from minipeft.files.html import esc as escape
+from minipeft.files.html import page as whole_page
+from minipeft.files.html import table
 
 MAP_CELLS = 24  # an error map has at most so many squares a side
 FULL, PART, NONE = "full", "part", "none"
@@ -133,22 +135,13 @@ def markdown(done: Graded, hidden: bool) -> str:
 # HTML
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --soft: #666; --line: #ddd; --full: #19713a;
-  --part: #8a5a00; --none: #b3261e; --panel: #f6f6f4; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #161616; --soft: #a0a0a0; --line: #3a3a3a;
-  --full: #6fcf8f; --part: #e0b050; --none: #ff8a80; --panel: #1f1f1f; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; line-height: 1.2; margin: .5rem 0; }
-h2 { font-size: 1.1rem; line-height: 1.3; margin: 0; }
+h2 { margin: 0; }
 .score { font-size: 1.15rem; margin: 0 0 1rem; }
 .full { color: var(--full); } .part { color: var(--part); } .none { color: var(--none); }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { width: 100%; }
 th { white-space: nowrap; }
 td:first-child { width: 1%; white-space: nowrap; }
-.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; padding-right: 0; }
+.n { padding-right: 0; }
 a { color: inherit; }
 section { margin: 1.5rem 0; padding: 1rem; background: var(--panel); border-radius: 6px; }
 header { display: flex; gap: 1rem; justify-content: space-between; align-items: baseline; }
@@ -158,40 +151,19 @@ ul { margin: .5rem 0; padding-left: 1.2rem; }
 .reason p { margin: 0; }
 .places { color: var(--soft); font-size: .9rem; }
 figure { margin: .6rem 0 0; }
-figcaption { color: var(--soft); font-size: .85rem; }
 svg { max-width: 100%; height: auto; border: 1px solid var(--line); background: #fff; display: block; }
 pre { white-space: pre-wrap; background: var(--panel); padding: .8rem; border-radius: 6px; font-size: .85rem; }
 """
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def esc(words: Any) -> str:
-    """Text in which HTML finds nothing to do, without control characters and direction marks."""
-    return html_module.escape(clean(str(words)), quote=True)
+    """Return a text in which HTML finds nothing to do, without control characters and direction marks."""
+    return escape(clean(str(words)))
 
 
 def page(title: str, body: Iterable[str], style: str = "") -> str:
-    """A whole page. ``body``: pieces of HTML, escaped where they were text."""
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{esc(title)}</title>",
-            f"<style>{STYLE}{style}</style>",
-            "</head>",
-            "<body>",
-            "<main>",
-            *body,
-            "</main>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
+    """Return a whole page of the grader's; ``body``: pieces of HTML, escaped where they were text."""
+    return whole_page(clean(title), body, STYLE + style)
 
 
 def html(done: Graded, hidden: bool, title: str = "") -> str:
@@ -200,13 +172,13 @@ def html(done: Graded, hidden: bool, title: str = "") -> str:
     found = parts(done, hidden)
     body = [f"<h1>{esc(title)}</h1>", f'<p class="score">{total(done):g} of {done.homework.points:g} points</p>']
     body += [f"<p>{esc(note)}</p>" for note in notes(done, hidden)]
-    body.append("<table><thead><tr><th>problem</th><th>title</th><th class=n>points</th></tr></thead><tbody>")
+    rows = []
     for part in found:
         p = part.problem
         score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
         name = esc(p.title) if part.state == FULL else f'<a href="#p{esc(p.id)}">{esc(p.title)}</a>'
-        body.append(f'<tr><td>{esc(p.id)}</td><td>{name}</td><td class="n {part.state}">{score}</td></tr>')
-    body.append("</tbody></table>")
+        rows.append(f'<tr><td>{esc(p.id)}</td><td>{name}</td><td class="n {part.state}">{score}</td></tr>')
+    body.append(table("<th>problem</th><th>title</th><th class=n>points</th>", rows))
     body += [section(part) for part in found if part.state != FULL]
     if done.remarks:
         body.append("<h2>Worth a look</h2><p>No points depend on it.</p><ul>")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minipeft.files import html
 from minipeft.files.atomic import atomic_path
 from minipeft.files.table import columns
 from minipeft.lab.framework.experiment import Experiment, Row, Table, Verdict
@@ -111,45 +111,38 @@ def _summary_lines(sections: Sequence[Section]) -> list[str]:
 
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+th, td { padding: .2rem .6rem; font-size: .9rem; }
 img { max-width: 100%; height: auto; }
-figcaption, .note { color: #555; font-size: .9rem; }
+.note { color: var(--soft); font-size: .9rem; }
 .reproduced { border-left: .4rem solid #2a7; } .not { border-left: .4rem solid #c44; }
 .undecided { border-left: .4rem solid #999; }
-.verdict { padding: .2rem .8rem; margin: .4rem 0; background: #f6f6f6; }
+.verdict { padding: .2rem .8rem; margin: .4rem 0; background: var(--panel); }
 """
 
 
 def page(sections: Sequence[Section]) -> str:
     """The report as one HTML page, its figures inside."""
-    e = html.escape
-    parts = [
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>Findings</title><style>{STYLE}</style><h1>Findings</h1>",
-    ]
+    esc, parts = html.esc, ["<h1>Findings</h1>"]
     for part in sections:
-        parts.append(f'<h2 id="{e(part.experiment.name)}">{e(part.experiment.title)}</h2>')
-        parts.append(f"<p><em>Claim.</em> {e(part.experiment.claim)}</p>")
+        parts.append(f'<h2 id="{esc(part.experiment.name)}">{esc(part.experiment.title)}</h2>')
+        parts.append(f"<p><em>Claim.</em> {esc(part.experiment.claim)}</p>")
         if part.experiment.data:
-            parts.append(f"<p><em>Data.</em> {e(part.experiment.data)}</p>")
+            parts.append(f"<p><em>Data.</em> {esc(part.experiment.data)}</p>")
         for v in part.verdicts:
             kind = v.outcome.partition(" ")[0]
-            parts.append(f'<p class="verdict {kind}"><b>{e(v.outcome)}</b>: {e(v.claim)}: {e(v.because)}.</p>')
-        parts += [f"<p>{e(paragraph)}</p>" for paragraph in part.reasons.split("\n\n") if paragraph]
+            parts.append(f'<p class="verdict {kind}"><b>{esc(v.outcome)}</b>: {esc(v.claim)}: {esc(v.because)}.</p>')
+        parts += [f"<p>{esc(paragraph)}</p>" for paragraph in part.reasons.split("\n\n") if paragraph]
         for path, caption in part.figures.items():
             data = base64.b64encode(path.read_bytes()).decode()
-            image = f'<img alt="{e(caption)}" src="data:image/png;base64,{data}">'
-            parts.append(f"<figure>{image}<figcaption>{e(caption)}</figcaption></figure>")
+            image = f'<img alt="{esc(caption)}" src="data:image/png;base64,{data}">'
+            parts.append(f"<figure>{image}<figcaption>{esc(caption)}</figcaption></figure>")
         for table in _tables_and_published(part):
-            head = "".join(f"<th>{e(h)}</th>" for h in table.header)
-            body = "".join("<tr>" + "".join(f"<td>{e(cell(v))}</td>" for v in row) + "</tr>" for row in table.rows)
-            note = f'<p class="note">{e(table.note)}</p>' if table.note else ""
-            parts.append(f"<h3>{e(table.title)}</h3><div class=wide><table><tr>{head}</tr>{body}</table></div>{note}")
-        parts.append(f'<p class="note">{len(part.rows)} runs ({e(part.mode)}), {part.seconds:,.0f} s.</p>')
-    return "\n".join(parts) + "\n"
+            head = "".join(f"<th>{esc(h)}</th>" for h in table.header)
+            rows = ("<tr>" + "".join(f"<td>{esc(cell(v))}</td>" for v in row) + "</tr>" for row in table.rows)
+            note = f'<p class="note">{esc(table.note)}</p>' if table.note else ""
+            parts.append(f"<h3>{esc(table.title)}</h3>{html.table(head, rows, table.title)}{note}")
+        parts.append(f'<p class="note">{len(part.rows)} runs ({esc(part.mode)}), {part.seconds:,.0f} s.</p>')
+    return html.page("Findings", parts, STYLE, images=True)
 
 
 def write(sections: Sequence[Section], out: Path, command: str = "") -> tuple[Path, Path]:
