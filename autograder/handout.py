@@ -21,7 +21,6 @@ from autograder.strip import handed_out, stubs
 from autograder.trials import TRIALS
 
 SIZES = {False: 200, True: 400}  # megabytes of an environment for a handout; with scikit-learn, which brings SciPy
-STAFF = ("autograder/selftest.py", "autograder/handout.py")  # not part of a handout
 NO_MUTANTS = '"""Known mistakes stay with the course staff."""\n\nMUTANTS: list[object] = []\n'
 PYPROJECT = """\
 [build-system]
@@ -74,12 +73,9 @@ def build(homework: Homework, out: Path) -> None:
 
 def _write_autograder(homework: Homework, out: Path) -> None:
     ours = ROOT / "autograder"
-    for source in sorted(
-        p
-        for p in (p for folder in (".", "cli", "causes") for p in (ours / folder).glob("*.py"))
-        if p.relative_to(ROOT).as_posix() not in STAFF
-    ):
-        _copy(source, out)
+    for folder in (".", "cli", "causes"):
+        for source in sorted(p for p in (ours / folder).glob("*.py") if p != ours / "handout.py"):
+            _copy(source, out)
     for name in ("cases", "drivers"):
         for file in (*sorted((ours / name).glob("__init__.py")), ours / name / f"{homework.name}.py"):
             _copy(file, out)

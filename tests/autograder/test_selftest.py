@@ -8,7 +8,8 @@ from autograder import selftest
 from autograder.homework import load_homework
 from autograder.library import changed_bodies, patched
 from autograder.mutants import Mutant, mutants, mutated
-from autograder.selftest import Item, Row, concerned, differing, html, items, run_item, summarize
+from autograder.selftest.matrix import html, summarize
+from autograder.selftest.rows import Item, Row, concerned, differing, items, run_item
 from autograder.strip import replace_bodies, source_path
 from autograder.variants import Variant
 
