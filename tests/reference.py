@@ -13,7 +13,7 @@ import numpy as np
 import minipeft as mp
 from minipeft import models as M
 from minipeft.files import write_safetensors
-from minipeft.models.huggingface import taken
+from minipeft.models.layouts.layout import taken
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -12,10 +12,10 @@ from tiny_gguf import f32, small_llama, write_llama
 from minipeft.files import FileError, read_gguf, write_safetensors
 from minipeft.files.config import typed
 from minipeft.models import DecoderLM
-from minipeft.models.base import Folder
-from minipeft.models.fields import NO_EFFECT, ONLY
-from minipeft.models.gguf import ACCEPTED, SETTINGS, gguf_settings
-from minipeft.models.gguf import NO_EFFECT as NO_EFFECT_IN_GGUF
+from minipeft.models.layouts.fields import NO_EFFECT, ONLY
+from minipeft.models.layouts.gguf import ACCEPTED, SETTINGS, gguf_settings
+from minipeft.models.layouts.gguf import NO_EFFECT as NO_EFFECT_IN_GGUF
+from minipeft.models.pretrained import PretrainedSource
 
 
 def layout_of(name):
@@ -236,7 +236,7 @@ def test_no_value_of_any_key_raises_anything_but_an_error_that_names_it(llama, t
 
     def made(key, value):
         changed = replace(good, metadata={**good.metadata, **full({key: value})})
-        folder = Folder(good.path, "llama", None, gguf_settings(changed), changed)
+        folder = PretrainedSource(good.path, "llama", None, gguf_settings(changed), changed)
         return folder.build(DecoderLM, folder.config_of(DecoderLM))
 
     refused = 0

@@ -242,9 +242,9 @@ def test_an_unknown_pool_is_an_error():
         ("bart", {"normalize_before": True}, "normalize_before is True"),
         ("vit", {"qkv_bias": False}, "qkv_bias is False"),
         ("vit", {"image_size": 9}, "no ViT has these sizes .*9 pixels"),
-        ("vit", {"model_type": "deit"}, "model_type 'deit' is no ViT; expected one of .*'minipeft', 'vit'"),
-        ("vit", {"model_type": None}, "model_type None is no ViT"),
-        ("vit", {"model_type": ["vit"]}, "model_type None is no ViT"),
+        ("vit", {"model_type": "deit"}, "model_type 'deit' is not a ViT; expected one of .*'minipeft', 'vit'"),
+        ("vit", {"model_type": None}, "model_type None is not a ViT"),
+        ("vit", {"model_type": ["vit"]}, "model_type None is not a ViT"),
     ],
 )
 def test_a_configuration_that_is_not_implemented_is_refused_by_name(name, settings, message, tmp_path):

@@ -182,7 +182,7 @@ def test_a_folder_that_does_not_fit_is_a_clear_error(rng, tmp_path):
         ({"d_modle": 3}, "did you mean 'd_model"),
         ({"d_model": "wide"}, "must be int"),
         ({"d_model": 24}, "shape"),
-        ({"model_type": "mamba"}, "'mamba' is no DecoderLM"),
+        ({"model_type": "mamba"}, "'mamba' is not a DecoderLM"),
     ):
         (folder / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(FileError, match=message):

@@ -190,7 +190,15 @@ def test_merging_gives_plain_layers_with_the_same_outputs(method, rng):
     merged = peft.merge_and_unload()
     assert merged is model
     assert {type(m).__name__ for _, m in merged.named_modules()} <= {
-        *("DecoderLM", "TextInput", "Embedding", "Dropout", "Stack", "TransformerLayer", "MultiHeadAttention"),
+        *(
+            "DecoderLM",
+            "TextInput",
+            "Embedding",
+            "Dropout",
+            "TransformerStack",
+            "TransformerLayer",
+            "MultiHeadAttention",
+        ),
         *("Linear", "ScaledDotProduct", "LayerNorm", "FeedForward"),
     }
     np.testing.assert_allclose(outputs(merged, batch), expected, rtol=1e-12)

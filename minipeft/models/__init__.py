@@ -12,7 +12,7 @@ from minipeft.models.encoder import (
     mask_tokens,
 )
 from minipeft.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from minipeft.models.huggingface import huggingface_names
+from minipeft.models.layouts.layout import huggingface_names
 from minipeft.models.mlp import MLP, MLPConfig
 from minipeft.models.vit import ViT, ViTConfig
 

@@ -9,9 +9,11 @@ import numpy as np
 
 from minipeft.autograd import Tensor
 from minipeft.backend import generator
-from minipeft.models.base import Config, Model, Stack, head_loss, last_rows, rotary_tables
-from minipeft.models.fields import Unsupported, activation, full_context, rope
-from minipeft.models.huggingface import Layout, Row, Settings, both
+from minipeft.models.base import Config, Model
+from minipeft.models.layouts.gpt2 import GPT2
+from minipeft.models.layouts.layout import Layout
+from minipeft.models.layouts.llama import LLAMA
+from minipeft.models.stack import TransformerStack, head_loss, last_rows, rotary_tables
 from minipeft.nn.layers import Linear
 from minipeft.nn.transformer import Cache, TextInput
 
@@ -88,7 +90,7 @@ class DecoderLM(Model):
         self.input = TextInput(
             config.vocab_size, config.d_model, config.context, not config.rotary, dropout=config.dropout, rng=rng
         )
-        self.stack = Stack(config, causal=True, cross=False, rng=rng)
+        self.stack = TransformerStack(config, causal=True, cross=False, rng=rng)
         self.lm_head = Linear(config.d_model, config.vocab_size, bias=False, rng=rng)
         if config.tied:
             self.lm_head.weight = self.input.tokens.weight
@@ -127,98 +129,3 @@ class DecoderLM(Model):
         if c.norm_first and (c.rotary, c.norm, c.gated, c.bias) == (False, "layer", False, True):
             return "gpt2"
         raise ValueError("Hugging Face has no layout for this DecoderLM: its choices are neither GPT-2's nor Llama's")
-
-
-def _n_heads(settings: Settings) -> int:
-    d, heads, head_dim = settings["hidden_size"], settings["num_attention_heads"], settings.get("head_dim")
-    if head_dim is not None and head_dim * heads != d:
-        raise Unsupported(f"head_dim is {head_dim}; only hidden_size / num_attention_heads is implemented")
-    return heads
-
-
-GPT2 = Layout(
-    make=DecoderConfig.gpt2,
-    fields={
-        "vocab_size": "vocab_size",
-        "d_model": "n_embd",
-        "n_layers": "n_layer",
-        "n_heads": "n_head",
-        "context": "n_positions",
-        "d_ff": lambda s: s.get("n_inner") or 4 * s["n_embd"],
-        "eps": "layer_norm_epsilon",
-        "activation": activation("activation_function"),
-        "tied": lambda s: s.get("tie_word_embeddings", True),
-    },
-    fixed={
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-        "add_cross_attention": (False,),
-        "is_causal": (True, None),
-        "is_decoder": (False, True, None),  # it has no effect on a decoder
-    },
-    same={
-        "hidden_size": "n_embd",
-        "max_position_embeddings": "n_positions",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-    },
-    rows=(
-        Row("input.tokens.weight", "wte.weight"),
-        Row("input.positions.weight", "wpe.weight"),
-        *both("stack.layers.{l}.attention_norm", "h.{l}.ln_1"),
-        *both("stack.layers.{l}.attention.q_proj", "h.{l}.attn.c_attn", "0/3T"),
-        *both("stack.layers.{l}.attention.k_proj", "h.{l}.attn.c_attn", "1/3T"),
-        *both("stack.layers.{l}.attention.v_proj", "h.{l}.attn.c_attn", "2/3T"),
-        *both("stack.layers.{l}.attention.out_proj", "h.{l}.attn.c_proj", "T"),
-        *both("stack.layers.{l}.feed_forward_norm", "h.{l}.ln_2"),
-        *both("stack.layers.{l}.feed_forward.up_proj", "h.{l}.mlp.c_fc", "T"),
-        *both("stack.layers.{l}.feed_forward.down_proj", "h.{l}.mlp.c_proj", "T"),
-        *both("stack.norm", "ln_f"),
-    ),
-    base="transformer.",
-    heads=("lm_head.",),
-    tied=(("lm_head.weight", "wte.weight"),),
-    untied=(Row("lm_head.weight", "lm_head.weight"),),
-    ignored=(r"h\.\d+\.attn\.(masked_)?bias",),
-)
-
-LLAMA = Layout(
-    make=DecoderConfig.llama,
-    fields={
-        "vocab_size": "vocab_size",
-        "d_model": "hidden_size",
-        "n_layers": "num_hidden_layers",
-        "n_heads": _n_heads,
-        "n_kv_heads": lambda s: s.get("num_key_value_heads") or s["num_attention_heads"],
-        "d_ff": "intermediate_size",
-        "context": full_context("max_position_embeddings"),
-        "eps": "rms_norm_eps",
-        "rope_theta": lambda s: float(rope(s)["rope_theta"]),
-        "tied": lambda s: s.get("tie_word_embeddings", False),
-    },
-    fixed={
-        "hidden_act": ("silu", "swish"),
-        "attention_bias": (False, None),
-        "mlp_bias": (False, None),
-        "is_causal": (True, None),
-        "is_decoder": (False, True, None),
-    },
-    rows=(
-        Row("input.tokens.weight", "embed_tokens.weight"),
-        Row("stack.layers.{l}.attention_norm.weight", "layers.{l}.input_layernorm.weight"),
-        Row("stack.layers.{l}.attention.q_proj.weight", "layers.{l}.self_attn.q_proj.weight"),
-        Row("stack.layers.{l}.attention.k_proj.weight", "layers.{l}.self_attn.k_proj.weight"),
-        Row("stack.layers.{l}.attention.v_proj.weight", "layers.{l}.self_attn.v_proj.weight"),
-        Row("stack.layers.{l}.attention.out_proj.weight", "layers.{l}.self_attn.o_proj.weight"),
-        Row("stack.layers.{l}.feed_forward_norm.weight", "layers.{l}.post_attention_layernorm.weight"),
-        Row("stack.layers.{l}.feed_forward.gate_proj.weight", "layers.{l}.mlp.gate_proj.weight"),
-        Row("stack.layers.{l}.feed_forward.up_proj.weight", "layers.{l}.mlp.up_proj.weight"),
-        Row("stack.layers.{l}.feed_forward.down_proj.weight", "layers.{l}.mlp.down_proj.weight"),
-        Row("stack.norm.weight", "norm.weight"),
-    ),
-    base="model.",
-    heads=("lm_head.",),
-    tied=(("lm_head.weight", "embed_tokens.weight"),),
-    untied=(Row("lm_head.weight", "lm_head.weight"),),
-    ignored=(r".*rotary_emb\.inv_freq",),
-)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -12,9 +12,11 @@ from minipeft import ops
 from minipeft.autograd import Tensor
 from minipeft.backend import generator
 from minipeft.files.errors import FileError
-from minipeft.models.base import Config, Folder, Model, Stack, head_loss, last_rows
-from minipeft.models.fields import activation, n_classes
-from minipeft.models.huggingface import Layout, Row, both, within
+from minipeft.models.base import Config, Model
+from minipeft.models.layouts.bert import BERT, BERT_CLASSIFIER, BERT_MASKED_LM
+from minipeft.models.layouts.layout import Layout
+from minipeft.models.pretrained import PretrainedSource
+from minipeft.models.stack import TransformerStack, head_loss, last_rows
 from minipeft.nn.layers import Dropout, LayerNorm, Linear, parameter
 from minipeft.nn.transformer import TextInput
 from minipeft.ops.loss import IGNORED
@@ -61,7 +63,7 @@ class Encoder(Model):
             dropout=config.dropout,
             rng=rng,
         )
-        self.stack = Stack(config, causal=False, cross=False, rng=rng)
+        self.stack = TransformerStack(config, causal=False, cross=False, rng=rng)
 
     def forward(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
         """Hidden states (B, T, d); mask (B, T) True for real tokens; rows of a prompt are used and dropped."""
@@ -203,21 +205,21 @@ class EncoderClassifier(Model):
         two classes and mean pooling unless given. Raises FileError as `Model.from_pretrained` does, and for "pooler"
         where the folder has no such layer.
         """
-        folder = Folder.open(source)
-        if n_classes is None and pool is None and _has_head(folder):
-            return folder.build(cls, folder.config_of(cls)).filled(folder)
-        model = folder.build(cls, folder.config_of(Encoder), n_classes, pool)
+        opened = PretrainedSource.open(source)
+        if n_classes is None and pool is None and _has_head(opened):
+            return opened.build(cls, opened.config_of(cls)).filled(opened)
+        model = opened.build(cls, opened.config_of(Encoder), n_classes, pool)
         model.classifier = Linear(model.config.d_model, model.config.n_classes, rng=generator(rng))
-        if not folder.is_ours:
-            return model.filled(folder, new="classifier.")
-        model.encoder.filled(folder)
+        if not opened.is_ours:
+            return model.filled(opened, new="classifier.")
+        model.encoder.filled(opened)
         if model.pooler is not None:
-            pooler = {name: x for name, x in folder.own_arrays().items() if name.startswith("pooler.")}
+            pooler = {name: x for name, x in opened.own_arrays().items() if name.startswith("pooler.")}
             if not pooler:
                 raise FileError(
-                    f"{folder.path}: this {folder.model_class} has no pooler; choose pool 'mean' or 'first'"
+                    f"{opened.path}: this {opened.model_class} has no pooler; choose pool 'mean' or 'first'"
                 )
-            folder.fill(model.pooler, {name.removeprefix("pooler."): x for name, x in pooler.items()})
+            opened.fill(model.pooler, {name.removeprefix("pooler."): x for name, x in pooler.items()})
         return model.eval()
 
     @classmethod
@@ -248,85 +250,8 @@ class EncoderClassifier(Model):
         return ops.cross_entropy(self.forward(ids, mask, token_types), labels)
 
 
-def _has_head(folder: Folder) -> bool:
+def _has_head(opened: PretrainedSource) -> bool:
     """Whether a folder of ours, or of Hugging Face's, says that it holds a whole classifier."""
-    if folder.is_ours:
-        return folder.model_class == "EncoderClassifier"
-    return folder.is_a(BERT_CLASSIFIER.architecture)
-
-
-BERT = Layout(
-    make=EncoderConfig,
-    fields={
-        "vocab_size": "vocab_size",
-        "d_model": "hidden_size",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-        "d_ff": "intermediate_size",
-        "context": "max_position_embeddings",
-        "n_token_types": "type_vocab_size",
-        "eps": "layer_norm_eps",
-        "activation": activation("hidden_act"),
-    },
-    fixed={
-        "position_embedding_type": ("absolute", None),
-        "is_decoder": (False,),
-        "add_cross_attention": (False,),
-    },
-    rows=(
-        Row("input.tokens.weight", "embeddings.word_embeddings.weight"),
-        Row("input.positions.weight", "embeddings.position_embeddings.weight"),
-        Row("input.token_types.weight", "embeddings.token_type_embeddings.weight"),
-        *both("input.norm", "embeddings.LayerNorm"),
-        *both("stack.layers.{l}.attention.q_proj", "encoder.layer.{l}.attention.self.query"),
-        *both("stack.layers.{l}.attention.k_proj", "encoder.layer.{l}.attention.self.key"),
-        *both("stack.layers.{l}.attention.v_proj", "encoder.layer.{l}.attention.self.value"),
-        *both("stack.layers.{l}.attention.out_proj", "encoder.layer.{l}.attention.output.dense"),
-        *both("stack.layers.{l}.attention_norm", "encoder.layer.{l}.attention.output.LayerNorm"),
-        *both("stack.layers.{l}.feed_forward.up_proj", "encoder.layer.{l}.intermediate.dense"),
-        *both("stack.layers.{l}.feed_forward.down_proj", "encoder.layer.{l}.output.dense"),
-        *both("stack.layers.{l}.feed_forward_norm", "encoder.layer.{l}.output.LayerNorm"),
-    ),
-    base="bert.",
-    bare=True,
-    aliases=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),  # the oldest files
-    ignored=(r"embeddings\.position_ids", r"pooler\..*", r"cls\..*", r"classifier\..*"),
-)
-
-BERT_MASKED_LM = replace(
-    BERT,
-    architecture="BertForMaskedLM",
-    make=MaskedLMConfig,
-    bare=False,
-    fields={**BERT.fields, "tied": lambda s: s.get("tie_word_embeddings", True)},
-    rows=(
-        *within("encoder", BERT.rows),
-        *both("transform", "cls.predictions.transform.dense"),
-        *both("transform_norm", "cls.predictions.transform.LayerNorm"),
-        Row("lm_head.bias", "cls.predictions.bias"),
-    ),
-    heads=("cls.",),
-    tied=(
-        ("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),
-        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
-    ),
-    untied=(
-        Row("lm_head.weight", "cls.predictions.decoder.weight"),
-        Row("lm_head.bias", "cls.predictions.decoder.bias"),
-    ),
-    ignored=(r"embeddings\.position_ids", r"pooler\..*", r"cls\.seq_relationship\..*"),
-)
-
-BERT_CLASSIFIER = replace(
-    BERT,
-    architecture="BertForSequenceClassification",
-    make=ClassifierConfig,
-    bare=False,
-    fields={**BERT.fields, "n_classes": n_classes, "pool": lambda _: "pooler"},
-    rows=(
-        *within("encoder", BERT.rows),
-        *both("pooler", "pooler.dense"),
-        *both("classifier", "classifier"),
-    ),
-    heads=("classifier.",),
-)
+    if opened.is_ours:
+        return opened.model_class == "EncoderClassifier"
+    return opened.is_a(BERT_CLASSIFIER.architecture)

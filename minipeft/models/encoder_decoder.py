@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from minipeft.autograd import Tensor
 from minipeft.backend import Array, generator
-from minipeft.models.base import Config, Model, Stack, head_loss, last_rows
-from minipeft.models.fields import Unsupported, activation
-from minipeft.models.huggingface import Layout, Row, Settings, both
+from minipeft.models.base import Config, Model
+from minipeft.models.layouts.bart import BART
+from minipeft.models.layouts.layout import Layout
+from minipeft.models.stack import TransformerStack, head_loss, last_rows
 from minipeft.nn.layers import LayerNorm, Linear, parameter
 from minipeft.nn.transformer import Cache, TextInput
 from minipeft.ops.loss import IGNORED
@@ -55,9 +55,9 @@ class EncoderDecoder(Model):
         rng = generator(rng)
         self.config = config
         self.encoder_input = self._text_input(rng)
-        self.encoder = Stack(config, causal=False, cross=False, rng=rng)
+        self.encoder = TransformerStack(config, causal=False, cross=False, rng=rng)
         self.decoder_input = self._text_input(rng)
-        self.decoder = Stack(config, causal=True, cross=True, rng=rng)
+        self.decoder = TransformerStack(config, causal=True, cross=True, rng=rng)
         self.lm_head = Linear(config.d_model, config.vocab_size, bias=False, rng=rng)
         if config.tied:
             self.decoder_input.tokens.weight = self.lm_head.weight = self.encoder_input.tokens.weight
@@ -118,91 +118,3 @@ class EncoderDecoder(Model):
     @classmethod
     def layouts(cls) -> dict[str, Layout]:
         return {"bart": BART}
-
-
-def _attention(side: str, ours: str, theirs: str) -> tuple[Row, ...]:
-    layer = f"{side}.layers.{{l}}"
-    return (
-        *both(f"{layer}.{ours}.q_proj", f"{layer}.{theirs}.q_proj"),
-        *both(f"{layer}.{ours}.k_proj", f"{layer}.{theirs}.k_proj"),
-        *both(f"{layer}.{ours}.v_proj", f"{layer}.{theirs}.v_proj"),
-        *both(f"{layer}.{ours}.out_proj", f"{layer}.{theirs}.out_proj"),
-        *both(f"{layer}.{ours}_norm", f"{layer}.{theirs}_layer_norm"),
-    )
-
-
-def _rest(side: str) -> tuple[Row, ...]:
-    layer = f"{side}.layers.{{l}}"
-    return (
-        Row(f"{side}_input.positions.weight", f"{side}.embed_positions.weight", "from 2"),
-        *both(f"{side}_input.norm", f"{side}.layernorm_embedding"),
-        *both(f"{layer}.feed_forward.up_proj", f"{layer}.fc1"),
-        *both(f"{layer}.feed_forward.down_proj", f"{layer}.fc2"),
-        *both(f"{layer}.feed_forward_norm", f"{layer}.final_layer_norm"),
-    )
-
-
-def _of_both_sides(name: str) -> Callable[[Settings], Any]:
-    """Their setting for the encoder and the decoder; Unsupported where the two differ."""
-
-    def value(settings: Settings) -> Any:
-        encoder, decoder = settings[f"encoder_{name}"], settings[f"decoder_{name}"]
-        if encoder != decoder:
-            raise Unsupported(
-                f"encoder_{name} is {encoder} and decoder_{name} {decoder}; only equal ones are implemented"
-            )
-        return encoder
-
-    return value
-
-
-BART = Layout(
-    make=EncoderDecoderConfig,
-    fields={
-        "vocab_size": "vocab_size",
-        "d_model": "d_model",
-        "n_layers": _of_both_sides("layers"),
-        "n_heads": _of_both_sides("attention_heads"),
-        "d_ff": _of_both_sides("ffn_dim"),
-        "context": "max_position_embeddings",
-        "activation": activation("activation_function"),
-        "start": "decoder_start_token_id",
-        "pad": "pad_token_id",
-        "tied": lambda s: s.get("tie_word_embeddings", True),
-    },
-    fixed={
-        "scale_embedding": (False,),
-        "normalize_before": (False,),
-        "normalize_embedding": (True,),
-        "add_final_layer_norm": (False,),
-        "static_position_embeddings": (False,),
-        "add_bias_logits": (False,),
-        "extra_pos_embeddings": (2,),
-        "is_encoder_decoder": (True,),
-    },
-    same={
-        "hidden_size": "d_model",
-        "num_attention_heads": "encoder_attention_heads",
-        "num_hidden_layers": "encoder_layers",
-    },
-    rows=(
-        Row("encoder_input.tokens.weight", "shared.weight"),
-        *_rest("encoder"),
-        *_rest("decoder"),
-        *_attention("encoder", "attention", "self_attn"),
-        *_attention("decoder", "attention", "self_attn"),
-        *_attention("decoder", "cross_attention", "encoder_attn"),
-        Row("lm_head.bias", "final_logits_bias", "vector", optional=True),
-    ),
-    base="model.",
-    heads=("final_logits_bias", "lm_head."),
-    tied=tuple(
-        (f"{name}.weight", "shared.weight") for name in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
-    ),
-    untied=(
-        Row("encoder_input.tokens.weight", "encoder.embed_tokens.weight"),
-        Row("decoder_input.tokens.weight", "decoder.embed_tokens.weight"),
-        Row("lm_head.weight", "lm_head.weight"),
-    ),
-    unused=("shared",),
-)

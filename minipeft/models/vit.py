@@ -11,10 +11,11 @@ import numpy as np
 from minipeft import ops
 from minipeft.autograd import Tensor
 from minipeft.backend import Array, generator
-from minipeft.models.base import Config, Folder, Model, Stack, last_rows
-from minipeft.models.fields import activation
-from minipeft.models.fields import n_classes as classes_of
-from minipeft.models.huggingface import Layout, Row, both
+from minipeft.models.base import Config, Model
+from minipeft.models.layouts.layout import Layout
+from minipeft.models.layouts.vit import VIT
+from minipeft.models.pretrained import PretrainedSource
+from minipeft.models.stack import TransformerStack, last_rows
 from minipeft.nn.layers import Linear
 from minipeft.nn.transformer import PatchInput
 
@@ -47,7 +48,7 @@ class ViT(Model):
         rng = generator(rng)
         self.config = config
         self.input = PatchInput(config.image_size, config.patch_size, config.channels, config.d_model, rng)
-        self.stack = Stack(config, causal=False, cross=False, rng=rng)
+        self.stack = TransformerStack(config, causal=False, cross=False, rng=rng)
         self.classifier = Linear(config.d_model, config.n_classes, rng=rng)
 
     def hidden(self, images: Array) -> Tensor:
@@ -70,57 +71,14 @@ class ViT(Model):
 
         Raises FileError as `Model.from_pretrained` does.
         """
-        folder = Folder.open(source)
-        config = folder.config_of(cls)
+        opened = PretrainedSource.open(source)
+        config = opened.config_of(cls)
         if n_classes is None:
-            return folder.build(cls, config).filled(folder)
-        model = folder.build(cls, replace(config, n_classes=n_classes))
+            return opened.build(cls, config).filled(opened)
+        model = opened.build(cls, replace(config, n_classes=n_classes))
         model.classifier = Linear(config.d_model, n_classes, rng=generator(rng))
-        return model.filled(folder, new="classifier.")
+        return model.filled(opened, new="classifier.")
 
     @classmethod
     def layouts(cls) -> dict[str, Layout]:
         return {"vit": VIT}
-
-
-VIT = Layout(
-    make=ViTConfig,
-    fields={
-        "image_size": "image_size",
-        "patch_size": "patch_size",
-        "channels": "num_channels",
-        "n_classes": classes_of,
-        "d_model": "hidden_size",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-        "d_ff": "intermediate_size",
-        "eps": "layer_norm_eps",
-        "activation": activation("hidden_act"),
-    },
-    fixed={"qkv_bias": (True,)},
-    rows=(
-        Row("input.class_token", "embeddings.cls_token"),
-        Row("input.positions", "embeddings.position_embeddings"),
-        *both("input.patches", "embeddings.patch_embeddings.projection", "matrix"),
-        *both("stack.layers.{l}.attention_norm", "layers.{l}.layernorm_before"),
-        *both("stack.layers.{l}.attention.q_proj", "layers.{l}.attention.q_proj"),
-        *both("stack.layers.{l}.attention.k_proj", "layers.{l}.attention.k_proj"),
-        *both("stack.layers.{l}.attention.v_proj", "layers.{l}.attention.v_proj"),
-        *both("stack.layers.{l}.attention.out_proj", "layers.{l}.attention.o_proj"),
-        *both("stack.layers.{l}.feed_forward_norm", "layers.{l}.layernorm_after"),
-        *both("stack.layers.{l}.feed_forward.up_proj", "layers.{l}.mlp.fc1"),
-        *both("stack.layers.{l}.feed_forward.down_proj", "layers.{l}.mlp.fc2"),
-        *both("stack.norm", "layernorm"),
-        *both("classifier", "classifier"),
-    ),
-    base="vit.",
-    heads=("classifier.",),
-    ignored=(r"pooler\..*",),
-    aliases=(  # names of transformers before version 5
-        (r"^encoder\.layer\.", "layers."),
-        (r"\.attention\.attention\.(query|key|value)\.", lambda m: f".attention.{m[1][0]}_proj."),
-        (r"\.attention\.output\.dense\.", ".attention.o_proj."),
-        (r"\.intermediate\.dense\.", ".mlp.fc1."),
-        (r"\.output\.dense\.", ".mlp.fc2."),
-    ),
-)

@@ -17,8 +17,8 @@ from minipeft.models import (
     ViT,
     huggingface_names,
 )
-from minipeft.models.fields import NO_EFFECT
-from minipeft.models.huggingface import taken
+from minipeft.models.layouts.fields import NO_EFFECT
+from minipeft.models.layouts.layout import taken
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
 references = pytest.mark.parametrize("name", REFERENCES)

@@ -17,7 +17,7 @@ from minipeft.files.config import read_json
 from minipeft.files.safetensors import read_safetensors
 from minipeft.files.sets import current
 from minipeft.models import EncoderDecoder
-from minipeft.models.huggingface import is_tied, taken
+from minipeft.models.layouts.layout import is_tied, taken
 from minipeft.nn.layers import Embedding
 from minipeft.nn.module import Module, find
 from minipeft.peft.config import PeftConfig, PeftError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.models import DecoderLM, Encoder, EncoderClassifier, EncoderDecoder
-from minipeft.models.huggingface import huggingface_names
+from minipeft.models.layouts.layout import huggingface_names
 from minipeft.nn.layers import LayerNorm, RMSNorm
 from minipeft.nn.module import Module
 

@@ -12,8 +12,8 @@ import numpy as np
 from minipeft.files.config import is_off, shown
 from minipeft.files.errors import FileError
 from minipeft.files.gguf import GGUF
-from minipeft.models.fields import check_number
-from minipeft.models.huggingface import Settings
+from minipeft.models.layouts.fields import check_number
+from minipeft.models.layouts.layout import Settings
 
 SETTINGS = {  # GGUF's, without "llama.": (Hugging Face's, type)
     "embedding_length": ("hidden_size", int),

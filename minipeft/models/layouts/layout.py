@@ -11,45 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.files.causes import no_weights
-from minipeft.files.config import read_json
 from minipeft.files.errors import FileError
-from minipeft.files.safetensors import read_safetensors
-from minipeft.files.sets import current
-from minipeft.models.fields import Asked, check_fields, values_of
+from minipeft.models.layouts.fields import Asked, check_fields, values_of
 
-INDEX = "model.safetensors.index.json"
 Settings = dict[str, Any]
-
-
-def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
-    """Return all arrays of the files that `checkpoint_files` names; raises FileError as it does."""
-    files = checkpoint_files(folder)
-    arrays = {name: x for file in files for name, x in read_safetensors(file)[0].items()}
-    if files[0].name != "model.safetensors":
-        missing = sorted(read_json(folder / INDEX)["weight_map"].keys() - arrays.keys())
-        if missing:
-            raise FileError(f"{folder / INDEX}: the tensor {missing[0]!r} is in none of the shards")
-    return arrays
-
-
-def checkpoint_files(folder: Path) -> list[Path]:
-    """Return model.safetensors, or the shards that model.safetensors.index.json names.
-
-    Raises FileError for a folder without safetensors (pickles are never loaded) or an index that leads outside of it.
-    """
-    whole = current(folder / "model.safetensors")
-    if whole.exists():
-        return [whole]
-    if not (folder / INDEX).exists():
-        raise no_weights(folder, f"model.safetensors (or {INDEX})")
-    shards = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
-        raise FileError(f"{folder / INDEX}: expected weight_map, from names to files")
-    for name in shards.values():
-        if Path(name).name != name:
-            raise FileError(f"{folder / INDEX}: the shard {name!r} is not a plain file name")
-    return [folder / name for name in sorted(set(shards.values()))]
 
 
 @dataclass(frozen=True)
@@ -74,8 +39,8 @@ class Row:
 class Layout:
     """How one model_type is read.
 
-    make: the function that makes minipeft's configuration from the values of ``fields``. Each of these is the name of a
-    field in config.json, or a function of all fields.
+    fields: minipeft's settings, each the name of a field in config.json, or a function of all fields.
+    constructor: the class method of the configuration class that takes these settings; "" for the class itself.
     fixed: {field: the values that are implemented, the default first}. same: {field: the field that it is another name
     of}. Fields that are in none of these must be off, unless they change no output (`fields.NO_EFFECT`).
     rows: the names of the base model's tensors, without the prefix ``base`` that they have in a model with a head, and
@@ -87,10 +52,10 @@ class Layout:
     unused: modules that exist there and compute nothing. ignored: patterns of names of tensors that are not read.
     """
 
-    make: Callable[..., Any]
     fields: Mapping[str, str | Callable[[Settings], Any]]
     rows: tuple[Row, ...]
     fixed: Mapping[str, tuple[Any, ...]]
+    constructor: str = ""
     same: Mapping[str, str] = field(default_factory=dict)
     base: str = ""
     heads: tuple[str, ...] = ()
@@ -107,7 +72,8 @@ class Layout:
         asked = Asked(settings)
         values = values_of(self.fields, typing.get_type_hints(config_class), asked, path)
         check_fields(asked, self.fixed, self.same, path)
-        return self.make(**values)
+        make = getattr(config_class, self.constructor) if self.constructor else config_class
+        return make(**values)
 
     def told(self, settings: Settings) -> str:
         """Return the sizes in the settings for a message, by Hugging Face's names."""
