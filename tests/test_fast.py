@@ -20,9 +20,9 @@ from minipeft.fast.attention import (
     tiles,
 )
 from minipeft.fast.cpu import ActivationInBlocks, GateInBlocks, LayerNormInBlocks, RMSNormInBlocks
+from minipeft.fast.softmax_rows import softmax_rows, softmax_rows_backward
 from minipeft.ops.attention import Attention
 from minipeft.ops.loss import CrossEntropy, LinearCrossEntropy
-from minipeft.ops.softmax_rows import softmax_rows, softmax_rows_backward
 from minipeft.optim import SGD, AdamW
 from minipeft.peft.lora import LoRALinear
 from minipeft.train import step

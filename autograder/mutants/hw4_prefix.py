@@ -195,15 +195,15 @@ The columns of the prefix come first in the mask, too.
 
 forward-causal-over-prefix
 The causal mask holds for the text alone: its offset is the length of the prefix.
-- bias = mask_bias(A, N, P + S, causal, mask)
-+ bias = mask_bias(A, N, P + S, False, mask)
+- bias = mask_bias(scores, N, P + S, causal, mask)
++ bias = mask_bias(scores, N, P + S, False, mask)
 + if causal:
-+     A += xp.where(xp.tril(xp.ones((N, P + S), dtype=bool)), 0.0, -np.inf).astype(A.dtype)
++     scores += xp.where(xp.tril(xp.ones((N, P + S), dtype=bool)), 0.0, -np.inf).astype(scores.dtype)
 
 forward-not-causal
 The causal mask is missing: queries see the future.
-- mask_bias(A, N, P + S, causal, mask)
-+ mask_bias(A, N, P + S, False, mask)
+- mask_bias(scores, N, P + S, causal, mask)
++ mask_bias(scores, N, P + S, False, mask)
 
 forward-groups-interleaved
 Heads 0 … G - 1 share the first key head, not every Hk-th head.
@@ -212,13 +212,14 @@ Heads 0 … G - 1 share the first key head, not every Hk-th head.
 
 forward-softmax-queries
 The softmax runs over the keys, not over the queries.
-- softmax_rows(A.reshape(-1, P + S))
-+ E = np.exp(A - A.max(axis=(-1, -2), keepdims=True))
-+ A[...] = E / E.sum(axis=-2, keepdims=True)
+- A = stable_softmax(scores)
++ E = np.exp(scores - scores.max(axis=(-1, -2), keepdims=True))
++ A = E / E.sum(axis=-2, keepdims=True)
 
 forward-softmax-apart
 Prefix and text share one softmax; two of them give each a sum of 1.
-- softmax_rows(A.reshape(-1, P + S))
+- A = stable_softmax(scores)
++ A = scores.copy()
 + for part in (A[..., :P], A[..., P:]):
 +             E = np.exp(part - part.max(axis=-1, keepdims=True))
 +             part[...] = 0.5 * E / E.sum(axis=-1, keepdims=True)
@@ -235,9 +236,9 @@ prefix[0] are the keys and prefix[1] the values, not the other way round.
 
 forward-overflow
 exp of large scores overflows: subtract each row's maximum first.
-- softmax_rows(A.reshape(-1, P + S))
-+ E = np.exp(A)
-+ A[...] = E / E.sum(axis=-1, keepdims=True)
+- A = stable_softmax(scores)
++ E = np.exp(scores)
++ A = E / E.sum(axis=-1, keepdims=True)
 
 forward-q-written
 The input q is written.
@@ -249,13 +250,13 @@ The input q is written.
 
 backward-diagonal
 Only the diagonal of the softmax's Jacobian: the sum over the row is missing.
-- softmax_rows_backward(A.reshape(-1, A.shape[-1]), dS.reshape(-1, A.shape[-1]))
-+ dS *= A * (1.0 - A)
+- dS = A * (dA - (dA * A).sum(axis=-1, keepdims=True))
++ dS = A * (1.0 - A) * dA
 
 backward-no-softmax
 The row's sum is missing: dS = A ∘ (dA - Σ dA ∘ A).
-- softmax_rows_backward(A.reshape(-1, A.shape[-1]), dS.reshape(-1, A.shape[-1]))
-+ dS *= A
+- dS = A * (dA - (dA * A).sum(axis=-1, keepdims=True))
++ dS = A * dA
 
 backward-dq-scale
 dq lacks the factor s.
@@ -317,9 +318,8 @@ dV' is Aᵀ dZ, with the softmax's output; this is normalized over the queries.
 backward-always-dq
 q wants no gradient: return None and compute none.
 - if needs_q or needs_k or needs_prefix:
--     dS = empty(dz, A.shape)
--     matmul(dZ, values.swapaxes(-1, -2), out=dS)
--     softmax_rows_backward(A.reshape(-1, A.shape[-1]), dS.reshape(-1, A.shape[-1]))
+-     dA = matmul(dZ, values.swapaxes(-1, -2))
+-     dS = A * (dA - (dA * A).sum(axis=-1, keepdims=True))
 -     if needs_q:
 -         dq = (matmul(dS, keys) * scale).reshape(q_shape)
 -     wanted_k = slice(None) if needs_k else slice(0, P)
@@ -329,9 +329,8 @@ q wants no gradient: return None and compute none.
 -     if needs_prefix:
 -         dprefix[0] = dK[:, :, :P].sum(axis=0).swapaxes(0, 1)
 + if needs_q or needs_k or needs_prefix:
-+     dS = empty(dz, A.shape)
-+     matmul(dZ, values.swapaxes(-1, -2), out=dS)
-+     softmax_rows_backward(A.reshape(-1, A.shape[-1]), dS.reshape(-1, A.shape[-1]))
++     dA = matmul(dZ, values.swapaxes(-1, -2))
++     dS = A * (dA - (dA * A).sum(axis=-1, keepdims=True))
 +     if needs_q:
 +         dq = (matmul(dS, keys) * scale).reshape(q_shape)
 +     wanted_k = slice(None) if needs_k else slice(0, P)

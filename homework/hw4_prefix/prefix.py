@@ -22,12 +22,12 @@ import numpy as np
 
 from minipeft import ops
 from minipeft.autograd import Context, Function, Tensor, no_grad
-from minipeft.backend import Array, array_module, empty, matmul
+from minipeft.backend import Array, array_module, matmul
 from minipeft.nn.attention import MultiHeadAttention, ScaledDotProduct
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import SequenceInput
 from minipeft.ops.attention import mask_bias
-from minipeft.ops.softmax_rows import softmax_rows, softmax_rows_backward
+from minipeft.ops.softmax import stable_softmax
 from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, check_fields, method, trainable
 from minipeft.peft.prompt import check_context

@@ -3,6 +3,6 @@
 `Function.apply` looks them up; inside ``mp.reference()`` the pages of `minipeft.ops` run instead.
 """
 
-from minipeft.fast import attention, cpu, cuda, loss, optimizer
+from minipeft.fast import attention, cpu, cuda, loss, optimizer, prefix
 
-__all__ = ["attention", "cpu", "cuda", "loss", "optimizer"]
+__all__ = ["attention", "cpu", "cuda", "loss", "optimizer", "prefix"]

@@ -11,8 +11,8 @@ from typing import Any
 
 from minipeft.autograd import Context, specialize
 from minipeft.backend import Array, array_module, empty, matmul, rows
+from minipeft.fast.softmax_rows import softmax_rows, softmax_rows_backward
 from minipeft.ops.attention import Attention, Rotary, mask_bias
-from minipeft.ops.softmax_rows import softmax_rows, softmax_rows_backward
 
 TILE = 64  # queries
 

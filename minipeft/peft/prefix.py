@@ -22,12 +22,12 @@ import numpy as np
 
 from minipeft import ops
 from minipeft.autograd import Context, Function, Tensor, no_grad
-from minipeft.backend import Array, array_module, empty, matmul
+from minipeft.backend import Array, array_module, matmul
 from minipeft.nn.attention import MultiHeadAttention, ScaledDotProduct
 from minipeft.nn.module import Module, find
 from minipeft.nn.transformer import SequenceInput
 from minipeft.ops.attention import mask_bias
-from minipeft.ops.softmax_rows import softmax_rows, softmax_rows_backward
+from minipeft.ops.softmax import stable_softmax
 from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, check_fields, method, trainable
 from minipeft.peft.prompt import check_context
@@ -55,16 +55,18 @@ class PrefixAttention(Function):
         xp = array_module(q)
         B, H, N, D = q.shape
         Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
+        # the prefix in front of the keys and values
         keys, values = (_behind(prefix[i], x) for i, x in enumerate((k, v)))  # (B, Hk, 1, P + S, D)
+        # scores
         Q = (q * scale).reshape(B, Hk, H // Hk, N, D)
-        A = empty(q, (B, Hk, H // Hk, N, P + S))  # contiguous: the softmax works on its rows in place
-        matmul(Q, keys.swapaxes(-1, -2), out=A)
+        scores = matmul(Q, keys.swapaxes(-1, -2))  # (B, Hk, G, N, P + S)
+        # mask
         if mask is not None:
             mask = xp.concatenate([xp.ones((*mask.shape[:3], P), dtype=bool), mask], axis=-1)
-        bias = mask_bias(A, N, P + S, causal, mask)
+        bias = mask_bias(scores, N, P + S, causal, mask)
         if bias is not None:
-            A += bias if bias.ndim == 2 else bias[:, :, None]
-        softmax_rows(A.reshape(-1, P + S))
+            scores += bias if bias.ndim == 2 else bias[:, :, None]
+        A = stable_softmax(scores)
         needs_q, needs_k, _needs_v, needs_prefix = ctx.needs_grad[:4]
         ctx.save(
             A,
@@ -84,7 +86,7 @@ class PrefixAttention(Function):
         dq = dk = dv = None
         dprefix: Any = None
         if needs_prefix:
-            dprefix = empty(dz, (2, P, A.shape[1], q_shape[-1]))
+            dprefix = array_module(dz).empty((2, P, A.shape[1], q_shape[-1]), dtype=dz.dtype)
         # Columns of the text are worked only where somebody wants their gradient.
         wanted_v = slice(None) if needs_v else slice(0, P)
         if needs_v or needs_prefix:
@@ -93,9 +95,8 @@ class PrefixAttention(Function):
         if needs_prefix:
             dprefix[1] = dV[:, :, :P].sum(axis=0).swapaxes(0, 1)
         if needs_q or needs_k or needs_prefix:
-            dS = empty(dz, A.shape)  # (B, Hk, G, N, P + S)
-            matmul(dZ, values.swapaxes(-1, -2), out=dS)
-            softmax_rows_backward(A.reshape(-1, A.shape[-1]), dS.reshape(-1, A.shape[-1]))
+            dA = matmul(dZ, values.swapaxes(-1, -2))  # (B, Hk, G, N, P + S)
+            dS = A * (dA - (dA * A).sum(axis=-1, keepdims=True))
             if needs_q:
                 dq = (matmul(dS, keys) * scale).reshape(q_shape)
             wanted_k = slice(None) if needs_k else slice(0, P)
@@ -111,7 +112,7 @@ def _behind(prefix: Array, x: Array) -> Array:
     """[prefix; x] for every example: prefix (P, Hk, D), x (B, Hk, S, D) -> (B, Hk, 1, P + S, D)."""
     P = prefix.shape[0]
     B, Hk, S, D = x.shape
-    z = empty(x, (B, Hk, 1, P + S, D))
+    z = array_module(x).empty((B, Hk, 1, P + S, D), dtype=x.dtype)
     z[:, :, 0, :P] = prefix.swapaxes(0, 1)
     z[:, :, 0, P:] = x
     return z
