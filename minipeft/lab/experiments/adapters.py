@@ -12,7 +12,6 @@ from pathlib import Path
 from minipeft.lab.framework import study
 from minipeft.lab.framework.experiment import (
     UNDECIDED,
-    Config,
     Experiment,
     Published,
     Row,
@@ -25,7 +24,6 @@ from minipeft.lab.framework.study import PROSE, SENTIMENT, Plan, Variant
 from minipeft.peft import AdapterConfig, TopLayersConfig
 
 FULL, ADAPTERS, TOP = "full", "adapters", "top"
-MARGIN = {PROSE: 0.02, SENTIMENT: 0.01}  # nats per character, accuracy: what counts as "nearly"
 
 
 def variants(
@@ -60,11 +58,6 @@ PLANS = {
 }
 
 
-def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """Rates on validation, then the seeds."""
-    return study.runs(PLANS[mode], rows)
-
-
 def variants_of(rows: Sequence[Row], task: str) -> list[str]:
     """The variants of a task, from few to many trained parameters within each kind."""
     names = dict.fromkeys(r["arm"] for r in select(rows, task=task))
@@ -80,21 +73,15 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     """One a task: a variant a row."""
     found = []
     for task in study.tasks_of(rows):
-        body = []
-        for variant in variants_of(rows, task):
-            r = select(rows, task=task, arm=variant)[0]
-            values = study.values(rows, task=task, arm=variant)
-            share = 100 * r["trained"] / r["parameters"]
-            body.append(
-                (
-                    variant,
-                    f"{r['trained']:,}",
-                    f"{share:.2f}",
-                    study.shown(task, values),
-                    len(values),
-                    study.at_edge(rows, task=task, arm=variant),
-                )
+        body = [
+            (
+                variant, f"{r['trained']:,}", f"{100 * r['trained'] / r['parameters']:.2f}", study.shown(task, values),
+                len(values), study.at_edge(rows, task=task, arm=variant),
             )
+            for variant in variants_of(rows, task)
+            for r in select(rows, task=task, arm=variant)[:1]
+            for values in [study.values(rows, task=task, arm=variant)]
+        ]  # fmt: skip
         header = ("variant", "trained", "% of all", f"test, {study.UNITS[task]}", "seeds", "rate")
         found.append(Table(f"Adapters and top layers: {task}", header, body, study.note(rows, task)))
     return found
@@ -125,30 +112,19 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
             found.append(Verdict(f"{task}: adapters", UNDECIDED, "too few finished runs"))
             continue
         of = {a: study.values(rows, task=task, arm=a) for a in names}
-        unit = "1 point" if task == SENTIMENT else f"{MARGIN[task]} nats/char"
         share = 100 * trained(rows, task, best) / trained(rows, task, FULL)
-        found.append(
-            Verdict(
-                f"{task}: adapters come within {unit} of full fine-tuning",
-                study.at_least(task, of[best], full, MARGIN[task]),
-                f"{best} (chosen on validation) trains {share:.1f} % as much and is at "
-                f"{study.in_words(task, study.gain(task, of[best], full))} of full",
-            )
-        )
+        text = f"adapters come within {study.nearly(task)} of full fine-tuning"
+        why = f"{best} (chosen on validation) trains {share:.1f} % as much and is at {{}} of full"
+        found.append(study.claim(task, text, of[best], full, why, study.MARGIN[task]))
         smaller = [a for a in adapters if trained(rows, task, a) <= min(trained(rows, task, t) for t in tops)]
         small = best_on_validation(rows, task, smaller)
         if small is None:
             found.append(Verdict(f"{task}: adapters and top layers", UNDECIDED, "no adapter trains less than a layer"))
             continue
-        ahead = study.in_words(task, study.gain(task, of[small], of[best_top]))
-        found.append(
-            Verdict(
-                f"{task}: adapters that train no more than one layer are better than the best top layers",
-                study.at_least(task, of[small], of[best_top]),
-                f"{small} ({trained(rows, task, small):,} parameters) against {best_top} "
-                f"({trained(rows, task, best_top):,}): {ahead}",
-            )
-        )
+        text = "adapters that train no more than one layer are better than the best top layers"
+        sizes = (f"{name} ({trained(rows, task, name):,} parameters)" for name in (small, best_top))
+        why = " against ".join(sizes).removesuffix(" parameters)") + "): {}"
+        found.append(study.claim(task, text, of[small], of[best_top], why))
     return found
 
 
@@ -158,12 +134,10 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
 
     panels: list[plots.Panel] = []
     for task in study.tasks_of(rows):
-        scale = 100.0 if task == SENTIMENT else 1.0
         lines: dict[str, dict[float, list[float]]] = {ADAPTERS: {}, "top layers": {}, FULL: {}}
         for variant in variants_of(rows, task):
             kind = ADAPTERS if variant.startswith(ADAPTERS) else FULL if variant == FULL else "top layers"
-            values = [scale * v for v in study.values(rows, task=task, arm=variant)]
-            lines[kind][trained(rows, task, variant)] = values
+            lines[kind][trained(rows, task, variant)] = study.scaled(rows, task, variant)
         panels.append((task, "trained parameters", study.axis(task), lines, {}))
     path = plots.lines(panels, stem)
     return {path: "Adapters of several widths, the top K layers, and everything; mean ± standard deviation over seeds."}
@@ -173,7 +147,7 @@ EXPERIMENT = Experiment(
     name="adapters",
     title="Adapters against the top layers",
     claim="Adapters nearly reach full fine-tuning with few parameters; the top layers alone need many more.",
-    runs=runs,
+    runs=study.runs_of(PLANS),
     run=study.run,
     tables=tables,
     verdicts=verdicts,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minipeft.lab.framework import study
-from minipeft.lab.framework.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict, select
+from minipeft.lab.framework.experiment import UNDECIDED, Experiment, Published, Row, Table, Verdict, select
 from minipeft.lab.framework.study import FROM_WORDS, PROSE, RANDOM, SENTIMENT, Plan, Variant
 from minipeft.peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 
@@ -19,7 +19,6 @@ P = 8  # tokens of a prompt or prefix
 FULL, LORA = "full", "LoRA"
 PROMPTS, PREFIXES = ("prompt, random", "prompt, words"), ("prefix, random", "prefix, words")
 METHODS = (FULL, *PROMPTS, *PREFIXES, LORA)
-MARGIN = {PROSE: 0.02, SENTIMENT: 0.01}
 
 
 def variants(
@@ -51,11 +50,6 @@ PLANS = {
         Plan(SENTIMENT, _SENTIMENT, 20, 16, (0, 1, 2), n=(100, 1000), judged={"val": 60, "test": 200}),
     ),
 }
-
-
-def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """Rates on validation for each n, then the seeds."""
-    return study.runs(PLANS[mode], rows)
 
 
 def sizes_of(rows: Sequence[Row], task: str) -> list[int]:
@@ -106,40 +100,23 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         if min(map(len, of.values())) < 2:
             found.append(Verdict(f"{task}: few examples or many", UNDECIDED, "too few finished runs"))
             continue
-        unit = "1 point" if task == SENTIMENT else f"{MARGIN[task]} nats/char"
         few, many = ns[0], ns[-1]
         for n in dict.fromkeys((few, many)):
-            found.append(
-                Verdict(
-                    f"{task}: with n = {n:,} LoRA is as good as full fine-tuning (within {unit})",
-                    study.at_least(task, of[LORA, n], of[FULL, n], MARGIN[task]),
-                    f"it gains {study.in_words(task, study.gain(task, of[LORA, n], of[FULL, n]))}",
-                )
-            )
+            text = f"with n = {n:,} LoRA is as good as full fine-tuning (within {study.nearly(task)})"
+            found.append(study.claim(task, text, of[LORA, n], of[FULL, n], "it gains {}", study.MARGIN[task]))
         best = {n: [better_start(rows, task, n, kind) for kind in (PROMPTS, PREFIXES)] for n in ns}
+        with_few = f"with n = {few:,} a"
         for variant in best[few]:
-            found.append(
-                Verdict(
-                    f"{task}: with n = {few:,} a {variant.partition(',')[0]} is worse than LoRA",
-                    study.at_least(task, of[LORA, few], of[variant, few]),
-                    f"LoRA against {variant} (the better start on validation): "
-                    f"{study.in_words(task, study.gain(task, of[LORA, few], of[variant, few]))}",
-                )
-            )
-        for kind in (PROMPTS, PREFIXES):
-            random, words = kind
-            found.append(
-                Verdict(
-                    f"{task}: with n = {few:,} a {random.partition(',')[0]} that starts from words is better than one "
-                    "that starts at random",
-                    study.at_least(task, of[words, few], of[random, few]),
-                    f"words gain {study.in_words(task, study.gain(task, of[words, few], of[random, few]))}",
-                )
-            )
+            text = f"{with_few} {variant.partition(',')[0]} is worse than LoRA"
+            why = f"LoRA against {variant} (the better start on validation): {{}}"
+            found.append(study.claim(task, text, of[LORA, few], of[variant, few], why))
+        for random, words in (PROMPTS, PREFIXES):
+            kind = random.partition(",")[0]
+            text = f"{with_few} {kind} that starts from words is better than one that starts at random"
+            found.append(study.claim(task, text, of[words, few], of[random, few], "words gain {}"))
         if few != many:
             gaps = {n: study.gain(task, of[LORA, n], of[best[n][0], n]) for n in (few, many)}
-            a = [-g for g in _differences(task, of[LORA, few], of[best[few][0], few])]
-            b = [-g for g in _differences(task, of[LORA, many], of[best[many][0], many])]
+            a, b = ([-g for g in _differences(task, of[LORA, n], of[best[n][0], n])] for n in (few, many))
             found.append(
                 Verdict(
                     f"{task}: the prompt's gap to LoRA is smaller with n = {many:,} than with n = {few:,}",
@@ -162,13 +139,8 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
 
     panels: list[plots.Panel] = []
     for task in study.tasks_of(rows):
-        scale = 100.0 if task == SENTIMENT else 1.0
-        lines = {
-            variant: {
-                n: [scale * v for v in study.values(rows, task=task, arm=variant, n=n)] for n in sizes_of(rows, task)
-            }
-            for variant in METHODS
-        }
+        ns = sizes_of(rows, task)
+        lines = {variant: {n: study.scaled(rows, task, variant, n=n) for n in ns} for variant in METHODS}
         panels.append((task, "training examples n", study.axis(task), lines, {}))
     path = plots.lines(panels, stem)
     return {path: "Few examples or many: six ways to adapt; mean ± standard deviation over seeds."}
@@ -178,7 +150,7 @@ EXPERIMENT = Experiment(
     name="low_data",
     title="Few examples or many",
     claim="LoRA is as good as full fine-tuning with few and with many examples; prompts and prefixes need many.",
-    runs=runs,
+    runs=study.runs_of(PLANS),
     run=study.run,
     tables=tables,
     verdicts=verdicts,

@@ -200,11 +200,8 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
 
     panels: list[plots.Panel] = []
     for task in study.tasks_of(rows):
-        scale = 100.0 if task == SENTIMENT else 1.0
         lines = {
-            f"W_{name_of(w)}": {
-                r: [scale * v for v in study.values(rows, task=task, arm=variant_name(w, r))] for r in RANKS
-            }
+            f"W_{name_of(w)}": {r: study.scaled(rows, task, variant_name(w, r)) for r in RANKS}
             for w in SETS
             if study.values(rows, task=task, arm=variant_name(w, 1))
         }

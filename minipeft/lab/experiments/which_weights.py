@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.lab.framework import study
-from minipeft.lab.framework.experiment import UNDECIDED, Config, Experiment, Published, Row, Table, Verdict
+from minipeft.lab.framework.experiment import UNDECIDED, Experiment, Published, Row, Table, Verdict
 from minipeft.lab.framework.study import PROSE, SENTIMENT, Plan, Variant
 from minipeft.peft import LoraConfig
 
@@ -43,11 +43,6 @@ PLANS = {
         Plan(SENTIMENT, variants((2e-3, 1e-2)), 25, 16, (0, 1, 2), judged={"val": 100, "test": 300}),
     ),
 }
-
-
-def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """Rates on validation, then the seeds."""
-    return study.runs(PLANS[mode], rows)
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
@@ -82,31 +77,16 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
             found.append(Verdict(f"{task}: which weights", UNDECIDED, "too few finished runs"))
             continue
         best = max((w for w in SETS if w != "qv"), key=lambda w: study.gain(task, by_set[w], by_set["qv"]))
-        found.append(
-            Verdict(
-                f"{task}: W_q with W_v is the best place for a given number of parameters",
-                study.at_least(task, by_set["qv"], by_set[best]),
-                f"against the best other set ({name_of(best)}) it gains "
-                f"{study.in_words(task, study.gain(task, by_set['qv'], by_set[best]))}",
-            )
-        )
+        text = "W_q with W_v is the best place for a given number of parameters"
+        why = f"against the best other set ({name_of(best)}) it gains {{}}"
+        found.append(study.claim(task, text, by_set["qv"], by_set[best], why))
         low, high = by_set["q"] + by_set["k"], by_set["v"] + by_set["o"]
-        found.append(
-            Verdict(
-                f"{task}: alone, W_v and W_o are better places than W_q and W_k",
-                study.at_least(task, high, low),
-                f"their mean gains {study.in_words(task, study.gain(task, high, low))}",
-            )
-        )
-        singles = max("qkvo", key=lambda w: study.gain(task, by_set[w], by_set["q"]))
-        found.append(
-            Verdict(
-                f"{task}: many matrices of a small rank are better than one of a large rank",
-                study.at_least(task, by_set["qkvo"], by_set[singles]),
-                f"all four at r = 2 against the best single one (W_{singles}, r = 8) gain "
-                f"{study.in_words(task, study.gain(task, by_set['qkvo'], by_set[singles]))}",
-            )
-        )
+        text = "alone, W_v and W_o are better places than W_q and W_k"
+        found.append(study.claim(task, text, high, low, "their mean gains {}"))
+        single = max("qkvo", key=lambda w: study.gain(task, by_set[w], by_set["q"]))
+        text = "many matrices of a small rank are better than one of a large rank"
+        why = f"all four at r = 2 against the best single one (W_{single}, r = 8) gain {{}}"
+        found.append(study.claim(task, text, by_set["qkvo"], by_set[single], why))
     return found
 
 
@@ -116,8 +96,7 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
 
     panels = []
     for task in study.tasks_of(rows):
-        scale = 100.0 if task == SENTIMENT else 1.0
-        bars = {name_of(w): [scale * v for v in study.values(rows, task=task, arm=name_of(w))] for w in SETS}
+        bars = {name_of(w): study.scaled(rows, task, name_of(w)) for w in SETS}
         panels.append((f"{task}: the same number of trained parameters", study.axis(task), bars))
     path = plots.bars(panels, stem)
     seeds = sorted({int(np.max([len(b) for b in bars.values()])) for _, _, bars in panels})
@@ -128,7 +107,7 @@ EXPERIMENT = Experiment(
     name="which_weights",
     title="Which weights should LoRA change?",
     claim="With the same number of trained parameters, changing W_q and W_v (or all four) is better than one alone.",
-    runs=runs,
+    runs=study.runs_of(PLANS),
     run=study.run,
     tables=tables,
     verdicts=verdicts,

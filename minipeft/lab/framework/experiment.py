@@ -93,32 +93,32 @@ def percent(values: Sequence[float]) -> str:
     return f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
 
+def outcome(yes: bool, no: bool | None = None) -> str:
+    """Return REPRODUCED if yes, NOT_REPRODUCED if no (by default: if not yes), and UNDECIDED if neither."""
+    return REPRODUCED if yes else NOT_REPRODUCED if no or no is None else UNDECIDED
+
+
 def above(a: Sequence[float], b: Sequence[float] | float, margin: float = 0.0) -> str:
     """Return whether the mean of a is above that of b less ``margin``, by two standard errors of their difference.
 
     b: a number has no error. Too few values (one in a group) are undecided.
     """
-    (m, s), (n, t) = mean_and_spread(a), (b, 0.0) if isinstance(b, (int, float)) else mean_and_spread(b)
-    sizes = [len(a)] if isinstance(b, (int, float)) else [len(a), len(b)]
-    error = 2 * (s * s / sizes[0] + t * t / sizes[-1]) ** 0.5
-    gap = m - n + margin
-    if min(sizes) < 2 or abs(gap) <= error:
-        return UNDECIDED
-    return REPRODUCED if gap > 0 else NOT_REPRODUCED
+    groups = [(*mean_and_spread(g), len(g)) for g in (a, b) if not isinstance(g, (int, float))]
+    other = b if isinstance(b, (int, float)) else groups[1][0]
+    error = 2 * sum(s * s / n for _, s, n in groups) ** 0.5
+    gap = groups[0][0] - other + margin
+    enough = min(n for *_, n in groups) > 1
+    return outcome(enough and gap > error, enough and gap < -error)
 
 
 def decided(difference: float, p: float, level: float) -> str:
     """Return whether a difference is above 0, undecided if its p-value is not below ``level``."""
-    if p >= level or difference == 0.0:
-        return UNDECIDED
-    return REPRODUCED if difference > 0 else NOT_REPRODUCED
+    return outcome(p < level and difference > 0, p < level and difference < 0)
 
 
 def all_of(outcomes: Sequence[str]) -> str:
     """Return REPRODUCED if all are, and NOT_REPRODUCED if one is not."""
-    if NOT_REPRODUCED in outcomes:
-        return NOT_REPRODUCED
-    return REPRODUCED if set(outcomes) == {REPRODUCED} else UNDECIDED
+    return outcome(set(outcomes) == {REPRODUCED}, NOT_REPRODUCED in outcomes)
 
 
 def chosen(rows: Sequence[Row], knob: str, score: str = "value", higher_is_better: bool = True) -> Any:

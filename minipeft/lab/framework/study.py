@@ -27,7 +27,7 @@ from minipeft.data.sentiment import load_sentiment, split_sentiment
 from minipeft.data.text import characters, stretches
 from minipeft.data.wordpiece import WordPiece
 from minipeft.lab.framework import training
-from minipeft.lab.framework.experiment import UNDECIDED, Config, Row, decided, select, tuned
+from minipeft.lab.framework.experiment import UNDECIDED, Config, Row, Verdict, decided, select, tuned
 from minipeft.lab.framework.training import adapted, train
 from minipeft.lab.framework.welch import welch
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier
@@ -38,6 +38,7 @@ from minipeft.peft.config import METHODS
 from minipeft.peft.prefix import FlatPrefix, PrefixedCore
 
 PROSE, SENTIMENT = "prose", "sentiment"
+MARGIN = {PROSE: 0.02, SENTIMENT: 0.01}  # nats per character, accuracy: what counts as "nearly"
 UNITS = {PROSE: "nats/char", SENTIMENT: "% correct"}
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"d_model": 64, "n_layers": 2, "n_heads": 4, "context": 96},
@@ -193,6 +194,11 @@ def sample(config: Config, folder: Path) -> Sample:
     return (_sample_prose if config["task"] == PROSE else _sample_sentiment)(config, folder)
 
 
+def runs_of(plans: Mapping[str, Sequence[Plan]]) -> Callable[[str, Sequence[Row]], list[Config]]:
+    """Return the ``runs`` of an experiment with these plans by mode: rates on validation, then the seeds."""
+    return lambda mode, rows: runs(plans[mode], rows)
+
+
 def preparation(plans: Mapping[str, Sequence[Plan]]) -> Callable[[str, Path], None]:
     """What an experiment with these plans by mode does first: 1,200 steps of pretraining in full, 200 in quick."""
     return lambda mode, folder: prepare(plans[mode], folder, steps=1200 if mode == "full" else 200)
@@ -335,6 +341,21 @@ def axis(task: str) -> str:
 def in_words(task: str, difference: float) -> str:
     """A difference with its unit: points of accuracy, or nats per character."""
     return f"{100 * difference:+.1f} points" if task == SENTIMENT else f"{difference:+.4f} nats/char"
+
+
+def claim(task: str, text: str, a: Sequence[float], b: Sequence[float], because: str, margin: float = 0.0) -> Verdict:
+    """Return the verdict on a claim: is a at least as good as b, less the margin? {} in ``because`` is a's gain."""
+    return Verdict(f"{task}: {text}", at_least(task, a, b, margin), because.format(in_words(task, gain(task, a, b))))
+
+
+def nearly(task: str) -> str:
+    """Return `MARGIN` in words."""
+    return "1 point" if task == SENTIMENT else f"{MARGIN[task]} nats/char"
+
+
+def scaled(rows: Sequence[Row], task: str, variant: str, **wanted: Any) -> list[float]:
+    """Return the values of a variant in the unit of a figure's axis: percent, or nats per character."""
+    return [(100.0 if task == SENTIMENT else 1.0) * v for v in values(rows, task=task, arm=variant, **wanted)]
 
 
 def tasks_of(rows: Sequence[Row]) -> list[str]:
