@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from minipeft.files.atomic import check_writable, new_folder
 from minipeft.files.log import append_row, read_rows
 from minipeft.files.table import columns
 from minipeft.lab.framework.experiment import Row, chosen, select
-from minipeft.lab.framework.runner import one_blas_thread
+from minipeft.lab.framework.runner import local, one_blas_thread
 from minipeft.lab.framework.tasks import TASKS, Budget, Task
 from minipeft.lab.framework.training import adapted, train
 from minipeft.optim import AdamW
@@ -56,6 +57,10 @@ def run(job: Run, folder: Path, device: str = "cpu") -> Row:
     return {**asdict(job), "value": value, "seconds": round(time.perf_counter() - start, 3)}
 
 
+def _run(job: Row, folder: Path, device: str) -> Row:
+    return run(Run(**job), folder, device)
+
+
 def fingerprint(task: Task) -> str:
     """A short name for the exact configuration, so that only runs of the same one are taken up again."""
     methods = {name: None if c is None else {"type": c.peft_type, **asdict(c)} for name, c in task.methods.items()}
@@ -66,12 +71,8 @@ def fingerprint(task: Task) -> str:
 def tuning_runs(task: Task) -> list[Run]:
     """Every method with every learning rate on every tuning seed, judged on the validation split."""
     b = task.budget
-    return [
-        Run(task.name, m, lr, seed, "val", b.steps)
-        for m in task.methods
-        for lr in b.learning_rates
-        for seed in b.tuning_seeds
-    ]
+    choices = product(task.methods, b.learning_rates, b.tuning_seeds)
+    return [Run(task.name, m, lr, seed, "val", b.steps) for m, lr, seed in choices]
 
 
 def best_rates(task: Task, rows: list[Row]) -> dict[str, float]:
@@ -137,8 +138,7 @@ def summarize(
     """One row a method: quality over the seeds, and the costs."""
     table = []
     for method in task.methods:
-        values = [r["value"] for r in rows if r["method"] == method and r["split"] == "test"]
-        failed = values.count(None)
+        values = [r["value"] for r in select(rows, method=method, split="test")]
         good = [v for v in values if v is not None]
         lrs = task.budget.learning_rates
         table.append(
@@ -148,7 +148,7 @@ def summarize(
                 "mean": statistics.fmean(good) if good else None,
                 "std": statistics.stdev(good) if len(good) > 1 else 0.0,
                 "seeds": len(good),
-                "diverged": failed,
+                "diverged": values.count(None),
                 "learning_rate": rates[method],
                 "rate_at_edge": rates[method] in (lrs[0], lrs[-1]),
                 "step_time": times[method],
@@ -217,16 +217,14 @@ class RunLog:
         self, jobs: list[Run], folder: Path, workers: int, label: str, progress: bool, device: str = "cpu"
     ) -> list[Row]:
         """The rows of all ``jobs``, in their order; those not yet in the log are run, ``workers`` at a time."""
-        from joblib import Parallel, delayed
         from tqdm import tqdm
 
-        missing = [j for j in jobs if self._key(asdict(j)) not in self.rows]
+        missing = [c for c in map(asdict, jobs) if self._key(c) not in self.rows]
         self.reused += len(jobs) - len(missing)
-        parallel = Parallel(n_jobs=min(workers, max(1, len(missing))), return_as="generator_unordered", batch_size=1)
-        results = parallel(delayed(run)(j, folder, device) for j in missing)
-        quiet = None if progress and missing else True  # None: a bar on a terminal alone
-        for row in tqdm(results, total=len(missing), desc=label, disable=quiet, unit="run"):
-            row["fingerprint"] = self.mark
+        quiet = None if progress and missing else True  # None: a bar only on a terminal
+        results = local(partial(_run, device=device), missing, str(folder), workers)
+        for entry in tqdm(results, total=len(missing), desc=label, disable=quiet, unit="run"):
+            row = {**entry["result"], "fingerprint": self.mark}
             append_row(self.path, row)
             self.rows[self._key(row)] = row
             self.run_now += 1
@@ -241,19 +239,10 @@ def table_text(task: Task, rows: list[Row]) -> str:
     for r in rows:
         scale, digits = (100, 1) if task.unit == "%" else (1, 3)
         quality = "diverged" if r["mean"] is None else f"{scale * r['mean']:.{digits}f} ± {scale * r['std']:.{digits}f}"
-        lines.append(
-            [
-                r["method"],
-                f"{r['trained']:,}",
-                f"{100 * r['trained'] / r['parameters']:.2f}",
-                quality,
-                *(accounting.readable_bytes(r[k]) for k in ("gradient_bytes", "optimizer_bytes", "activation_bytes")),
-                f"{r['forward_flops'] / 1e6:,.0f}",
-                f"{r['backward_flops'] / 1e6:,.0f}",
-                f"{r['step_time']:.2f}",
-                f"{r['learning_rate']:g}{'*' if r['rate_at_edge'] else ''}",
-            ]
-        )
+        line = [r["method"], f"{r['trained']:,}", f"{100 * r['trained'] / r['parameters']:.2f}", quality]
+        line += [accounting.readable_bytes(r[k]) for k in GREYS]
+        line += [f"{r[k] / 1e6:,.0f}" for k in ("forward_flops", "backward_flops")]
+        lines.append([*line, f"{r['step_time']:.2f}", f"{r['learning_rate']:g}{'*' if r['rate_at_edge'] else ''}"])
     edge = "\n* the best learning rate lies at the edge of the list that was tried"
     table = columns(header, lines, [i > 0 for i in range(len(header))])
     return table + (edge if any(r["rate_at_edge"] for r in rows) else "")

@@ -19,9 +19,6 @@ from minipeft.accounting import count_flops
 from minipeft.accounting.timing import in_turn, median_ratio
 from minipeft.autograd import no_grad
 from minipeft.lab.framework.experiment import (
-    NOT_REPRODUCED,
-    REPRODUCED,
-    UNDECIDED,
     Config,
     Experiment,
     Published,
@@ -30,6 +27,7 @@ from minipeft.lab.framework.experiment import (
     Verdict,
     above,
     mean_and_spread,
+    outcome,
     select,
 )
 from minipeft.models import DecoderConfig, DecoderLM
@@ -126,7 +124,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     merged = {c: mean_and_spread(overheads(rows, c, METHODS[0])) for c in grid}
     worst = max(grid, key=lambda c: abs(merged[c][0]))
     off, spread = merged[worst]
-    free = REPRODUCED if abs(off) < NOISE else NOT_REPRODUCED if off - 2 * spread > NOISE else UNDECIDED
+    free = outcome(abs(off) < NOISE, off - 2 * spread > NOISE)
     parts = [
         Verdict(
             "A merged LoRA adds no latency",

@@ -15,18 +15,7 @@ import numpy as np
 
 from minipeft.accounting import Forecast, gpt3_parameters, memory, trained_parameters, zero_memory
 from minipeft.autograd import reference
-from minipeft.lab.framework.experiment import (
-    NOT_REPRODUCED,
-    REPRODUCED,
-    UNDECIDED,
-    Config,
-    Experiment,
-    Published,
-    Row,
-    Table,
-    Verdict,
-    select,
-)
+from minipeft.lab.framework.experiment import Config, Experiment, Published, Row, Table, Verdict, outcome, select
 from minipeft.lab.framework.training import adapted
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
@@ -194,40 +183,38 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     return [
         Verdict(
             "Gradients and optimizer state are what the closed formulas say, to the byte",
-            NOT_REPRODUCED if off else REPRODUCED,
+            outcome(not off),
             f"{len(off)} of {2 * len(steps)} differ" + (f", the first {off[0]}" if off else ""),
         ),
         Verdict(
             "The peak of a step is foreseen to 10 % of what is measured",
-            REPRODUCED if peak <= 0.10 else NOT_REPRODUCED if peak > 0.20 else UNDECIDED,
+            outcome(peak <= 0.10, peak > 0.20),
             f"the largest difference is {100 * peak:.1f} %",
         ),
         Verdict(
             "LoRA needs less memory because of gradients and optimizer state, while its parameters are more",
-            REPRODUCED if states > 0.9 and lora["counted parameters"] > full["counted parameters"] else NOT_REPRODUCED,
+            outcome(states > 0.9 and lora["counted parameters"] > full["counted parameters"]),
             f"{100 * states:.1f} % of both saved; {lora['counted parameters'] - full['counted parameters']:,} bytes of "
             f"parameters more; {100 * (1 - _total(lora) / _total(full)):.0f} % of the whole step saved",
         ),
         Verdict(
             "Training the top layers saves activations, LoRA hardly does",
-            REPRODUCED if top_kept < 0.5 and kept > 0.5 else NOT_REPRODUCED,
+            outcome(top_kept < 0.5 < kept),
             f"kept: top-1 layer {100 * top_kept:.0f} %, LoRA {100 * kept:.0f} % of full fine-tuning's activations",
         ),
         Verdict(
             "The figures of ZeRO's three stages follow from its formula",
-            NOT_REPRODUCED if wrong else REPRODUCED,
+            outcome(not wrong),
             ", ".join(f"stage {r['stage']}: {r['bytes'] / 1e9:.1f} GB" for r in zero),
         ),
         Verdict(
             "GPT-3 with LoRA trains in 350 GB, and its checkpoint is some 35 MB",
-            REPRODUCED
-            if abs(gpt3["LoRA"] / 350e9 - 1) < 0.05 and abs(gpt3["checkpoint"] / 35e6 - 1) < 0.1
-            else NOT_REPRODUCED,
+            outcome(abs(gpt3["LoRA"] / 350e9 - 1) < 0.05 and abs(gpt3["checkpoint"] / 35e6 - 1) < 0.1),
             f"{gpt3['LoRA'] / 1e9:.0f} GB and {gpt3['checkpoint'] / 1e6:.1f} MB by the formula",
         ),
         Verdict(
             "Training all of GPT-3 takes 1.2 TB",
-            REPRODUCED if abs(gpt3["full"] / 1.2e12 - 1) < 0.1 else NOT_REPRODUCED,
+            outcome(abs(gpt3["full"] / 1.2e12 - 1) < 0.1),
             f"{gpt3['full'] / 1e12:.1f} TB for the model states in mixed precision with Adam; 1.2 TB are "
             f"{1.2e12 / (gpt3['frozen weights'] / 2):.1f} bytes a parameter",
         ),

@@ -10,16 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minipeft.accounting import GPT3_SIZES, gpt3_parameters
-from minipeft.lab.framework.experiment import (
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Config,
-    Experiment,
-    Published,
-    Row,
-    Table,
-    Verdict,
-)
+from minipeft.lab.framework.experiment import Config, Experiment, Published, Row, Table, Verdict, outcome
 
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
@@ -72,7 +63,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     return [
         Verdict(
             "The table's parameter counts follow from its numbers of layers and widths",
-            REPRODUCED if off < 0.05 else NOT_REPRODUCED,
+            outcome(off < 0.05),
             f"the largest difference is {100 * off:.1f} %, of {worst['model']}",
         )
     ]

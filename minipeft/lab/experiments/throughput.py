@@ -18,7 +18,6 @@ from minipeft.accounting import Forecast, count_flops, readable_bytes
 from minipeft.accounting.timing import in_turn, median_ratio
 from minipeft.autograd import reference
 from minipeft.lab.framework.experiment import (
-    NOT_REPRODUCED,
     Config,
     Experiment,
     Published,
@@ -27,6 +26,7 @@ from minipeft.lab.framework.experiment import (
     Verdict,
     above,
     mean_and_spread,
+    outcome,
     select,
 )
 from minipeft.lab.framework.training import adapted
@@ -175,7 +175,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         ),
         Verdict(
             "The memory that LoRA saves allows a larger batch, which is faster still",
-            above(wider, 1.0) if lora is not None and lora > first else NOT_REPRODUCED,
+            above(wider, 1.0) if lora is not None and lora > first else outcome(False),
             f"in what full fine-tuning needs for {first} LoRA has room for {lora}, which gives LoRA "
             f"{mean_and_spread(wider)[0]:.2f} times its tokens a second at {first}",
         ),

@@ -92,17 +92,11 @@ def lines(panels: Sequence[Panel], stem: Path, log_base: int = 10, log_y: bool =
                 xs = [x for x in sorted(points) if points[x]]
                 if xs:
                     ax.errorbar(
-                        xs,
-                        [np.mean(points[x]) for x in xs],
+                        xs, [np.mean(points[x]) for x in xs],
                         yerr=[np.std(points[x], ddof=1) if len(points[x]) > 1 else 0.0 for x in xs],
-                        marker=MARKERS[i % len(MARKERS)],
-                        ls=DASHES[i % len(DASHES)],
-                        color=_grey(i, len(measured)),
-                        capsize=3,
-                        ms=5,
-                        lw=1.2,
-                        label=name,
-                    )
+                        marker=MARKERS[i % len(MARKERS)], ls=DASHES[i % len(DASHES)], color=_grey(i, len(measured)),
+                        capsize=3, ms=5, lw=1.2, label=name,
+                    )  # fmt: skip
             for name, curve in known.items():
                 ax.plot(list(curve), list(curve.values()), color="0.6", lw=1, ls=(0, (1, 3)), label=name)
             ax.set_xscale("log", base=log_base)

@@ -92,7 +92,7 @@ def local(work: Work, configs: Sequence[Config], folder: str, workers: int) -> R
         from joblib import Parallel, delayed
     except ModuleNotFoundError:
         workers = 1
-    if workers == 1:
+    if min(workers, len(configs)) <= 1:
         yield from (perform(work, c, folder) for c in configs)
         return
     parallel = Parallel(n_jobs=min(workers, len(configs)), return_as="generator_unordered", batch_size=1)

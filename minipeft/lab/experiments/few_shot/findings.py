@@ -21,17 +21,7 @@ from minipeft.lab.experiments.few_shot.training import (
     TUNED_LAYERS,
     WHOLE,
 )
-from minipeft.lab.framework.experiment import (
-    NOT_REPRODUCED,
-    REPRODUCED,
-    UNDECIDED,
-    Row,
-    Table,
-    Verdict,
-    decided,
-    mean_and_spread,
-    select,
-)
+from minipeft.lab.framework.experiment import Row, Table, Verdict, decided, mean_and_spread, outcome, select
 from minipeft.lab.framework.welch import holm, welch
 
 MARGIN = 0.05  # "as good", in accuracy
@@ -196,8 +186,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         if way == TILED:
             claim = "O(N²) memory even where the scores are computed in tiles"
         power = min(memory, seconds) if way == WHOLE else memory
-        outcome = REPRODUCED if power > 1.5 else NOT_REPRODUCED if power < 1.25 else UNDECIDED
-        found.append(Verdict(claim, outcome, said))
+        found.append(Verdict(claim, outcome(power > 1.5, power < 1.25), said))
     return found
 
 

@@ -10,19 +10,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.lab.experiments.intrinsic_dimension.training import studies
-from minipeft.lab.framework.experiment import (
-    MODES,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    UNDECIDED,
-    Row,
-    Table,
-    Verdict,
-    all_of,
-    mean_and_spread,
-    percent,
-    select,
-)
+from minipeft.lab.framework.experiment import Row, Table, Verdict, all_of, mean_and_spread, outcome, percent, select
 from minipeft.peft.intrinsic import IntrinsicDimension, intrinsic_dimension
 
 PUBLISHED_D, PUBLISHED_DIM = 199_210, 750
@@ -35,7 +23,7 @@ def finals(rows: Sequence[Row], study: str, d: int) -> list[float]:
 
 def names(rows: Sequence[Row]) -> list[str]:
     """The studies of these rows, in their order."""
-    order = [s["name"] for mode in reversed(MODES) for s in studies(mode)]
+    order = [s["name"] for mode in ("full", "quick") for s in studies(mode)]
     return sorted({r["study"] for r in rows}, key=order.index)
 
 
@@ -119,21 +107,17 @@ def _cell(values: Sequence[float]) -> str | None:
 
 
 def compared(a: IntrinsicDimension, b: IntrinsicDimension, factor: float) -> str:
-    """Is d90 of a larger than ``factor`` times that of b, by their intervals? reproduced, not reproduced, undecided."""
+    """Return whether d90 of a is larger than ``factor`` times that of b, by their intervals."""
     (a_low, a_high), (b_low, b_high) = interval(a), interval(b)
-    if a_low > factor * b_high:
-        return REPRODUCED
-    return NOT_REPRODUCED if a_high < factor * b_low else UNDECIDED
+    return outcome(a_low > factor * b_high, a_high < factor * b_low)
 
 
 def alike(a: IntrinsicDimension, b: IntrinsicDimension, factor: float) -> str:
-    """Do d90 of a and of b differ by less than ``factor``, by their intervals?"""
+    """Return whether d90 of a and of b differ by less than ``factor``, by their intervals."""
     (a_low, a_high), (b_low, b_high) = interval(a), interval(b)
-    if min(a_low, b_low) == 0.0 or np.inf in (a_high, b_high):
-        return UNDECIDED
-    if a_high < factor * b_low and b_high < factor * a_low:
-        return REPRODUCED
-    return NOT_REPRODUCED if a_low > factor * b_high or b_low > factor * a_high else UNDECIDED
+    known = min(a_low, b_low) > 0.0 and max(a_high, b_high) < np.inf
+    less = a_high < factor * b_low and b_high < factor * a_low
+    return outcome(known and less, known and (a_low > factor * b_high or b_low > factor * a_high))
 
 
 def _number(rows: Sequence[Row], network: IntrinsicDimension) -> Verdict:
@@ -142,14 +126,12 @@ def _number(rows: Sequence[Row], network: IntrinsicDimension) -> Verdict:
     total, (low, high) = first["D"], interval(network)
     said = f"d90 = {shown(network)} ({shown_interval(network)}) of D = {total:,}"
     if (total, first["data"]) != (PUBLISHED_D, "mnist"):
-        small = REPRODUCED if high < 0.1 * total else NOT_REPRODUCED if 0.1 * total < low < np.inf else UNDECIDED
+        small = outcome(high < 0.1 * total, 0.1 * total < low < np.inf)
         return Verdict("A small network is learnt in less than a tenth of its dimensions", small, said)
     inside = low > PUBLISHED_DIM / 2 and high < PUBLISHED_DIM * 2
     outside = high < PUBLISHED_DIM / 2 or low > PUBLISHED_DIM * 2
-    outcome = REPRODUCED if inside else NOT_REPRODUCED if outside else UNDECIDED
-    return Verdict(
-        "The network of 199,210 parameters needs about 750 dimensions (within a factor of two)", outcome, said
-    )
+    claim = "The network of 199,210 parameters needs about 750 dimensions (within a factor of two)"
+    return Verdict(claim, outcome(inside, outside), said)
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:

@@ -17,12 +17,7 @@ from minipeft.data.fetch import fetch
 from minipeft.data.images import load_mnist
 from minipeft.data.text import characters, stretches
 from minipeft.lab.experiments.intrinsic_dimension.sparse_projection import store
-from minipeft.lab.framework.experiment import (
-    Config,
-    Row,
-    chosen,
-    select,
-)
+from minipeft.lab.framework.experiment import Config, Row, chosen, select
 from minipeft.lab.framework.training import accuracy, train
 from minipeft.models import MLP, DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
