@@ -10,16 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minipeft.lab.framework import study
-from minipeft.lab.framework.experiment import (
-    UNDECIDED,
-    Experiment,
-    Published,
-    Row,
-    Table,
-    Verdict,
-    chosen,
-    select,
-)
+from minipeft.lab.framework.experiment import UNDECIDED, Experiment, Published, Row, Table, Verdict, chosen, select
 from minipeft.lab.framework.study import PROSE, SENTIMENT, Plan, Variant
 from minipeft.peft import AdapterConfig, TopLayersConfig
 

@@ -214,11 +214,7 @@ TASKS = {
         "test accuracy",
         "%",
         True,
-        {
-            **digits_methods(),
-            "adapters": AdapterConfig(r=16),
-            "LoRA": LoraConfig(r=8, lora_alpha=16),
-        },
+        {**digits_methods(), "adapters": AdapterConfig(r=16), "LoRA": LoraConfig(r=8, lora_alpha=16)},
         Budget((2e-5, 1e-4, 5e-4, 2e-3, 1e-2, 5e-2), (101,), (0, 1, 2), 75),
         prepare_sentiment,
         draw_sentiment,
