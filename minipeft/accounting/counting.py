@@ -54,15 +54,15 @@ class Memory:
         return sum(self.by_kind().values())
 
     def by_kind(self) -> dict[str, int]:
-        """The four kinds by name."""
+        """Return the four kinds by name."""
         return {f.name.replace("_", " "): getattr(self, f.name) for f in fields(self)}
 
 
 def memory(model: Module, optimizer: Any = None, loss: Tensor | None = None) -> Memory:
-    """Bytes of parameters, gradients, optimizer state, and the activations saved for the backward of ``loss``.
+    """Return the bytes of a training step by kind.
 
-    gradients: what the trainable parameters will receive. activations: every buffer that the recorded graph keeps,
-    once, less those that are parameters; 0 without a loss.
+    Gradients are those that the trainable parameters will receive. Activations are the buffers that the recorded graph
+    of ``loss`` keeps for its backward, each once, without the parameters; 0 without a loss.
     """
     parameters = list(model.parameters())
     gradients = sum(p.data.nbytes for p in parameters if p.requires_grad)
@@ -72,7 +72,7 @@ def memory(model: Module, optimizer: Any = None, loss: Tensor | None = None) -> 
 
 
 def recorded_nodes(loss: Tensor) -> Iterator[Node]:
-    """The nodes of the graph that ``loss`` stands on, each once."""
+    """Yield the nodes of the graph of ``loss``, each once."""
     seen: set[int] = set()
     stack = [loss.node] if loss.node is not None else []
     while stack:
@@ -85,7 +85,7 @@ def recorded_nodes(loss: Tensor) -> Iterator[Node]:
 
 
 def saved_buffers(loss: Tensor, parameters: list[Tensor]) -> Iterator[tuple[Node, int]]:
-    """(node, bytes) for each buffer that the graph keeps, at the first node that saved it; parameters are left out."""
+    """Yield (node, bytes) of each buffer that the graph keeps, with the first node that saved it; not of parameters."""
     seen = {id(buffer_of(p.data)) for p in parameters}
     for node in sorted(recorded_nodes(loss), key=lambda n: n.birth):
         for x in saved_arrays(node.ctx.saved) if node.ctx is not None else ():
@@ -95,7 +95,7 @@ def saved_buffers(loss: Tensor, parameters: list[Tensor]) -> Iterator[tuple[Node
 
 
 def saved_by(loss: Tensor, model: Module) -> dict[str, int]:
-    """Bytes of saved activations by the Function that saved them first."""
+    """Return the bytes of saved activations by the Function that saved them first."""
     by_name: Counter[str] = Counter()
     for node, n in saved_buffers(loss, list(model.parameters())):
         by_name[node.name] += n
@@ -111,20 +111,20 @@ def saved_arrays(values: tuple[Any, ...]) -> Iterator[Array]:
 
 
 def buffer_of(x: Array) -> Array:
-    """The array that owns the memory of x."""
+    """Return the array that owns the memory of x."""
     while x.base is not None and is_array(x.base):
         x = x.base
     return x
 
 
 def count_flops() -> AbstractContextManager[FlopCount]:
-    """A context that counts the FLOPs of all matrix products made inside, forward and backward apart."""
+    """Return a context that counts the FLOPs of all matrix products inside, of forward and backward separately."""
     return counting(FlopCount())
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a training step takes; as a text, a table with units."""
+    """What a training step needs; as a text, a table with units."""
 
     parameters: ParameterCount
     memory: Memory
@@ -154,13 +154,20 @@ def _share(name: str, n: int, trained: int) -> tuple[str, str, str, str]:
 
 
 def report(model: Module, optimizer: Any = None, loss: Tensor | None = None, flops: FlopCount | None = None) -> Report:
-    """All that is counted on a model, its optimizer, a recorded loss and its FLOPs."""
+    """Return all that is counted on a model.
+
+    Args:
+        model: gives the parameters.
+        optimizer: gives the optimizer's state, 0 without one.
+        loss: a recorded loss, whose graph gives the activations.
+        flops: what was counted while the loss was computed.
+    """
     saved = {} if loss is None else saved_by(loss, model)
     return Report(count_parameters(model), memory(model, optimizer, loss), saved, flops)
 
 
 def readable_bytes(n: int) -> str:
-    """Bytes with a binary unit: 1.5 MiB."""
+    """Return bytes with a binary unit: 1.5 MiB."""
     value = float(n)
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:
@@ -177,9 +184,9 @@ UNITS = {
 
 
 def bytes_of(size: int | float | str) -> int:
-    """A size in bytes: a number, or a text such as "2GiB", "500 MB", "1.5e9".
+    """Return a size in bytes, given as a number or a text such as "2GiB", "500 MB", "1.5e9".
 
-    Raises ValueError for what is no size, and for one that is not positive.
+    Raises ValueError for anything else and for a size that is not positive.
     """
     found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", str(size).lower())
     try:

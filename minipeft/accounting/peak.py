@@ -90,7 +90,7 @@ class Forecast:
 
     @property
     def states(self) -> int:
-        """Bytes of parameters and optimizer state."""
+        """Return the bytes of parameters and optimizer state."""
         return self.parameters + self.optimizer_state
 
     def work(self, examples: int, accumulating: bool = False) -> int:

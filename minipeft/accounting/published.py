@@ -6,11 +6,19 @@ from dataclasses import dataclass
 
 
 def zero_memory(psi: float, k: float = 12, n: int = 1, stage: int = 0) -> float:
-    """Bytes of model states a device, by stage of ZeRO (Rajbhandari et al. 2020), for mixed precision and Adam.
+    """Return the bytes of model states a device, (2 + 2 + K) Ψ without ZeRO, for mixed precision and Adam.
 
-    psi: Ψ, the number of parameters; k: K, bytes of optimizer state a parameter; n: N_d, the number of devices.
-    Stage 0: (2 + 2 + K) Ψ; 1 spreads the optimizer state, 2 also the gradients, 3 also the parameters.
-    Raises ValueError for a stage outside 0 to 3 or n below 1.
+    Args:
+        psi: Ψ, the number of parameters.
+        k: K, bytes of optimizer state a parameter.
+        n: N_d, the number of devices.
+        stage: what is spread over the devices: 0 nothing, 1 the optimizer state, 2 also the gradients, 3 also the
+            parameters.
+
+    Raises:
+        ValueError: a stage outside 0 to 3, or n below 1.
+
+    Source: Rajbhandari et al. 2020, Figure 1.
     """
     if stage not in (0, 1, 2, 3) or n < 1:
         raise ValueError(f"zero_memory: stage is 0 to 3 and n at least 1, got stage {stage}, n {n}")
@@ -21,10 +29,19 @@ def zero_memory(psi: float, k: float = 12, n: int = 1, stage: int = 0) -> float:
 def gpt3_parameters(
     n_layers: int, d_model: int, vocab_size: int = 50257, context: int = 2048, d_attention: int | None = None
 ) -> int:
-    """The exact number of parameters of a GPT-2/3 decoder with tied embeddings (Brown et al. 2020, Table 2.1).
+    """Return the exact number of parameters of a GPT-2/3 decoder with tied embeddings.
 
     12 d² + 13 d a layer: four attention matrices with biases, two feed-forward ones, two normalizations; then the token
-    and position tables and the last normalization. d_attention: n_heads · d_head where that is not d_model.
+    and position tables and the last normalization.
+
+    Args:
+        n_layers: layers.
+        d_model: width, d.
+        vocab_size: rows of the token table.
+        context: rows of the position table.
+        d_attention: n_heads · d_head, if that is not d_model.
+
+    Source: Brown et al. 2020, Table 2.1.
     """
     a = d_model if d_attention is None else d_attention
     attention = 4 * d_model * a + 3 * a + d_model
@@ -34,7 +51,7 @@ def gpt3_parameters(
 
 @dataclass(frozen=True)
 class Gpt3Size:
-    """A row of Table 2.1 of Brown et al. 2020; ``printed`` is the number of parameters that stands there."""
+    """A row of Table 2.1 of Brown et al. 2020; ``printed`` is its number of parameters."""
 
     name: str
     printed: float

@@ -1,4 +1,4 @@
-"""The arguments of a model's calls: lists become arrays, Hugging Face's names ours, and unknown ones an answer."""
+"""The arguments of a model's calls: lists become arrays, Hugging Face names minipeft's; unknown ones are an error."""
 
 from __future__ import annotations
 

@@ -34,17 +34,19 @@ class Config:
 class Model(Module):
     """A model with a configuration: ``config``, of type ``config_class``, holds all that is needed to build it again.
 
-    ``inside``: the other models that contain a model of this class, {class name: path}. ``tied_weights``: the paths
-    that hold one tensor if ``config.tied``.
+    Attributes:
+        inside: the other models that contain a model of this class, {class name: path}.
+        tied_weights: the paths that hold one tensor if ``config.tied``.
+        labels_note: what the labels of ``loss`` are, if Hugging Face's differ.
+        classes: all models by class name.
     """
 
     config: Any
     config_class: ClassVar[type]
     inside: ClassVar[dict[str, str]] = {}
     tied_weights: ClassVar[tuple[str, ...]] = ()
+    labels_note: ClassVar[str] = ""
     classes: ClassVar[dict[str, type[Model]]] = {}
-
-    labels_note: ClassVar[str] = ""  # what the labels of `loss` are, where Hugging Face's differ
 
     def __init_subclass__(cls) -> None:
         Model.classes[cls.__name__] = cls
@@ -109,7 +111,7 @@ class Model(Module):
 
     @classmethod
     def layouts(cls) -> dict[str, Layout]:
-        """The Hugging Face layouts that this class reads, by their model_type."""
+        """Return the Hugging Face layouts that this class reads, by model_type."""
         return {}
 
     def huggingface_type(self) -> str:
@@ -120,9 +122,9 @@ class Model(Module):
         return types[0]
 
     def set_attention(self, kind: str, block: int = 128) -> Self:
-        """How attention works: "full" keeps each head's (N, S) matrix, "blockwise" computes it anew, by ``block`` keys.
+        """Choose how attention works: "full" keeps each head's (N, S) matrix, "blockwise" recomputes it block by block.
 
-        Both are exact. Raises ValueError for another kind or a block below 1.
+        Both are exact. block: keys. Raises ValueError for another kind or a block below 1.
         """
         if kind not in ("full", "blockwise") or block < 1:
             raise ValueError(
@@ -134,7 +136,7 @@ class Model(Module):
         return self
 
     def gradient_checkpointing(self, on: bool = True) -> Self:
-        """Keep only each layer's input for the backward, and compute the rest of it anew there (Chen et al. 2016).
+        """Keep only each layer's input for the backward, and recompute the rest there (Chen et al. 2016).
 
         One forward more in each backward; the same gradients to the bit.
         """

@@ -50,7 +50,18 @@ class DecoderConfig(Config):
         context: int = 1024,
         **changes: Any,
     ) -> Self:
-        """GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU by tanh, biases; small by default."""
+        """Return the choices of GPT-2: learned positions, LayerNorm, GELU by tanh, biases; GPT-2 small by default.
+
+        Args:
+            vocab_size: tokens, V.
+            d_model: width, d.
+            n_layers: layers, L.
+            n_heads: attention heads.
+            context: the longest sequence.
+            changes: other fields of the class; d_ff is 4 d by default.
+
+        Source: Radford et al. 2019.
+        """
         return cls(vocab_size, d_model, n_layers, n_heads, changes.pop("d_ff", 4 * d_model), context, **changes)
 
     @classmethod
@@ -65,7 +76,20 @@ class DecoderConfig(Config):
         context: int = 2048,
         **changes: Any,
     ) -> Self:
-        """Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, grouped queries; SmolLM2-135M by default."""
+        """Return the choices of Llama: rotary positions, RMSNorm, SwiGLU, grouped queries; SmolLM2-135M by default.
+
+        Args:
+            vocab_size: tokens, V.
+            d_model: width, d.
+            n_layers: layers, L.
+            n_heads: query heads.
+            n_kv_heads: heads of keys and values; each serves n_heads / n_kv_heads query heads.
+            d_ff: width of the feed-forward.
+            context: the longest sequence.
+            changes: other fields of the class.
+
+        Source: Touvron et al. 2023.
+        """
         choices: dict[str, Any] = {
             **{"rotary": True, "norm": "rms", "eps": 1e-5, "activation": "silu", "gated": True, "bias": False},
             **changes,
@@ -96,7 +120,7 @@ class DecoderLM(Model):
             self.lm_head.weight = self.input.tokens.weight
 
     def hidden(self, ids: np.ndarray, mask: np.ndarray | None = None, cache: list[Cache] | None = None) -> Tensor:
-        """The last hidden states (B, T, d) of ids (B, T); rows of a prompt are used and dropped.
+        """Return the last hidden states (B, T, d) of ids (B, T); rows of a prompt are used and dropped.
 
         mask (B, T_all): True for real tokens, the cached ones included; padding may stand on either side.
         cache: from `nn.new_cache`, extended by these tokens.
@@ -111,11 +135,11 @@ class DecoderLM(Model):
         return last_rows(x, ids.shape[1])
 
     def forward(self, ids: np.ndarray, mask: np.ndarray | None = None, cache: list[Cache] | None = None) -> Tensor:
-        """Logits (B, T, V) of the next token after each of ids (B, T)."""
+        """Return the logits (B, T, V) of the next token after each of ids (B, T)."""
         return self.lm_head(self.hidden(ids, mask, cache))
 
     def loss(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
-        """The mean cross-entropy in nats of labels (B, T): labels[:, t] is the token after ids[:, t], -100 ignored."""
+        """Return the mean cross-entropy in nats of labels (B, T): labels[:, t] follows ids[:, t], -100 is ignored."""
         return head_loss(self.hidden(ids, mask), self.lm_head, labels)
 
     @classmethod

@@ -66,7 +66,7 @@ class Encoder(Model):
         self.stack = TransformerStack(config, causal=False, cross=False, rng=rng)
 
     def forward(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
-        """Hidden states (B, T, d); mask (B, T) True for real tokens; rows of a prompt are used and dropped."""
+        """Return the hidden states (B, T, d), without the rows of a prompt; mask (B, T) is True for real tokens."""
         inputs = self.input(ids, mask, token_types=token_types)
         return last_rows(self.stack(inputs.x, inputs.mask), ids.shape[1])
 
@@ -103,12 +103,12 @@ class EncoderMaskedLM(Model):
         self.lm_head.bias = parameter(np.zeros(config.vocab_size))
 
     def hidden(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
-        """What the vocabulary matrix is applied to, (B, T, d)."""
+        """Return what the vocabulary matrix is applied to, (B, T, d)."""
         x = self.transform(self.encoder(ids, mask, token_types))
         return self.transform_norm(ops.activation(x, self.config.activation))
 
     def forward(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
-        """Logits (B, T, V) of the token at each place."""
+        """Return the logits (B, T, V) of the token at each place."""
         return self.lm_head(self.hidden(ids, mask, token_types))
 
     def loss(
@@ -118,7 +118,14 @@ class EncoderMaskedLM(Model):
         mask: np.ndarray | None = None,
         token_types: np.ndarray | None = None,
     ) -> Tensor:
-        """The mean cross-entropy in nats of labels (B, T): the original token where one was masked, -100 elsewhere."""
+        """Return the mean cross-entropy in nats.
+
+        Args:
+            ids: (B, T), some of them masked.
+            labels: (B, T), the original token where one was masked, -100 elsewhere.
+            mask: (B, T), True for real tokens; by default all.
+            token_types: (B, T), by default 0.
+        """
         return head_loss(self.hidden(ids, mask, token_types), self.lm_head, labels)
 
     @classmethod
@@ -134,11 +141,20 @@ def mask_tokens(
     keep: np.ndarray | None = None,
     fraction: float = 0.15,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masked ids and labels (B, T) for masked-LM pre-training (Devlin et al. 2019, section 3.1).
+    """Return masked ids and labels (B, T) for masked-LM pre-training.
 
-    A ``fraction`` of the tokens is chosen; of these 80 % become ``mask_id``, 10 % a random token, 10 % stay.
-    keep: (B, T) True for tokens that are never chosen (padding, special tokens). Labels are -100 where nothing was
-    chosen; at least one token is, where any may be.
+    Args:
+        ids: (B, T).
+        mask_id: the id of the mask token, which 80 % of the chosen tokens become.
+        vocab_size: 10 % of the chosen tokens become a random id below this; 10 % stay.
+        rng: seed or generator of the choice.
+        keep: (B, T), True for tokens that are never chosen, such as padding and special tokens.
+        fraction: the share of tokens that is chosen, at least one if any may be.
+
+    Returns:
+        The masked ids; the labels, -100 for tokens that were not chosen.
+
+    Source: Devlin et al. 2019, section 3.1.
     """
     rng = generator(rng)
     dice = rng.random(ids.shape)
@@ -199,18 +215,24 @@ class EncoderClassifier(Model):
         pool: str | None = None,
         rng: int | np.random.Generator = 0,
     ) -> Self:
-        """The classifier in a folder; or the encoder in it under a new head, drawn from ``rng``.
+        """Return the classifier in a folder; or the encoder in it under a new head.
 
-        The head is the folder's if the folder has one and neither n_classes nor pool is given, and new otherwise, with
-        two classes and mean pooling unless given. Raises FileError as `Model.from_pretrained` does, and for "pooler"
-        where the folder has no such layer.
+        Args:
+            source: a folder, or the name of something that `minipeft fetch` got.
+            n_classes: the classes of a new head, two by default.
+            pool: the pooling of a new head, "mean" by default. If neither of the two is given, a folder with a head
+                keeps it.
+            rng: seed or generator of a new head.
+
+        Raises:
+            FileError: as `Model.from_pretrained`, and for "pooler" if the folder has no such layer.
         """
         opened = PretrainedSource.open(source)
         if n_classes is None and pool is None and _has_head(opened):
             return opened.build(cls, opened.config_of(cls)).filled(opened)
         model = opened.build(cls, opened.config_of(Encoder), n_classes, pool)
         model.classifier = Linear(model.config.d_model, model.config.n_classes, rng=generator(rng))
-        if not opened.is_ours:
+        if not opened.is_minipeft:
             return model.filled(opened, new="classifier.")
         model.encoder.filled(opened)
         if model.pooler is not None:
@@ -227,7 +249,7 @@ class EncoderClassifier(Model):
         return {"bert": BERT_CLASSIFIER}
 
     def pooled(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
-        """One vector a sentence, (B, d)."""
+        """Return one vector a sentence, (B, d)."""
         x = self.encoder(ids, mask, token_types)
         if self.config.pool == "mean":
             weights = np.ones(ids.shape) if mask is None else np.asarray(mask, dtype=np.float64)
@@ -236,7 +258,7 @@ class EncoderClassifier(Model):
         return first if self.pooler is None else ops.tanh(self.pooler(first))
 
     def forward(self, ids: np.ndarray, mask: np.ndarray | None = None, token_types: np.ndarray | None = None) -> Tensor:
-        """Logits (B, n_classes)."""
+        """Return the logits (B, n_classes)."""
         return self.classifier(self.dropout(self.pooled(ids, mask, token_types)))
 
     def loss(
@@ -246,12 +268,19 @@ class EncoderClassifier(Model):
         mask: np.ndarray | None = None,
         token_types: np.ndarray | None = None,
     ) -> Tensor:
-        """The mean cross-entropy in nats of labels (B,)."""
+        """Return the mean cross-entropy in nats.
+
+        Args:
+            ids: (B, T).
+            labels: (B,), the class of each sentence.
+            mask: (B, T), True for real tokens; by default all.
+            token_types: (B, T), by default 0.
+        """
         return ops.cross_entropy(self.forward(ids, mask, token_types), labels)
 
 
 def _has_head(opened: PretrainedSource) -> bool:
-    """Whether a folder of ours, or of Hugging Face's, says that it holds a whole classifier."""
-    if opened.is_ours:
+    """Return whether a folder of minipeft or of Hugging Face says that it holds a whole classifier."""
+    if opened.is_minipeft:
         return opened.model_class == "EncoderClassifier"
     return opened.is_a(BERT_CLASSIFIER.architecture)

@@ -69,7 +69,7 @@ class EncoderDecoder(Model):
         return TextInput(c.vocab_size, c.d_model, c.context, norm=norm, dropout=c.dropout, rng=rng)
 
     def encode(self, ids: np.ndarray, mask: np.ndarray | None = None) -> tuple[Tensor, Array | None]:
-        """The memory (B, S', d) of source ids (B, S), the rows of a prompt included, and its mask (B, S')."""
+        """Return the memory (B, S', d) of source ids (B, S), the rows of a prompt included, and its mask (B, S')."""
         inputs = self.encoder_input(ids, mask)
         return self.encoder(inputs.x, inputs.mask), inputs.mask
 
@@ -81,7 +81,15 @@ class EncoderDecoder(Model):
         target_mask: np.ndarray | None = None,
         cache: list[Cache] | None = None,
     ) -> Tensor:
-        """Hidden states (B, T, d) of target ids (B, T) that look at the memory."""
+        """Return the hidden states (B, T, d) of target ids that attend to the memory.
+
+        Args:
+            target_ids: (B, T).
+            memory: (B, S', d), from `encode`.
+            memory_mask: (B, S'), from `encode`.
+            target_mask: (B, T), True for real tokens; by default all.
+            cache: from `nn.new_cache`, extended by these tokens.
+        """
         start = cache[0].attention.length if cache else 0
         inputs = self.decoder_input(target_ids, target_mask, start)
         x = self.decoder(inputs.x, inputs.mask, memory, memory_mask, cache=cache)
@@ -94,7 +102,14 @@ class EncoderDecoder(Model):
         mask: np.ndarray | None = None,
         target_mask: np.ndarray | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) of the token after each of target_ids."""
+        """Return the logits (B, T, V) of the token after each of target_ids.
+
+        Args:
+            ids: the source, (B, S).
+            target_ids: (B, T).
+            mask: (B, S), True for real tokens; by default all.
+            target_mask: (B, T), True for real tokens; by default all.
+        """
         return self.lm_head(self.decode(target_ids, *self.encode(ids, mask), target_mask=target_mask))
 
     def loss(
@@ -104,13 +119,20 @@ class EncoderDecoder(Model):
         mask: np.ndarray | None = None,
         target_ids: np.ndarray | None = None,
     ) -> Tensor:
-        """The mean cross-entropy in nats of labels (B, T), -100 ignored; target_ids: by default labels `shifted`."""
+        """Return the mean cross-entropy in nats.
+
+        Args:
+            ids: the source, (B, S).
+            labels: (B, T), -100 is ignored.
+            mask: (B, S), True for real tokens; by default all.
+            target_ids: (B, T), what the decoder reads; by default the labels `shifted`.
+        """
         if target_ids is None:
             target_ids = self.shifted(labels)
         return head_loss(self.decode(target_ids, *self.encode(ids, mask)), self.lm_head, labels)
 
     def shifted(self, labels: np.ndarray) -> np.ndarray:
-        """What the decoder reads to predict ``labels``: the start token, then all labels but the last (-100 as pad)."""
+        """Return what the decoder reads to predict ``labels``: the start token, then all but the last, -100 as pad."""
         first = np.full((len(labels), 1), self.config.start, dtype=labels.dtype)
         moved = np.concatenate([first, labels[:, :-1]], axis=1)
         return np.where(moved == IGNORED, self.config.pad, moved)

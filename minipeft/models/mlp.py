@@ -36,7 +36,7 @@ class MLP(Model):
         self.layers = [Linear(k, d, rng=rng) for k, d in zip(config.sizes[:-1], config.sizes[1:], strict=True)]
 
     def forward(self, x: Array) -> Tensor:
-        """Logits (B, C) of x (B, ...), flattened to (B, sizes[0])."""
+        """Return the logits (B, C) of x (B, ...), flattened to (B, sizes[0])."""
         like = next(self.parameters()).data
         x = to_device(x, device_of(like)).astype(like.dtype)
         z = Tensor(x.reshape(len(x), -1))
@@ -45,5 +45,5 @@ class MLP(Model):
         return self.layers[-1](z)
 
     def loss(self, x: Array, labels: np.ndarray) -> Tensor:
-        """The mean cross-entropy in nats of labels (B,)."""
+        """Return the mean cross-entropy in nats of labels (B,)."""
         return ops.cross_entropy(self.forward(x), labels)

@@ -57,10 +57,10 @@ class PretrainedSource:
             ggufs = [(f.name, f"a GGUF file is given by its own name, {f}") for f in sorted(path.glob("*.gguf"))]
             raise wrong_folder(path, ["config.json"], [*ADAPTERS, *ggufs], "from_pretrained('{}')")
         settings = read_json(path / "config.json")
-        kind, ours = (
+        model_type, model_class = (
             x if isinstance(x := settings.pop(key, None), str) else None for key in ("model_type", "model_class")
         )
-        return cls(path, kind, ours, settings)
+        return cls(path, model_type, model_class, settings)
 
     @property
     def settings_file(self) -> Path:
@@ -71,12 +71,12 @@ class PretrainedSource:
         return read_checkpoint(self.path) if self.gguf is None else gguf_arrays(self.gguf)
 
     @property
-    def is_ours(self) -> bool:
+    def is_minipeft(self) -> bool:
         return self.model_type == "minipeft"
 
     def named_class(self, classes: Mapping[str, Any]) -> Any:
         """Return minipeft's class for the settings out of all ``classes`` by name; FileError if there is none."""
-        if self.is_ours and self.model_class is not None and self.model_class in classes:
+        if self.is_minipeft and self.model_class is not None and self.model_class in classes:
             return classes[self.model_class]
         fitting = {c: c.layouts()[self.model_type] for c in classes.values() if self.model_type in c.layouts()}
         for model_class, layout in fitting.items():
@@ -85,7 +85,7 @@ class PretrainedSource:
         for model_class, layout in fitting.items():
             if layout.bare or len(fitting) == 1:
                 return model_class
-        if self.is_ours:
+        if self.is_minipeft:
             what, known = f"model_class {self.model_class!r}", set(classes)
         else:
             kinds = (kind for c in classes.values() for kind in c.layouts())
@@ -100,7 +100,7 @@ class PretrainedSource:
     def config_of(self, model_class: Any) -> Any:
         """Return the configuration of the model of this class in the folder; FileError if there is none."""
         file = self.settings_file
-        if not self.is_ours:
+        if not self.is_minipeft:
             return self._layout(model_class).config(model_class.config_class, self.settings, file)
         settings = self.settings
         if self._part(model_class):  # the whole model's settings, the part's own among them
@@ -124,7 +124,7 @@ class PretrainedSource:
             sizes = [math.prod(entry.shape) for entry in self.gguf.entries.values()]
         else:
             own = self.path / "model.safetensors"
-            files = [own] if self.is_ours else checkpoint_files(self.path)
+            files = [own] if self.is_minipeft else checkpoint_files(self.path)
             sizes = [math.prod(entry.shape) for f in files for entry in safetensors_header(f)[0].values()]
         free = {"context"} if getattr(config, "rotary", False) else set()  # it has no table of positions
         for name in {f.name for f in fields(config)} - free if sizes else ():
@@ -144,7 +144,7 @@ class PretrainedSource:
 
     def arrays_of(self, model: Module, new: str = "") -> dict[str, np.ndarray]:
         """Return the model's arrays by path; those whose paths begin with ``new`` are the model's own."""
-        if not self.is_ours:
+        if not self.is_minipeft:
             return self._layout(type(model)).arrays(model, self.checkpoint(), self.path, new)
         part = self._part(type(model))
         arrays = {name.removeprefix(part): x for name, x in self.own_arrays().items() if name.startswith(part)}

@@ -51,7 +51,16 @@ class TransformerStack(Module):
         angles: Angles | None = None,
         cache: list[Cache] | None = None,
     ) -> Tensor:
-        """x (B, T, d) -> (B, T, d)."""
+        """Return the output (B, T, d) of the last layer, normalized if the layers are not.
+
+        Args:
+            x: (B, T, d).
+            mask: (B, T), True for real tokens.
+            memory: (B, S, d), the encoder's output, for cross-attention.
+            memory_mask: (B, S), True for real rows of the memory.
+            angles: cos and sin of rotary positions.
+            cache: keys and values of earlier tokens, one entry a layer, which is extended.
+        """
         for i, layer in enumerate(self.layers):
             if self.recompute and cache is None:
                 x = checkpoint(layer, x, mask, memory, memory_mask, angles)
@@ -61,7 +70,17 @@ class TransformerStack(Module):
 
 
 def rotary_tables(positions: np.ndarray, head_dim: int, theta: float, like: Array) -> Angles:
-    """cos and sin for ``positions`` (T,) or (B, T), on the device and in the type of ``like``."""
+    """Return cos and sin of rotary positions.
+
+    Args:
+        positions: (T,) or (B, T).
+        head_dim: the width D of a head.
+        theta: the base of the frequencies.
+        like: gives the device and dtype.
+
+    Returns:
+        Two arrays (T, D/2) or (B, 1, T, D/2).
+    """
     cos, sin = ops.rotary_angles(positions, head_dim, theta)
     if positions.ndim == 2:
         cos, sin = cos[:, None], sin[:, None]  # (B, 1, T, D/2)
@@ -69,12 +88,12 @@ def rotary_tables(positions: np.ndarray, head_dim: int, theta: float, like: Arra
 
 
 def last_rows(x: Tensor, T: int) -> Tensor:
-    """The last T rows of x (B, P + T, d): what remains when a prompt's rows are dropped."""
+    """Return the last T rows of x (B, P + T, d), which drops the rows of a prompt."""
     return x if x.shape[1] == T else x[:, x.shape[1] - T :]
 
 
 def head_loss(x: Tensor, head: Any, labels: np.ndarray) -> Tensor:
-    """Cross-entropy of ``head(x)``, by blocks of rows where the head is a plain linear layer."""
+    """Return the cross-entropy of ``head(x)``, by blocks of rows if the head is a plain linear layer."""
     if type(head) is Linear:
         return ops.linear_cross_entropy(x, head.weight, labels, head.bias)
     return ops.cross_entropy(head(x), labels)

@@ -52,22 +52,22 @@ class ViT(Model):
         self.classifier = Linear(config.d_model, config.n_classes, rng=rng)
 
     def hidden(self, images: Array) -> Tensor:
-        """The last hidden states (B, 1 + T, d), class token first; rows of a prompt are used and dropped."""
+        """Return the last hidden states (B, 1 + T, d), class token first; rows of a prompt are used and dropped."""
         return last_rows(self.stack(self.input(images)), self.input.positions.shape[1])
 
     def forward(self, images: Array) -> Tensor:
-        """Logits (B, n_classes)."""
+        """Return the logits (B, n_classes)."""
         return self.classifier(self.hidden(images)[:, 0])
 
     def loss(self, images: Array, labels: np.ndarray) -> Tensor:
-        """The mean cross-entropy in nats of labels (B,)."""
+        """Return the mean cross-entropy in nats of labels (B,)."""
         return ops.cross_entropy(self.forward(images), labels)
 
     @classmethod
     def from_pretrained(
         cls, source: str | Path, n_classes: int | None = None, rng: int | np.random.Generator = 0
     ) -> Self:
-        """The model in a folder; with ``n_classes`` given, under a new head of so many classes, drawn from ``rng``.
+        """Return the model in a folder; if ``n_classes`` is given, under a new head of n classes, drawn from ``rng``.
 
         Raises FileError as `Model.from_pretrained` does.
         """

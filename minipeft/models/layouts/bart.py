@@ -9,14 +9,14 @@ from minipeft.models.layouts.fields import Unsupported, activation
 from minipeft.models.layouts.layout import Layout, Row, Settings, both
 
 
-def _attention(side: str, ours: str, theirs: str) -> tuple[Row, ...]:
+def _attention(side: str, path: str, name: str) -> tuple[Row, ...]:
     layer = f"{side}.layers.{{l}}"
     return (
-        *both(f"{layer}.{ours}.q_proj", f"{layer}.{theirs}.q_proj"),
-        *both(f"{layer}.{ours}.k_proj", f"{layer}.{theirs}.k_proj"),
-        *both(f"{layer}.{ours}.v_proj", f"{layer}.{theirs}.v_proj"),
-        *both(f"{layer}.{ours}.out_proj", f"{layer}.{theirs}.out_proj"),
-        *both(f"{layer}.{ours}_norm", f"{layer}.{theirs}_layer_norm"),
+        *both(f"{layer}.{path}.q_proj", f"{layer}.{name}.q_proj"),
+        *both(f"{layer}.{path}.k_proj", f"{layer}.{name}.k_proj"),
+        *both(f"{layer}.{path}.v_proj", f"{layer}.{name}.v_proj"),
+        *both(f"{layer}.{path}.out_proj", f"{layer}.{name}.out_proj"),
+        *both(f"{layer}.{path}_norm", f"{layer}.{name}_layer_norm"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The fields of a config.json of Hugging Face's: those that change no output, those that must have one value.
+"""The fields of a Hugging Face config.json: those that change no output, those that must have one value.
 
 Sources: the configuration classes of transformers 4 and 5, and the files of well-known models.
 """
@@ -84,30 +84,48 @@ class Asked(dict[str, Any]):
 def values_of(
     fields: Mapping[str, str | Callable[[Any], Any]], hints: Mapping[str, Any], settings: Asked, path: Path
 ) -> dict[str, Any]:
-    """Return our values of ``fields``, each of the type in ``hints``; FileError with the names of the file's fields."""
+    """Return minipeft's settings.
+
+    Args:
+        fields: by setting, the name of the file's field, or a function of all of them.
+        hints: by setting, its type.
+        settings: the file's fields.
+        path: the file, for messages.
+
+    Raises:
+        FileError: a field is missing, of another type or not implemented; the message names it as the file does.
+    """
     values: dict[str, Any] = {}
-    for ours, theirs in fields.items():
+    for setting, field in fields.items():
         start = len(settings.names)
         try:
-            value = theirs(settings) if callable(theirs) else settings[theirs]
+            value = field(settings) if callable(field) else settings[field]
         except KeyError as error:
             raise FileError(f"{path}: the field {error.args[0]!r} is missing") from None
         except Unsupported as error:
             raise FileError(f"{path}: {error}") from None
         except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             told = settings.told(settings.names[start:])
-            raise FileError(f"{path}: no {ours} can be made of {told} ({error})") from None
+            raise FileError(f"{path}: cannot make {setting} from {told} ({error})") from None
         asked = settings.names[start:]
-        if isinstance(theirs, str):
-            check_number(value, hints[ours], theirs, path, is_id=theirs.endswith("_id"))
+        if isinstance(field, str):
+            check_number(value, hints[setting], field, path, is_id=field.endswith("_id"))
         else:
-            check_number(value, hints[ours], f"{ours} (from {settings.told(asked)})", path)
-        values[ours] = typed(value, hints[ours])
+            check_number(value, hints[setting], f"{setting} (from {settings.told(asked)})", path)
+        values[setting] = typed(value, hints[setting])
     return values
 
 
 def check_number(value: Any, hint: Any, name: str, path: Path, is_id: bool = False) -> None:
-    """Raise FileError for a value of another type, a number that is not finite, or a size below 1 (an id: below 0)."""
+    """Raise FileError for a value of another type, a number that is not finite, or a size below 1.
+
+    Args:
+        value: the value in the file.
+        hint: the type that it must have.
+        name: what it is called there, for messages.
+        path: the file, for messages.
+        is_id: it is an id, which may be 0.
+    """
     try:
         typed(value, hint)
     except TypeError:
@@ -197,7 +215,7 @@ ACTIVATIONS = {
 
 
 def activation(field: str) -> Callable[[Any], str]:
-    """Return a reader of our name of the activation that is under ``field``."""
+    """Return a reader of minipeft's name of the activation in ``field``."""
 
     def read(settings: Any) -> str:
         if settings[field] not in ACTIVATIONS:

@@ -1,4 +1,4 @@
-"""Hugging Face folders: their configurations and their names, as tables of rows (ours, theirs, how)."""
+"""Hugging Face folders: their configurations and their names, as tables of rows (path, name, how)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a name table: minipeft's path, Hugging Face's name, and how that tensor becomes minipeft's.
+    """One line of a name table.
 
-    ours: the path; "{l}" is the layer.
-    theirs: the name.
-    how: "" as it is; "T" transposed, for a layer that stores (in, out); "0/3" the first of three equal parts of the
-    last axis, "0/3T" the same and then transposed; "from 2" without the first two rows; "matrix" flattened to
-    (rows, rest); "vector" flattened.
-    optional: the file may lack the tensor; the parameter then keeps its initial value.
+    Attributes:
+        path: minipeft's path; "{l}" is the layer.
+        name: Hugging Face's name.
+        how: how that tensor becomes minipeft's: "" as it is; "T" transposed, for a layer that stores (in, out); "0/3"
+            the first of three equal parts of the last axis, "0/3T" the same and then transposed; "from 2" without the
+            first two rows; "matrix" flattened to (rows, rest); "vector" flattened.
+        optional: the file may lack the tensor; the parameter then keeps its initial value.
     """
 
-    ours: str
-    theirs: str
+    path: str
+    name: str
     how: str = ""
     optional: bool = False
 
@@ -39,17 +40,23 @@ class Row:
 class Layout:
     """How one model_type is read.
 
-    fields: minipeft's settings, each the name of a field in config.json, or a function of all fields.
-    constructor: the class method of the configuration class that takes these settings; "" for the class itself.
-    fixed: {field: the values that are implemented, the default first}. same: {field: the field that it is another name
-    of}. Fields that are in none of these must be off, unless they change no output (`fields.NO_EFFECT`).
-    rows: the names of the base model's tensors, without the prefix ``base`` that they have in a model with a head, and
-    the names of the head's tensors, which begin with one of ``heads``. bare: the class here is the base model without a
-    head. architecture: the name of Hugging Face's class of the model with that head.
-    aliases: (pattern, replacement) for names of other versions.
-    tied: (name, name) of tensors that are one in a tied model. A file may hold either; if it holds both, they must be
-    equal. untied: the rows of these tensors in a model that is not tied, each under the name of its own module.
-    unused: modules that exist there and compute nothing. ignored: patterns of names of tensors that are not read.
+    Attributes:
+        fields: minipeft's settings, each the name of a field in config.json, or a function of all fields.
+        rows: the tensors of the base model, without the prefix ``base``, and of the head.
+        fixed: {field: the values that are implemented, the default first}. A field that is named nowhere here must be
+            off, unless it changes no output (`fields.NO_EFFECT`).
+        constructor: the class method of the configuration class that takes the settings; "" for the class itself.
+        same: {field: the field that it is another name of}.
+        base: the prefix that the base model's tensors have in a model with a head.
+        heads: the beginnings of the names of the head's tensors.
+        bare: the class here is the base model without a head.
+        architecture: the name of Hugging Face's class of the model with that head.
+        aliases: (pattern, replacement) for names of other versions.
+        tied: (name, name) of tensors that are one in a tied model. A file may hold either; if it holds both, they must
+            be equal.
+        untied: the rows of these tensors in a model that is not tied, each under the name of its own module.
+        unused: modules that exist at Hugging Face and compute nothing.
+        ignored: patterns of names of tensors that are not read.
     """
 
     fields: Mapping[str, str | Callable[[Settings], Any]]
@@ -68,7 +75,7 @@ class Layout:
     ignored: tuple[str, ...] = ()
 
     def config(self, config_class: type, settings: Settings, path: Path) -> Any:
-        """Return our configuration, of ``config_class``; FileError for a field that is missing or not implemented."""
+        """Return the configuration, of ``config_class``; FileError for a field that is missing or not implemented."""
         asked = Asked(settings)
         values = values_of(self.fields, typing.get_type_hints(config_class), asked, path)
         check_fields(asked, self.fixed, self.same, path)
@@ -77,34 +84,40 @@ class Layout:
 
     def told(self, settings: Settings) -> str:
         """Return the sizes in the settings for a message, by Hugging Face's names."""
-        names = [theirs for theirs in self.fields.values() if isinstance(theirs, str) and theirs in settings]
+        names = [name for name in self.fields.values() if isinstance(name, str) and name in settings]
         return Asked(settings).told(names)
 
     def expanded(self, n_layers: int, tied: bool = True) -> Iterator[Row]:
         """Yield the rows of a tied model, or of one that is not, with every layer written out."""
-        untied = {} if tied else {row.ours: row for row in self.untied}
-        for row in (*(r for r in self.rows if r.ours not in untied), *untied.values()):
-            for i in range(n_layers) if "{l}" in row.ours else (0,):
-                yield Row(row.ours.replace("{l}", str(i)), row.theirs.replace("{l}", str(i)), row.how, row.optional)
+        untied = {} if tied else {row.path: row for row in self.untied}
+        for row in (*(r for r in self.rows if r.path not in untied), *untied.values()):
+            for i in range(n_layers) if "{l}" in row.path else (0,):
+                yield Row(row.path.replace("{l}", str(i)), row.name.replace("{l}", str(i)), row.how, row.optional)
 
-    def full_name(self, theirs: str) -> str:
+    def full_name(self, name: str) -> str:
         """Return a row's name as it is in Hugging Face's model."""
-        return theirs if self.bare or theirs.startswith(self.heads) else self.base + theirs
+        return name if self.bare or name.startswith(self.heads) else self.base + name
 
     def arrays(
-        self, model: Any, theirs: Mapping[str, np.ndarray], folder: Path, new: str = ""
+        self, model: Any, tensors: Mapping[str, np.ndarray], folder: Path, new: str = ""
     ) -> dict[str, np.ndarray]:
         """Return the model's arrays by path, made of the file's.
 
-        new: the prefix of the paths that are not read but keep their initial values.
-        Raises FileError naming a tensor of the file that is missing, left over, of another shape, or not equal to one
-        that it should be tied to.
+        Args:
+            model: gives the paths and shapes.
+            tensors: the tensors of the file by name.
+            folder: where the file is, for messages.
+            new: the prefix of the paths that are not read but keep their initial values; "" for none.
+
+        Raises:
+            FileError: a tensor of the file is missing, left over, of another shape, or not equal to one that it should
+                be tied to; the message names it.
         """
-        found = {self._plain(name): x for name, x in theirs.items()}
+        found = {self._plain(name): x for name, x in tensors.items()}
         wanted = dict(model.named_parameters())
         tied = is_tied(model)
-        rows = [row for row in self.expanded(model.config.n_layers, tied) if row.ours in wanted]
-        used = {row.theirs for row in rows} | {name for pair in self.tied for name in pair}
+        rows = [row for row in self.expanded(model.config.n_layers, tied) if row.path in wanted]
+        used = {row.name for row in rows} | {name for pair in self.tied for name in pair}
         for name, other in self.tied:
             if tied and name in found and not np.array_equal(found[name], found.setdefault(other, found[name])):
                 raise FileError(
@@ -114,24 +127,24 @@ class Layout:
                 )
             if not tied and name.endswith(".bias") and other in found:  # before version 5 these two are always tied
                 found.setdefault(name, found[other])
-        ours: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         for row in rows:
-            drawn = bool(new) and row.ours.startswith(new)
-            if drawn or (row.optional and row.theirs not in found):
-                ours[row.ours] = wanted[row.ours].data
+            drawn = bool(new) and row.path.startswith(new)
+            if drawn or (row.optional and row.name not in found):
+                arrays[row.path] = wanted[row.path].data
                 continue
-            if row.theirs not in found:
-                raise FileError(f"{folder}: the tensor {row.theirs!r} is missing")
-            ours[row.ours] = x = taken(found[row.theirs], row.how)
-            if x.shape != wanted[row.ours].shape or x.dtype.kind != "f":
+            if row.name not in found:
+                raise FileError(f"{folder}: the tensor {row.name!r} is missing")
+            arrays[row.path] = x = taken(found[row.name], row.how)
+            if x.shape != wanted[row.path].shape or x.dtype.kind != "f":
                 raise FileError(
-                    f"{folder}: the tensor {row.theirs!r} is {found[row.theirs].dtype} of shape "
-                    f"{found[row.theirs].shape}, which does not make {row.ours} of shape {wanted[row.ours].shape}"
+                    f"{folder}: the tensor {row.name!r} is {found[row.name].dtype} of shape "
+                    f"{found[row.name].shape}, which does not make {row.path} of shape {wanted[row.path].shape}"
                 )
         left = sorted(n for n in found.keys() - used if not self.ignores(n))
         if left:
             raise FileError(f"{folder}: {len(left)} tensors have no place in this model, the first is {left[0]!r}")
-        return ours
+        return arrays
 
     def ignores(self, name: str) -> bool:
         """Return whether a tensor of that name in the file is one that is not read."""
@@ -160,15 +173,15 @@ def taken(x: np.ndarray, how: str) -> np.ndarray:
     return x.T if how.endswith("T") else x
 
 
-def both(ours: str, theirs: str, how: str = "") -> tuple[Row, Row]:
-    """The rows of a weight and its bias; ``how`` holds for the weight, but for a split, which holds for both."""
+def both(path: str, name: str, how: str = "") -> tuple[Row, Row]:
+    """Return the rows of a weight and its bias; ``how`` holds only for the weight, but a split for both."""
     bias_how = how.rstrip("T") if "/" in how else ""
-    return Row(f"{ours}.weight", f"{theirs}.weight", how), Row(f"{ours}.bias", f"{theirs}.bias", bias_how)
+    return Row(f"{path}.weight", f"{name}.weight", how), Row(f"{path}.bias", f"{name}.bias", bias_how)
 
 
 def within(part: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """The rows of a model that is the part ``part`` of another."""
-    return tuple(Row(f"{part}.{row.ours}", row.theirs, row.how, row.optional) for row in rows)
+    """Return the rows of a model that is the part ``part`` of another."""
+    return tuple(Row(f"{part}.{row.path}", row.name, row.how, row.optional) for row in rows)
 
 
 def is_tied(model: Any) -> bool:
@@ -185,4 +198,4 @@ def huggingface_names(model: Any, tied: bool | None = None) -> dict[str, tuple[s
     """
     layout = model.layouts()[model.huggingface_type()]
     rows = layout.expanded(model.config.n_layers, is_tied(model) if tied is None else tied)
-    return {row.ours: (layout.full_name(row.theirs), row.how) for row in rows}
+    return {row.path: (layout.full_name(row.name), row.how) for row in rows}
