@@ -1,11 +1,12 @@
 """Cases: what a problem is graded on, drawn anew from a seed. One file a homework, on the trusted side alone.
 
-Each file has ``PROBLEMS = {"6.1": forward_cases, …}``: a function from a `Draw` to the cases of that problem.
+Each problem has a function, marked ``@problem("6.1")``, from a `Draw` to its cases.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -15,7 +16,28 @@ import numpy as np
 
 from autograder.layouts import LAYOUTS, laid_out
 
-__all__ = ["LAYOUTS", "Case", "CaseSource", "Draw", "cases", "laid_out"]
+__all__ = [
+    "FORWARD",
+    "FROZEN",
+    "LARGE",
+    "LAYOUTS",
+    "SMALL",
+    "UNTOUCHED",
+    "Case",
+    "CaseSource",
+    "Draw",
+    "as_float32",
+    "by_hand",
+    "cases",
+    "laid_out",
+    "problem",
+]  # fmt: skip
+
+UNTOUCHED = {"changed": "inputs untouched"}
+FORWARD = {"z": "forward", **UNTOUCHED}
+SMALL = "float32 stays float32"
+LARGE = "large input in time"
+FROZEN = "frozen costs nothing"
 
 
 @dataclass(frozen=True)
@@ -76,18 +98,81 @@ class Draw:
         """n pairwise distinct sizes from ``low`` to ``high``."""
         return [int(x) for x in self.rng.permutation(np.arange(low, high + 1))[:n]]
 
+    def seed(self) -> int:
+        """A seed for a generator of the driver."""
+        return int(self.integers(10**6))
+
     def number(self, low: float, high: float) -> float:
         """A Python number between ``low`` and ``high``."""
         return float(self.rng.uniform(low, high))
 
 
+def as_float32(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays in float32; integers and masks stay."""
+    return {n: x.astype("float32") if x.dtype.kind == "f" else x for n, x in arrays.items()}
+
+
+def by_hand(
+    name: str,
+    function: str,
+    names: str,
+    arrays: Mapping[str, np.ndarray],
+    checks: Mapping[str, str],
+    needs: str = "",
+    constants: Mapping[str, Any] | None = None,
+    *,
+    module: str,
+    unneeded: str = "",
+    at_most: int = 0,
+    driver: str = "by_hand",
+    **settings: Any,
+) -> Case:
+    """Return a case that calls one Function by hand; its forward alone if there is no "dz" among the arrays.
+
+    Args:
+        name: of the case.
+        function: class of the library, in ``module``.
+        names: of its arguments in order, separated by spaces.
+        arrays: the arguments that are arrays, and "dz".
+        checks: as in `Case`.
+        needs: names of the arguments that require a gradient.
+        constants: the other arguments.
+        module: without ``minipeft.``, such as "ops.linear".
+        unneeded: names of arguments that must not be kept.
+        at_most: bytes of other arrays that may be kept.
+        driver: as in `Case`.
+        settings: further fields of `Case`.
+    """
+    params = {
+        "module": module,
+        "function": function,
+        "names": names,
+        "needs": needs.split(),
+        "constants": constants or {},
+        "unneeded": unneeded.split(),
+        "at_most": at_most,
+    }
+    return Case(name, driver, arrays, checks, params, **settings)
+
+
 CaseSource = Callable[[Draw], Iterator[Case]]
+_sources: dict[str, dict[str, CaseSource]] = defaultdict(dict)  # by module and problem
+
+
+def problem(id: str) -> Callable[[CaseSource], CaseSource]:
+    """Mark the function that draws the cases of a problem."""
+
+    def mark(source: CaseSource) -> CaseSource:
+        _sources[source.__module__][id] = source
+        return source
+
+    return mark
 
 
 def cases(homework: str, problem: str, seed: str | int) -> list[Case]:
     """The cases of a problem for a seed."""
     module = import_module(f"autograder.cases.{homework}")
-    drawn = list(module.PROBLEMS[problem](Draw(seed, homework, problem)))
+    drawn = list(_sources[module.__name__][problem](Draw(seed, homework, problem)))
     names = [c.name for c in drawn]
     assert len(set(names)) == len(names), f"{homework} {problem}: two cases have one name: {names}"
     return drawn

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from autograder.cases import Case, Draw
-
-UNTOUCHED = {"changed": "inputs untouched"}
-FORWARD = {"z": "forward", **UNTOUCHED}
-SMALL = "float32 stays float32"
-LARGE = "large input in time"
-FROZEN = "frozen costs nothing"
+from autograder.cases import FORWARD, FROZEN, LARGE, SMALL, UNTOUCHED, Case, Draw, as_float32, by_hand, problem
 
 
 def _signed(draw: Draw, *shape: int, low: float = 0.3, high: float = 2.0, dtype: str = "float64") -> np.ndarray:
@@ -22,34 +17,11 @@ def _signed(draw: Draw, *shape: int, low: float = 0.3, high: float = 2.0, dtype:
     return x * np.where(draw.rng.random(shape) < 0.5, -1, 1).astype(dtype)
 
 
-def _op(
-    name: str,
-    function: str,
-    names: str,
-    arrays: dict[str, np.ndarray],
-    checks: dict[str, str],
-    needs: str = "",
-    constants: dict[str, Any] | None = None,
-    module: str = "ops.arithmetic",
-    unneeded: str = "",
-    at_most: int = 0,
-    **kwargs: Any,
-) -> Case:
-    """One Function called by hand; without a "dz" among the arrays its forward alone."""
-    params = {
-        "module": module,
-        "function": function,
-        "names": names,
-        "needs": needs.split(),
-        "constants": constants or {},
-        "unneeded": unneeded.split(),
-        "at_most": at_most,
-    }
-    return Case(name, "by_hand", arrays, checks, params, **kwargs)
+_op = partial(by_hand, module="ops.arithmetic")
 
 
+@problem("1.1")
 def unbroadcast(draw: Draw) -> Iterator[Case]:
-    """1.1"""
     b, n, m = draw.sizes(3)
     shapes: list[tuple[str, tuple[int, ...], tuple[int, ...], str]] = [
         ("axes in front", (b, n, m), (m,), "axes in front"),
@@ -86,8 +58,8 @@ def _pairs(draw: Draw) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]
     yield "one entry", (1, 1), (1,)
 
 
+@problem("1.2")
 def product(draw: Draw) -> Iterator[Case]:
-    """1.2"""
     layouts = ("plain", "readonly", "strided", "fortran", "plain", "negative")
     for f, what in (("Multiply", "product"), ("Divide", "quotient")):
         for i, (name, sx, sy) in enumerate(_pairs(draw)):
@@ -111,7 +83,7 @@ def product(draw: Draw) -> Iterator[Case]:
             only_y["lean"], unneeded = FROZEN, "y"
         # the quotient itself may be kept in place of x, so bytes are no mistake where dy is wanted
         yield _op(f"{what}: x frozen", f, "x y", arrays, only_y, "y", unneeded=unneeded, at_most=arrays["x"].nbytes)
-        single = {k: v.astype("float32") for k, v in arrays.items()}
+        single = as_float32(arrays)
         yield _op(f"{what}: float32", f, "x y", single, {"z": SMALL, "dx": SMALL, "dy": SMALL}, "x y", tol=1e-5)
 
 
@@ -131,8 +103,8 @@ def _axis(axis: Any) -> Any:
     return list(axis) if isinstance(axis, tuple) else axis
 
 
+@problem("1.3")
 def reductions(draw: Draw) -> Iterator[Case]:
-    """1.3"""
     layouts = ("readonly", "strided", "fortran", "negative")
     for f, what in (("Sum", "sum"), ("Mean", "mean")):
         for i, (name, shape, axis, keepdims) in enumerate(_reductions(draw)):
@@ -159,8 +131,8 @@ def reductions(draw: Draw) -> Iterator[Case]:
     yield _op("sum over no rows", "Sum", "x axis keepdims", nothing, checks, "x", constants, exact=frozenset({"z"}))
 
 
+@problem("1.4")
 def maximum(draw: Draw) -> Iterator[Case]:
-    """1.4"""
     names = "x axis keepdims"
     for name, shape, axis, keepdims in _reductions(draw):
         x = draw.rng.permutation(np.arange(1.0, np.prod(shape) + 1)).reshape(shape) * -0.3  # negative, all different
@@ -179,12 +151,12 @@ def maximum(draw: Draw) -> Iterator[Case]:
     arrays = {"x": x, "dz": draw.normal(n)}
     yield _op("equal entries", "Max", names, arrays, {"dx": "equal entries share"}, "x", constants)
     yield _op("frozen", "Max", names, {"x": x}, {"lean": FROZEN}, "", constants, unneeded="x")
-    single = {k: v.astype("float32") for k, v in arrays.items()}
+    single = as_float32(arrays)
     yield _op("float32", "Max", names, single, {"z": SMALL, "dx": SMALL}, "x", constants, tol=1e-5)
 
 
+@problem("1.5")
 def matmul(draw: Draw) -> Iterator[Case]:
-    """1.5"""
     a, b, m, k, n = draw.sizes(5, 2, 7)
     shapes: Sequence[tuple[str, tuple[int, ...], tuple[int, ...], str]] = [
         ("matrices", (m, k), (k, n), "matrices"),
@@ -214,15 +186,15 @@ def matmul(draw: Draw) -> Iterator[Case]:
     yield _op("Y frozen", "MatMul", "x y", arrays, only_x, "x", unneeded="x", at_most=arrays["y"].nbytes)
     only_y = {"dy": "broadcast batches: dY", "dx": FROZEN, "lean": FROZEN}
     yield _op("X frozen", "MatMul", "x y", arrays, only_y, "y", unneeded="y", at_most=arrays["x"].nbytes)
-    single = {name: x.astype("float32") for name, x in arrays.items()}
+    single = as_float32(arrays)
     yield _op("float32", "MatMul", "x y", single, {"z": SMALL, "dx": SMALL, "dy": SMALL}, "x y", tol=1e-5)
     large = {"x": draw.normal(4, 160, 48), "y": draw.normal(4, 48, 130), "dz": draw.normal(4, 160, 130)}
     checks = {"z": LARGE, "dx": LARGE, "dy": LARGE}
     yield _op("four matrices of 160 x 48 x 130", "MatMul", "x y", large, checks, "x y", seconds=1.0)
 
 
+@problem("1.6")
 def axes(draw: Draw) -> Iterator[Case]:
-    """1.6"""
     sizes = draw.sizes(4)
     orders = [
         ("a matrix", (1, 0), "transpose"),
@@ -238,7 +210,7 @@ def axes(draw: Draw) -> Iterator[Case]:
         checks = {"dx": aspect, **UNTOUCHED}
         layout = {"dz": ("readonly", "fortran", "strided")[i % 3]}
         constants = {"axes": list(order)}
-        yield _op(name, "Transpose", "x axes", arrays, checks, "x", constants, "ops.shape", layouts=layout)
+        yield _op(name, "Transpose", "x axes", arrays, checks, "x", constants, module="ops.shape", layouts=layout)
     b, n, m = sizes[:3]
     stretched = [
         ("a row repeated", (m,), (n, m)),
@@ -250,11 +222,11 @@ def axes(draw: Draw) -> Iterator[Case]:
     for name, small, big in stretched:
         arrays = {"x": draw.normal(*small), "dz": draw.normal(*big)}
         checks = {"dx": "stretching", **UNTOUCHED}
-        yield _op(name, "BroadcastTo", "x shape", arrays, checks, "x", {"shape": list(big)}, "ops.shape")
+        yield _op(name, "BroadcastTo", "x shape", arrays, checks, "x", {"shape": list(big)}, module="ops.shape")
 
 
+@problem("1.7")
 def parts(draw: Draw) -> Iterator[Case]:
-    """1.7"""
     b, n, m = draw.sizes(3, 4, 8)
     x = draw.normal(b, n, m)
     ids = draw.integers(b - 1, 2, 3)
@@ -282,9 +254,9 @@ def parts(draw: Draw) -> Iterator[Case]:
         arrays = {"x": x, "dz": np.asarray(draw.away(*z.shape, margin=0.2)), **extra}
         checks = {"dx": f"index: {aspect}", **UNTOUCHED}
         layout = {"dz": "readonly"} if at % 2 or z.ndim < 2 else {"dz": "fortran"}
-        yield _op(name, "Index", "x key", arrays, checks, "x", {"key": key}, "ops.shape", layouts=layout)
+        yield _op(name, "Index", "x key", arrays, checks, "x", {"key": key}, module="ops.shape", layouts=layout)
     one = {"x": x.astype("float32"), "i": ids, "dz": draw.normal(*ids.shape, n, m, dtype="float32")}
-    yield _op("index: float32", "Index", "x key", one, {"dx": SMALL}, "x", {"key": i}, "ops.shape", tol=1e-5)
+    yield _op("index: float32", "Index", "x key", one, {"dx": SMALL}, "x", {"key": i}, module="ops.shape", tol=1e-5)
     p, q, r = draw.sizes(3)
     for axis in (0, 1, -1):
         shapes = []
@@ -299,16 +271,16 @@ def parts(draw: Draw) -> Iterator[Case]:
         layout = {"dz": "readonly"}
         yield _op(
             f"three along axis {axis}", "Concatenate", names, {**xs, "dz": dz}, {**checks, **UNTOUCHED},
-            "x0 x1 x2", {"axis": axis}, "ops.shape", layouts=layout,
+            "x0 x1 x2", {"axis": axis}, module="ops.shape", layouts=layout,
         )  # fmt: skip
     checks = {"dx0": "joining", "dx1": FROZEN, "dx2": "joining", "lean": FROZEN}
     yield _op(
-        "the middle one frozen", "Concatenate", names, {**xs, "dz": dz}, checks, "x0 x2", {"axis": axis}, "ops.shape",
-        unneeded="x0 x1 x2",
+        "the middle one frozen", "Concatenate", names, {**xs, "dz": dz}, checks, "x0 x2", {"axis": axis},
+        module="ops.shape", unneeded="x0 x1 x2",
     )  # fmt: skip
     nothing = {"x0": draw.normal(n, 0), "x1": draw.normal(n, p), "x2": draw.normal(n, q), "dz": draw.normal(n, p + q)}
     checks = {f"dx{i}": "joining" for i in range(3)}
-    yield _op("an empty one", "Concatenate", names, nothing, checks, "x0 x1 x2", {"axis": 1}, "ops.shape")
+    yield _op("an empty one", "Concatenate", names, nothing, checks, "x0 x1 x2", {"axis": 1}, module="ops.shape")
 
 
 def _key(key: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -320,41 +292,41 @@ def _key(key: Any, arrays: dict[str, np.ndarray]) -> Any:
     return Ellipsis if key == "..." else key
 
 
+@problem("1.8")
 def embedding(draw: Draw) -> Iterator[Case]:
-    """1.8"""
     V, d, b, t = draw.sizes(4, 3, 9)
     E = draw.normal(V, d, scale=1.4)
     ids = draw.integers(V - 1, b, t)  # the last row is never looked up
     ids[:, -1] = ids[:, 0]
     names, where = "E ids", "ops.embedding"
     layout = {"E": "fortran", "ids": "strided"}
-    yield _op("sequences", "Embedding", names, {"E": E, "ids": ids}, FORWARD, "", None, where, layouts=layout)
+    yield _op("sequences", "Embedding", names, {"E": E, "ids": ids}, FORWARD, "", module=where, layouts=layout)
     backward = {"dE": "dE", **UNTOUCHED}
     layout = {"dz": "readonly", "ids": "readonly"}
     arrays = {"E": E, "ids": ids, "dz": draw.normal(b, t, d)}
-    yield _op("sequences, ids repeated", "Embedding", names, arrays, backward, "E", None, where, layouts=layout)
+    yield _op("sequences, ids repeated", "Embedding", names, arrays, backward, "E", module=where, layouts=layout)
     one = {"E": E, "ids": np.full(t, V // 2, dtype=np.int32), "dz": draw.normal(t, d)}
-    yield _op("one id all over", "Embedding", names, one, backward, "E", None, where, layouts={"dz": "negative"})
+    yield _op("one id all over", "Embedding", names, one, backward, "E", module=where, layouts={"dz": "negative"})
     scalar = {"E": E, "ids": np.array(1), "dz": draw.normal(d)}
-    yield _op("a single id", "Embedding", names, scalar, {"z": "forward", **backward}, "E", None, where)
+    yield _op("a single id", "Embedding", names, scalar, {"z": "forward", **backward}, "E", module=where)
     none = {"E": E, "ids": np.zeros((0, t), dtype=np.int64), "dz": draw.normal(0, t, d)}
     zero = frozenset({"dE"})
-    yield _op("no ids", "Embedding", names, none, {"z": "forward", **backward}, "E", None, where, exact=zero)
+    yield _op("no ids", "Embedding", names, none, {"z": "forward", **backward}, "E", module=where, exact=zero)
     yield _op(
-        "frozen table", "Embedding", names, {"E": E, "ids": ids}, {"lean": FROZEN}, "", None, where, unneeded="E ids"
+        "frozen table", "Embedding", names, {"E": E, "ids": ids}, {"lean": FROZEN}, "", module=where, unneeded="E ids"
     )
     # the table itself is not needed for its own gradient, its shape is
     yield _op(
-        "trained table", "Embedding", names, arrays, {"lean": FROZEN}, "E", None, where, unneeded="E", at_most=4096
+        "trained table", "Embedding", names, arrays, {"lean": FROZEN}, "E", module=where, unneeded="E", at_most=4096
     )
     single = {"E": E.astype("float32"), "ids": ids, "dz": arrays["dz"].astype("float32")}
-    yield _op("float32", "Embedding", names, single, {"z": SMALL, "dE": SMALL}, "E", None, where, tol=1e-5)
+    yield _op("float32", "Embedding", names, single, {"z": SMALL, "dE": SMALL}, "E", module=where, tol=1e-5)
     many = {"E": draw.normal(2000, 24), "ids": draw.integers(2000, 40, 100), "dz": draw.normal(40, 100, 24)}
-    yield _op("4000 ids of 2000", "Embedding", names, many, {"z": LARGE, "dE": LARGE}, "E", None, where, seconds=2.0)
+    yield _op("4000 ids of 2000", "Embedding", names, many, {"z": LARGE, "dE": LARGE}, "E", module=where, seconds=2.0)
 
 
+@problem("1.9")
 def apply(draw: Draw) -> Iterator[Case]:
-    """1.9"""
     n, m = draw.sizes(2)
     arrays = {"x": draw.normal(n, m), "y": draw.normal(n, m), "raw": draw.normal(m)}
     run = {"z": "forward", "kinds": "forward", "type": "forward", "leaf": "forward"}
@@ -377,8 +349,8 @@ def apply(draw: Draw) -> Iterator[Case]:
     yield Case("computed arguments", "apply_twice", {"x": arrays["x"], "y": arrays["y"]}, checks)
 
 
+@problem("1.10")
 def leaf(draw: Draw) -> Iterator[Case]:
-    """1.10"""
     n, m = draw.sizes(2)
     x, dz = draw.normal(n, m), draw.normal(n, m)
     value = {"dx": "values", "array": "values", **UNTOUCHED}
@@ -405,8 +377,8 @@ def leaf(draw: Draw) -> Iterator[Case]:
         yield Case(f"a NumPy scalar, {times} times", "leaf", scalar, checks, {"how": "entry", "times": times})
 
 
+@problem("1.11")
 def walk(draw: Draw) -> Iterator[Case]:
-    """1.11"""
     n, m = draw.sizes(2)
 
     def arrays(dtype: str = "float64") -> dict[str, np.ndarray]:
@@ -451,18 +423,3 @@ def walk(draw: Draw) -> Iterator[Case]:
     yield Case(
         "one node used 500 times", "deep", long, {"dx": "deep and wide"}, {"depth": 1, "width": 500}, seconds=3.0
     )
-
-
-PROBLEMS = {
-    "1.1": unbroadcast,
-    "1.2": product,
-    "1.3": reductions,
-    "1.4": maximum,
-    "1.5": matmul,
-    "1.6": axes,
-    "1.7": parts,
-    "1.8": embedding,
-    "1.9": apply,
-    "1.10": leaf,
-    "1.11": walk,
-}

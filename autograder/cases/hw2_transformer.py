@@ -7,50 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from autograder.cases import Case, Draw
+from autograder.cases import FORWARD, FROZEN, LARGE, SMALL, UNTOUCHED, Case, Draw, as_float32, by_hand, problem
 
-UNTOUCHED = {"changed": "inputs untouched"}
-FORWARD = {"z": "forward", **UNTOUCHED}
-SMALL = "float32 stays float32"
-LARGE = "large input in time"
-FROZEN = "frozen costs nothing"
 HIDDEN_ROWS = "queries that see nothing"
 
 
-def _op(
-    name: str,
-    function: str,
-    where: str,
-    names: str,
-    arrays: dict[str, np.ndarray],
-    checks: dict[str, str],
-    needs: str = "",
-    constants: dict[str, Any] | None = None,
-    unneeded: str = "",
-    at_most: int = 0,
-    driver: str = "by_hand",
-    **kwargs: Any,
-) -> Case:
-    """One Function called by hand; without a "dz" among the arrays its forward alone."""
-    params = {
-        "module": f"ops.{where}",
-        "function": function,
-        "names": names,
-        "needs": needs.split(),
-        "constants": constants or {},
-        "unneeded": unneeded.split(),
-        "at_most": at_most,
-    }
-    return Case(name, driver, arrays, checks, params, **kwargs)
+def _op(name: str, function: str, where: str, *args: Any, **settings: Any) -> Case:
+    return by_hand(name, function, *args, module=f"ops.{where}", **settings)
 
 
-def _single(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same in float32; integers and masks stay."""
-    return {n: x.astype("float32") if x.dtype.kind == "f" else x for n, x in arrays.items()}
-
-
+@problem("2.1")
 def softmax(draw: Draw) -> Iterator[Case]:
-    """2.1"""
     b, n, m = draw.sizes(3, 3, 8)
 
     def stable(name: str, s: np.ndarray, aspect: str, axis: int = -1, **kwargs: Any) -> Case:
@@ -91,8 +58,8 @@ def softmax(draw: Draw) -> Iterator[Case]:
     )
 
 
+@problem("2.2")
 def gelu(draw: Draw) -> Iterator[Case]:
-    """2.2"""
     for curve, what in (("gelu", "exact"), ("gelu_tanh", "tanh")):
         n, m = draw.sizes(2, 4, 9)
         for name, x in {
@@ -120,7 +87,7 @@ def gelu(draw: Draw) -> Iterator[Case]:
                 f"{what}, {name}, backward", "Activation", "activation", "x name", arrays, checks, "x", constants,
                 layouts=layout,
             )  # fmt: skip
-        arrays = _single({"x": draw.normal(n, m, scale=2.0), "dz": draw.normal(n, m)})
+        arrays = as_float32({"x": draw.normal(n, m, scale=2.0), "dz": draw.normal(n, m)})
         checks = {"z": SMALL, "dx": SMALL}
         yield _op(
             f"{what}, float32", "Activation", "activation", "x name", arrays, checks, "x", {"name": curve}, tol=1e-5
@@ -140,8 +107,8 @@ def _normed(draw: Draw, *shape: int, spread: float = 1.0, mean: float = 0.0) -> 
     return {"x": x, "gamma": draw.positive(d), "beta": draw.normal(d)}
 
 
+@problem("2.3")
 def layer_norm(draw: Draw) -> Iterator[Case]:
-    """2.3"""
     b, n, d = draw.sizes(3, 3, 8)
     names, where = "x gamma beta eps", "normalize"
 
@@ -159,8 +126,8 @@ def layer_norm(draw: Draw) -> Iterator[Case]:
     yield case("a spread of 0.01", _normed(draw, n, d, spread=0.01), small, eps=draw.number(1e-4, 3e-4))
     yield case("a large epsilon", _normed(draw, n, d), small, eps=draw.number(0.3, 0.8))
     yield case("all entries of a row equal", {**_normed(draw, n, d), "x": np.full((n, d), 1.5)}, small, eps=1e-3)
-    yield case("float32", _single(_normed(draw, n, d, spread=2.0)), {"z": SMALL}, tol=1e-5)
-    far = _single(_normed(draw, n, d, mean=2000.0))
+    yield case("float32", as_float32(_normed(draw, n, d, spread=2.0)), {"z": SMALL}, tol=1e-5)
+    far = as_float32(_normed(draw, n, d, mean=2000.0))
     yield case("float32, a mean of 2000", far, {"z": "a mean far from 0"}, tol=1e-2)
     arrays = _normed(draw, n, d)
     yield case("all frozen", arrays, {"lean": FROZEN}, unneeded="x gamma beta")
@@ -170,8 +137,8 @@ def layer_norm(draw: Draw) -> Iterator[Case]:
     yield case("2000 rows", _normed(draw, 2000, 48), {"z": LARGE}, seconds=1.0)
 
 
+@problem("2.4")
 def layer_norm_backward(draw: Draw) -> Iterator[Case]:
-    """2.4"""
     b, n, d = draw.sizes(3, 3, 8)
     names, where = "x gamma beta eps", "normalize"
     grads = {"dx": "dx", "dgamma": "dgamma", "dbeta": "dbeta", **UNTOUCHED}
@@ -191,7 +158,7 @@ def layer_norm_backward(draw: Draw) -> Iterator[Case]:
     none = {"dx": "other shapes", "dgamma": "other shapes", "dbeta": "other shapes"}
     yield case("no rows", _normed(draw, 0, d), none, exact=frozenset({"dgamma", "dbeta"}))
     single = {"dx": SMALL, "dgamma": SMALL, "dbeta": SMALL}
-    yield case("float32", _single(_normed(draw, n, d, spread=2.0)), single, tol=1e-5)
+    yield case("float32", as_float32(_normed(draw, n, d, spread=2.0)), single, tol=1e-5)
     arrays = _normed(draw, b, n, d)
     yield case("x alone", arrays, {"dx": "dx", "dgamma": FROZEN, "dbeta": FROZEN}, "x")
     yield case("gamma and beta", arrays, {"dx": FROZEN, "dgamma": "dgamma", "dbeta": "dbeta"}, "gamma beta")
@@ -199,8 +166,8 @@ def layer_norm_backward(draw: Draw) -> Iterator[Case]:
     yield case("2000 rows", _normed(draw, 2000, 48), {"dx": LARGE, "dgamma": LARGE, "dbeta": LARGE}, seconds=1.5)
 
 
+@problem("2.5")
 def rms_norm(draw: Draw) -> Iterator[Case]:
-    """2.5"""
     b, n, d = draw.sizes(3, 3, 8)
     names, where = "x gamma eps", "normalize"
     back = {"dx": "dx", "dgamma": "dgamma", **UNTOUCHED}
@@ -222,7 +189,7 @@ def rms_norm(draw: Draw) -> Iterator[Case]:
     zero = {**_normed(draw, n, d), "x": np.zeros((n, d))}
     yield case("zeros", zero, {"dx": "place of epsilon"}, "x gamma", eps=0.01)
     single = {"z": SMALL, "dx": SMALL, "dgamma": SMALL}
-    yield case("float32", _single(_normed(draw, n, d, spread=2.0)), single, "x gamma", tol=1e-5)
+    yield case("float32", as_float32(_normed(draw, n, d, spread=2.0)), single, "x gamma", tol=1e-5)
     arrays = _normed(draw, n, d)
     yield case("all frozen", arrays, {"lean": FROZEN}, unneeded="x gamma")
     yield case("x alone", arrays, {"dx": "dx", "dgamma": FROZEN}, "x")
@@ -237,8 +204,8 @@ def _labelled(draw: Draw, R: int, V: int, n: int) -> dict[str, np.ndarray]:
     return {"s": draw.normal(R, V, scale=1.6), "kept": kept, "labels": draw.integers(V, n)}
 
 
+@problem("2.6")
 def cross_entropy(draw: Draw) -> Iterator[Case]:
-    """2.6"""
     R, V, n = (*draw.sizes(2, 6, 11), 4)
     names, where = "s kept labels", "loss"
 
@@ -264,7 +231,7 @@ def cross_entropy(draw: Draw) -> Iterator[Case]:
     unlikely = {**every, "s": every["s"].copy()}
     unlikely["s"][np.arange(R), every["labels"]] -= 800.0  # the probability is below the smallest number
     yield case("unlikely labels", unlikely, {"z": "large logits", "ds": "large logits"}, "s")
-    yield case("float32", _single(some), {"z": SMALL, "ds": SMALL}, "s", tol=1e-5)
+    yield case("float32", as_float32(some), {"z": SMALL, "ds": SMALL}, "s", tol=1e-5)
     yield case("frozen logits", some, {"lean": FROZEN}, unneeded="s kept labels")
     direct = {"s": every["s"], "labels": every["labels"]}
     yield Case("a block", "block_loss", direct, {"L": "one block"}, {"want": False})
@@ -322,15 +289,15 @@ def _attend(draw: Draw, name: str, arrays: dict[str, np.ndarray], causal: bool, 
     return _op(name, "Attention", "attention", NAMES, arrays, checks, needs, constants, **kw)
 
 
+@problem("2.7")
 def attention(draw: Draw) -> Iterator[Case]:
-    """2.7"""
     layouts = ("readonly", "fortran", "negative", "strided")
     for i, (name, aspect, arrays, causal) in enumerate(_attentions(draw)):
         layout = {"q": layouts[i % 4], "k": layouts[(i + 1) % 4], "v": layouts[(i + 2) % 4]}
         yield _attend(draw, name, arrays, causal, {"z": aspect, **UNTOUCHED}, layouts=layout)
     large = _qkv(draw, 2, 2, 2, 4, 6, 3, 5)
     yield _attend(draw, "large scores", large, True, {"z": "large scores"}, scale=700.0)
-    single = _single(_qkv(draw, 2, 4, 2, 3, 5, 6, 7))
+    single = as_float32(_qkv(draw, 2, 4, 2, 3, 5, 6, 7))
     yield _attend(draw, "float32", single, True, {"z": SMALL}, "q k v", tol=1e-5)
     single["mask"] = _padding(draw, 2, 5)
     yield _attend(draw, "float32, padding", single, False, {"z": SMALL}, "q k v", tol=1e-5)
@@ -357,8 +324,8 @@ def attention(draw: Draw) -> Iterator[Case]:
     yield _attend(draw, "8 heads, 90 queries, 130 keys", many, True, {"z": LARGE}, seconds=1.5)
 
 
+@problem("2.8")
 def attention_backward(draw: Draw) -> Iterator[Case]:
-    """2.8"""
     for i, (name, aspect, arrays, causal) in enumerate(_attentions(draw)):
         B, H, N, _ = arrays["q"].shape
         arrays["dz"] = draw.normal(B, H, N, arrays["v"].shape[3])
@@ -371,7 +338,7 @@ def attention_backward(draw: Draw) -> Iterator[Case]:
             checks = {"dv": checks["dv"]}
         layout = {"dz": ("readonly", "fortran", "strided")[i % 3]}
         yield _attend(draw, name, arrays, causal, {**checks, **UNTOUCHED}, "q k v", layouts=layout)
-    single = _single(_qkv(draw, 2, 4, 2, 3, 5, 6, 7))
+    single = as_float32(_qkv(draw, 2, 4, 2, 3, 5, 6, 7))
     single["dz"] = draw.normal(2, 4, 3, 7, dtype="float32")
     yield _attend(draw, "float32", single, True, {"dq": SMALL, "dk": SMALL, "dv": SMALL}, "q k v", tol=1e-5)
     some = _qkv(draw, 2, 3, 3, 3, 5, 6, 7)
@@ -387,8 +354,8 @@ def attention_backward(draw: Draw) -> Iterator[Case]:
     )
 
 
+@problem("2.9")
 def heads(draw: Draw) -> Iterator[Case]:
-    """2.9"""
     B, N, H, D = draw.sizes(4)
     where = "attention"
     flat, split = draw.normal(B, N, H * D), draw.normal(B, H, N, D)
@@ -412,13 +379,12 @@ def heads(draw: Draw) -> Iterator[Case]:
         layout = {"x": "fortran", "dz": "readonly"}
         yield _op(f"rotary, {name}", "Rotary", where, "x cos sin", arrays, checks, "x", layouts=layout)
     yield _op(
-        "rotary, float32", "Rotary", where, "x cos sin", _single(arrays), {"z": SMALL, "dx": SMALL}, "x", tol=1e-5
+        "rotary, float32", "Rotary", where, "x cos sin", as_float32(arrays), {"z": SMALL, "dx": SMALL}, "x", tol=1e-5
     )
 
 
+@problem("2.10")
 def multi_head(draw: Draw) -> Iterator[Case]:
-    """2.10"""
-
     def case(name: str, aspect: str, arrays: dict[str, np.ndarray], **params: Any) -> Case:
         checks = {"z": f"{aspect}: forward", "dx": f"{aspect}: gradients", "weights": f"{aspect}: gradients"}
         if params.get("bias", True):
@@ -426,7 +392,7 @@ def multi_head(draw: Draw) -> Iterator[Case]:
         if "memory" in arrays:
             checks["dmemory"] = f"{aspect}: gradients"
         arrays["dz"] = draw.normal(*arrays["x"].shape)
-        settings = {"d": 12, "heads": 3, "causal": False, "seed": int(draw.integers(10**6)), **params}
+        settings = {"d": 12, "heads": 3, "causal": False, "seed": draw.seed(), **params}
         return Case(name, "multi_head", arrays, checks, settings)
 
     def x(T: int = 5, d: int = 12) -> dict[str, np.ndarray]:
@@ -441,7 +407,7 @@ def multi_head(draw: Draw) -> Iterator[Case]:
     both = {**x(), "memory": draw.normal(2, 8, 12), "mask": _padding(draw, 2, 8)[:, 0, 0]}
     yield case("a memory with padding", "memory", both)
     yield case("rotary positions", "rotary", x(), causal=True, rotary=True)
-    seed = int(draw.integers(10**6))
+    seed = draw.seed()
     settings = {"d": 12, "heads": 3, "causal": True, "seed": seed, "stops": [3, 4, 7], "rotary": True}
     pieces = {"z": "cache", "lengths": "cache"}
     yield Case("piece by piece", "cached", x(7), pieces, settings)
@@ -452,13 +418,13 @@ def multi_head(draw: Draw) -> Iterator[Case]:
     yield Case("another core", "core", {**x(), "mask": draw.mask(2, 5)}, checks, settings)
 
 
+@problem("2.11")
 def layer(draw: Draw) -> Iterator[Case]:
-    """2.11"""
     for name, activation, gated in (("gelu", "gelu", False), ("silu, gated", "silu", True)):
         arrays = {"x": draw.normal(2, 3, 6), "dz": draw.normal(2, 3, 6)}
         aspect = "feed-forward, gated" if gated else "feed-forward"
         checks = {"z": aspect, "dx": aspect, "weights": aspect, "vectors": aspect}
-        settings = {"d": 6, "d_ff": 10, "activation": activation, "gated": gated, "seed": int(draw.integers(10**6))}
+        settings = {"d": 6, "d_ff": 10, "activation": activation, "gated": gated, "seed": draw.seed()}
         yield Case(f"feed-forward, {name}", "feed_forward", arrays, checks, settings)
     for first in (True, False):
         name = "norm first" if first else "norm behind"
@@ -468,7 +434,7 @@ def layer(draw: Draw) -> Iterator[Case]:
             checks = {"z": aspect, "dx": aspect, "calls": aspect}
             settings = {
                 "norm_first": first, "dropout": dropout, "factor": draw.number(0.5, 2.0),
-                "seed": int(draw.integers(10**6)),
+                "seed": draw.seed(),
             }  # fmt: skip
             yield Case(f"{name}, dropout {dropout}", "residual", arrays, checks, settings)
     options: list[tuple[str, dict[str, Any]]] = [
@@ -482,20 +448,5 @@ def layer(draw: Draw) -> Iterator[Case]:
         if choice.get("cross"):
             arrays["memory"] = draw.normal(2, 7, 8)
         checks = dict.fromkeys(("z", "dx", "weights", "vectors"), "whole layers")
-        settings = {"d": 8, "heads": 2, "d_ff": 12, "options": choice, "seed": int(draw.integers(10**6))}
+        settings = {"d": 8, "heads": 2, "d_ff": 12, "options": choice, "seed": draw.seed()}
         yield Case(name, "layer", arrays, checks, settings, tol=1e-5)
-
-
-PROBLEMS = {
-    "2.1": softmax,
-    "2.2": gelu,
-    "2.3": layer_norm,
-    "2.4": layer_norm_backward,
-    "2.5": rms_norm,
-    "2.6": cross_entropy,
-    "2.7": attention,
-    "2.8": attention_backward,
-    "2.9": heads,
-    "2.10": multi_head,
-    "2.11": layer,
-}

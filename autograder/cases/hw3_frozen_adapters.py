@@ -7,24 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from autograder.cases import Case, Draw
-
-UNTOUCHED = {"changed": "inputs untouched"}
-SMALL = "float32 stays float32"
-LARGE = "large input in time"
-FROZEN = "frozen costs nothing"
+from autograder.cases import FROZEN, LARGE, SMALL, UNTOUCHED, Case, Draw, by_hand, problem
 
 
-def _seed(draw: Draw) -> int:
-    return int(draw.integers(10**6))
-
-
-def _single(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {n: x.astype("float32") for n, x in arrays.items()}
-
-
+@problem("3.1")
 def linear(draw: Draw) -> Iterator[Case]:
-    """3.1"""
     d, k, b, n = draw.sizes(4)
     names = "x W b"
 
@@ -36,12 +23,9 @@ def linear(draw: Draw) -> Iterator[Case]:
         if backward:
             arrays["dz"] = draw.normal(*shape, d)
         arrays = {n: x.astype(dtype) for n, x in arrays.items()}
-        params: dict[str, Any] = {"module": "ops.linear", "function": "Linear", "names": names, "needs": needs.split()}
-        params.update({"constants": {"b": None}, "unneeded": unneeded.split()})
-        params["at_most"] = (
-            64 + (arrays["W"].nbytes if "x" in needs else 0) + (arrays["x"].nbytes if "W" in needs else 0)
-        )
-        return Case(name, "by_hand", arrays, checks, params, **kw)
+        at_most = 64 + (arrays["W"].nbytes if "x" in needs else 0) + (arrays["x"].nbytes if "W" in needs else 0)
+        return by_hand(name, "Linear", names, arrays, checks, needs, {"b": None}, module="ops.linear",
+                       unneeded=unneeded, at_most=at_most, **kw)  # fmt: skip
 
     forward = {"z": "forward", **UNTOUCHED}
     yield case("rows", (n,), forward, backward=False, layouts={"x": "readonly", "W": "fortran"})
@@ -54,10 +38,8 @@ def linear(draw: Draw) -> Iterator[Case]:
     yield case("without a bias, backward", (b, n), {"dx": "dx", "dW": "dW", "db": FROZEN}, "x W", bias=False)
     yield case("no rows", (0,), {"dW": "dW", "db": "db"}, "x W b", exact=frozenset({"dW", "db"}))
     none = {"dx": FROZEN, "dW": FROZEN, "db": FROZEN}
-    many = (
-        4,
-        15,
-    )  # rows enough for a copy of x to be larger than one of W, which would be no mistake where W is needed
+    # rows enough for a copy of x to be larger than one of W, which would be no mistake where W is needed
+    many = (4, 15)
     yield case("W frozen", many, {**none, "dx": "dx", "lean": FROZEN}, "x", unneeded="x b")
     yield case("W frozen, b trained", many, {**none, "dx": "dx", "db": "db", "lean": FROZEN}, "x b", unneeded="x b")
     yield case("b alone", many, {**none, "db": "db", "lean": FROZEN}, "b", unneeded="x W b")
@@ -66,14 +48,14 @@ def linear(draw: Draw) -> Iterator[Case]:
     yield case(
         "float32", (b, n), {"z": SMALL, "dx": SMALL, "dW": SMALL, "db": SMALL}, "x W b", dtype="float32", tol=1e-5
     )
-    params: dict[str, Any] = {"module": "ops.linear", "function": "Linear", "names": names, "needs": ["x", "W", "b"]}
     arrays = {"x": draw.normal(10, 100, 90), "W": draw.normal(70, 90), "b": draw.normal(70)}
     arrays["dz"] = draw.normal(10, 100, 70)
-    yield Case("1000 rows", "by_hand", arrays, {"z": LARGE, "dx": LARGE, "dW": LARGE, "db": LARGE}, params, seconds=1.0)
+    checks = dict.fromkeys(("z", "dx", "dW", "db"), LARGE)
+    yield by_hand("1000 rows", "Linear", names, arrays, checks, "x W b", module="ops.linear", seconds=1.0)
 
 
+@problem("3.2")
 def modules(draw: Draw) -> Iterator[Case]:
-    """3.2"""
     checks = {"flags": "freezing", "self": "freezing", "values": "freezing", "grads": "gradients forgotten"}
     checks.update({"part flags": "thawing", "part self": "thawing", "kept grads": "thawing"})
     yield Case("a tree frozen, a part of it thawed", "freezing", {}, checks)
@@ -86,8 +68,8 @@ def modules(draw: Draw) -> Iterator[Case]:
     yield Case("a tree with lists, dicts and a tuple", "swapping", {}, checks)
 
 
+@problem("3.3")
 def held(draw: Draw) -> Iterator[Case]:
-    """3.3"""
     checks = {"module": "names", "list": "names", "generator": "names", "pairs": "names"}
     checks.update({"half": "frozen parameters", "frozen": "frozen parameters", "strided, frozen": "frozen parameters"})
     checks.update({"one name, frozen": "frozen parameters"})
@@ -121,8 +103,8 @@ def _steps(
     return Case(name, "optimize", arrays, checks, params, tol=tol)
 
 
+@problem("3.4")
 def sgd(draw: Draw) -> Iterator[Case]:
-    """3.4"""
     lr = draw.number(0.05, 0.3)
     yield _steps(draw, "plain", "SGD", "plain", 2, lr)
     yield _steps(draw, "a schedule", "SGD", "plain", 3, [0.3, 0.1, 0.2])
@@ -137,8 +119,8 @@ def sgd(draw: Draw) -> Iterator[Case]:
     yield _steps(draw, "float32", "SGD", SMALL, 3, 0.1, dtype="float32", momentum=0.9, weight_decay=0.1)
 
 
+@problem("3.5")
 def adamw(draw: Draw) -> Iterator[Case]:
-    """3.5"""
     lr = draw.number(0.02, 0.1)
     betas = [draw.number(0.5, 0.9), draw.number(0.9, 0.99)]
     yield _steps(draw, "one step", "AdamW", "the first step", 1, lr, betas=betas, weight_decay=0.0)
@@ -157,9 +139,8 @@ def adamw(draw: Draw) -> Iterator[Case]:
     yield Case(big.name, big.driver, big.arrays, big.checks, big.params, tol=1e-7, seconds=1.5)
 
 
+@problem("3.6")
 def clip(draw: Draw) -> Iterator[Case]:
-    """3.6"""
-
     def case(name: str, gs: list[np.ndarray], max_norm: float, checks: dict[str, str], tol: float = 1e-5,
              **params: Any) -> Case:  # fmt: skip
         arrays = {f"g{i}": g for i, g in enumerate(gs)}
@@ -201,13 +182,12 @@ def _applied(
     if config == "BitFitConfig":
         checks["by linear layers"] = "nothing kept below"
     checks.update({"state": "frozen stays frozen", "moved": "frozen stays frozen", "base": "frozen stays frozen"})
-    settings = {"model": model, "config": config, "config options": options, "seed": _seed(draw), **params}
+    settings = {"model": model, "config": config, "config options": options, "seed": draw.seed(), **params}
     return Case(name, "applied", {}, checks, settings, tol=1e-5)
 
 
+@problem("3.7")
 def top_layers(draw: Draw) -> Iterator[Case]:
-    """3.7"""
-
     def case(name: str, aspect: str, model: str, k: int, **params: Any) -> Case:
         return _applied(draw, name, aspect, model, "TopLayersConfig", {"n_layers": k}, **params)
 
@@ -226,9 +206,8 @@ def top_layers(draw: Draw) -> Iterator[Case]:
         yield Case(f"{k} layers of three", "refused", {}, {"error": "refused", "same": "refused"}, settings)
 
 
+@problem("3.8")
 def bitfit(draw: Draw) -> Iterator[Case]:
-    """3.8"""
-
     def case(name: str, aspect: str, model: str, options: dict[str, Any], **params: Any) -> Case:
         return _applied(draw, name, aspect, model, "BitFitConfig", options, **params)
 
@@ -267,18 +246,15 @@ def _bottleneck(
         arrays["dz"] = draw.normal(*shape, d)
     arrays = {n: x.astype(dtype) for n, x in arrays.items()}
     rows = int(np.prod(shape))
-    params = {
-        "module": "peft.adapters", "function": "Bottleneck", "names": NAMES, "needs": needs.split(),
-        "constants": {"activation": activation, "scale": draw.number(1.5, 4.0) if scale is None else scale,
-                      "residual": residual},
-        "unneeded": unneeded.split(), "at_most": at_most * rows * r * 8 + 2 * d * r * 8,
-    }  # fmt: skip
-    return Case(name, "by_hand", arrays, checks, params, **kw)
+    scale = draw.number(1.5, 4.0) if scale is None else scale
+    constants = {"activation": activation, "scale": scale, "residual": residual}
+    at_most = at_most * rows * r * 8 + 2 * d * r * 8
+    return by_hand(name, "Bottleneck", NAMES, arrays, checks, needs, constants, module="peft.adapters",
+                   unneeded=unneeded, at_most=at_most, **kw)  # fmt: skip
 
 
+@problem("3.9")
 def bottleneck(draw: Draw) -> Iterator[Case]:
-    """3.9"""
-
     def forward(aspect: str) -> dict[str, str]:
         return {"z": aspect, **UNTOUCHED}
 
@@ -299,8 +275,8 @@ def bottleneck(draw: Draw) -> Iterator[Case]:
     yield _bottleneck(draw, "h alone", {"lean": FROZEN}, "h", shape=many, unneeded="h b_down b_up", at_most=1)
 
 
+@problem("3.10")
 def bottleneck_backward(draw: Draw) -> Iterator[Case]:
-    """3.10"""
     every = "h W_down b_down W_up b_up"
     grads = {f"d{n}": f"d{n}" for n in every.split()}
     layouts = {"dz": "readonly", "h": "readonly"}
@@ -320,12 +296,12 @@ def bottleneck_backward(draw: Draw) -> Iterator[Case]:
         yield _bottleneck(draw, f"{needs} wanted", some, needs, backward=True)
 
 
+@problem("3.11")
 def adapter(draw: Draw) -> Iterator[Case]:
-    """3.11"""
     checks = {"shape": "truncated normal", "seeded": "truncated normal"}
     drawn = ("cut", "reaches", "spread", "mean", "no pile at the cut", "no pile at zero")
     checks.update(dict.fromkeys(drawn, "truncated normal"))
-    yield Case("20000 draws", "truncated", {}, checks, {"shape": [100, 200], "seed": _seed(draw)})
+    yield Case("20000 draws", "truncated", {}, checks, {"shape": [100, 200], "seed": draw.seed()})
     parameters = dict.fromkeys(("names", "shapes", "dtypes", "trained", "count", "formula", "settings"), "parameters")
     values = dict.fromkeys(("biases", "down", "up", "apart", "near"), "the start")
     x = {"x": draw.normal(3, 96)}
@@ -338,7 +314,7 @@ def adapter(draw: Draw) -> Iterator[Case]:
         ("float64", plain, {}, "float64"),
     ]
     for name, options, more, dtype in cases:
-        params = {"d": 96, "options": options, "seed": _seed(draw), "dtype": dtype}
+        params = {"d": 96, "options": options, "seed": draw.seed(), "dtype": dtype}
         yield Case(name, "start", x, {**parameters, **more}, params)
     forms: dict[str, dict[str, Any]] = {
         "AdapterH": {"r": 3, "activation": "tanh"},
@@ -351,18 +327,18 @@ def adapter(draw: Draw) -> Iterator[Case]:
         aspect = "with a normalization" if options.get("layer_norm") else "h + b(h)"
         names = ["z", "dh", "d down", "d down_bias", "d up", "d up_bias"]
         names += ["d norm.weight", "d norm.bias"] if options.get("layer_norm") else []
-        params = {"options": options, "seed": _seed(draw)}
+        params = {"options": options, "seed": draw.seed()}
         yield Case(name, "adapt", arrays, dict.fromkeys(names, aspect), params)
 
 
+@problem("3.12")
 def around(draw: Draw) -> Iterator[Case]:
-    """3.12"""
     forms: dict[str, dict[str, Any]] = {"scale 1": {"r": 3}, "scaled": {"r": 2, "scale": 2.5, "activation": "tanh"}}
     for kind, aspect in (("Adapted", "behind"), ("AdaptedInParallel", "beside")):
         for name, options in forms.items():
             arrays = {n: draw.normal(2, 4, 6) for n in ("x", "y", "dz")}
             names = ["z", "dx", "seen", "d down", "d down_bias", "d up", "d up_bias"]
-            params = {"kind": kind, "options": {**options, "parallel": kind != "Adapted"}, "seed": _seed(draw)}
+            params = {"kind": kind, "options": {**options, "parallel": kind != "Adapted"}, "seed": draw.seed()}
             yield Case(f"{aspect}, {name}", "around", arrays, dict.fromkeys(names, aspect), params)
     models: list[tuple[str, str, dict[str, Any]]] = [
         ("AdapterH in a decoder", "decoder", {"r": 3}),
@@ -373,19 +349,3 @@ def around(draw: Draw) -> Iterator[Case]:
         case = _applied(draw, name, "in a model", model, "AdapterConfig", options)
         checks = {k: v if v != "nothing kept below" else "in a model" for k, v in case.checks.items()}
         yield Case(name, "applied", {}, checks, case.params, tol=1e-4)
-
-
-PROBLEMS = {
-    "3.1": linear,
-    "3.2": modules,
-    "3.3": held,
-    "3.4": sgd,
-    "3.5": adamw,
-    "3.6": clip,
-    "3.7": top_layers,
-    "3.8": bitfit,
-    "3.9": bottleneck,
-    "3.10": bottleneck_backward,
-    "3.11": adapter,
-    "3.12": around,
-}

@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from autograder.cases import Case, Draw
-
-FROZEN = "frozen costs nothing"
+from autograder.cases import FROZEN, UNTOUCHED, Case, Draw, problem
 
 
+@problem("4.1")
 def prepend(draw: Draw) -> Iterator[Case]:
-    """4.1"""
-
     def case(
         name: str, needs: str, checks: Mapping[str, str], sizes: tuple[int, int, int, int], dtype: str = "float64",
         backward: bool = True, **more: Any,
@@ -25,9 +22,9 @@ def prepend(draw: Draw) -> Iterator[Case]:
             arrays["dz"] = draw.normal(B, P + T, d, dtype=dtype)
         return Case(name, "prepend", arrays, checks, {"needs": needs.split()}, **more)
 
-    checks = {"z": "forward", "changed": "inputs untouched"}
+    checks = {"z": "forward", **UNTOUCHED}
     yield case("the forward", "p", checks, (3, 4, 5, 2), backward=False, layouts={"x": "readonly", "p": "fortran"})
-    grads = {"dp": "dp", "dx": "dx", "changed": "inputs untouched"}
+    grads = {"dp": "dp", "dx": "dx", **UNTOUCHED}
     yield case("both", "p x", grads, (3, 4, 5, 2), layouts={"dz": "strided"})
     yield case("another batch", "p x", grads, (5, 2, 3, 7), layouts={"dz": "readonly"})
     yield case("the prompt alone", "p", {"dp": "dp", "dx": "None where none is wanted"}, (2, 3, 4, 5))
@@ -35,10 +32,10 @@ def prepend(draw: Draw) -> Iterator[Case]:
     yield case("one row, one token, float32", "p x", {"z": "edge sizes", "dp": "edge sizes"}, (1, 1, 1, 3), "float32")
 
 
+@problem("4.2")
 def start(draw: Draw) -> Iterator[Case]:
-    """4.2"""
     table = {"table": draw.normal(11, 6, scale=0.3) + 0.2}
-    seed = int(draw.integers(10**6))
+    seed = draw.seed()
 
     def case(name: str, aspect: str, is_text: bool = True, **config: Any) -> Case:
         params = {"config": config, "is_text": is_text, "seed": seed}
@@ -60,16 +57,15 @@ def start(draw: Draw) -> Iterator[Case]:
     yield case("another name", "refusals", prompt_tuning_init="ZEROS")
 
 
+@problem("4.3")
 def mask(draw: Draw) -> Iterator[Case]:
-    """4.3"""
-
     def case(
         name: str, aspect: str, sizes: tuple[int, int, int, int], causal: bool, m: np.ndarray | None = None,
         dtype: str = "float64", **more: Any,
     ) -> Case:  # fmt: skip
         B, H, N, S = sizes
         params = {"B": B, "H": H, "N": N, "S": S, "causal": causal, "dtype": dtype}
-        checks = {"seen": aspect, "hidden": aspect, "dtype": "dtype", "changed": "inputs untouched"}
+        checks = {"seen": aspect, "hidden": aspect, "dtype": "dtype", **UNTOUCHED}
         return Case(name, "mask", {} if m is None else {"mask": m}, checks, params, **more)
 
     yield case("square", "causal, square", (1, 1, 5, 5), True)
@@ -84,9 +80,9 @@ def mask(draw: Draw) -> Iterator[Case]:
     yield Case("nothing to hide", "mask", {}, {"none": "None where nothing is hidden"}, nothing)
 
 
+@problem("4.4")
 def behind(draw: Draw) -> Iterator[Case]:
-    """4.4"""
-    checks = {"z": "[prefix; x]", "changed": "inputs untouched"}
+    checks = {"z": "[prefix; x]", **UNTOUCHED}
     for name, (P, Hk, D, B, S), layouts in (
         ("two heads", (3, 2, 4, 5, 6), {"x": "readonly", "prefix": "fortran"}),
         ("one head, a longer prefix", (7, 1, 3, 2, 4), {"x": "strided"}),
@@ -131,11 +127,10 @@ def _attend(
     return Case(name, "attend", arrays, checks, params, shown=shown, **more)
 
 
+@problem("4.5")
 def attention_forward(draw: Draw) -> Iterator[Case]:
-    """4.5"""
-
     def case(name: str, aspect: str, **more: Any) -> Case:
-        checks = {"z": aspect, "changed": "inputs untouched"}
+        checks = {"z": aspect, **UNTOUCHED}
         return _attend(draw, name, "prefix", checks, backward=False, **more)
 
     yield case("every query sees all", "not causal", causal=False, layouts={"q": "readonly", "prefix": "fortran"})
@@ -164,9 +159,9 @@ def attention_forward(draw: Draw) -> Iterator[Case]:
     yield _attend(draw, "float32", "prefix", single, backward=False, dtype="float32", tol=2e-5)
 
 
+@problem("4.6")
 def attention_backward(draw: Draw) -> Iterator[Case]:
-    """4.6"""
-    grads = {"dq": "dq", "dk": "dk", "dv": "dv", "dP_k": "dP_k", "dP_v": "dP_v", "changed": "inputs untouched"}
+    grads = {"dq": "dq", "dk": "dk", "dv": "dv", "dP_k": "dP_k", "dP_v": "dP_v", **UNTOUCHED}
     everything = "q k v prefix"
     yield _attend(draw, "every query sees all", everything, grads, causal=False, layouts={"dz": "readonly"})
     yield _attend(draw, "causal", everything, grads, layouts={"dz": "strided", "q": "readonly"})
@@ -189,8 +184,8 @@ def attention_backward(draw: Draw) -> Iterator[Case]:
     yield _attend(draw, "large, in little time", everything, grads, sizes=large, groups=2, seconds=2.0)
 
 
+@problem("4.7")
 def reparametrization(draw: Draw) -> Iterator[Case]:
-    """4.7"""
     shared = ("dembedding", "dweight", "dbias")
     own = ("dweight0", "dbias0", "dweight1", "dbias1")
     checks = {"hidden": "hidden layer", "z0": "prefix", "z1": "prefix"}
@@ -215,8 +210,8 @@ def _sizes(layout: str) -> dict[str, Any]:
     return {**sizes, "n_kv_heads": 2} if layout == "llama" else sizes
 
 
+@problem("4.8")
 def collapse(draw: Draw) -> Iterator[Case]:
-    """4.8"""
     checks = {
         "z": "the same outputs",
         "same output": "the same outputs",
@@ -229,8 +224,8 @@ def collapse(draw: Draw) -> Iterator[Case]:
         yield Case(layout, "collapsed", {"ids": draw.integers(19, 3, 7)}, checks, params, tol=1e-4)
 
 
+@problem("4.9")
 def model(draw: Draw) -> Iterator[Case]:
-    """4.9"""
     checks = {
         "shapes": "trained tensors",
         "offset": "positions",
@@ -249,16 +244,3 @@ def model(draw: Draw) -> Iterator[Case]:
         params = {"layout": layout, "sizes": _sizes(layout), "P": 5, "projection": projection, "m": m}
         name = f"{layout}, {'reparametrized' if projection else 'flat'}"
         yield Case(name, "model", {"ids": draw.integers(19, 3, 8)}, checks, params, tol=1e-4)
-
-
-PROBLEMS = {
-    "4.1": prepend,
-    "4.2": start,
-    "4.3": mask,
-    "4.4": behind,
-    "4.5": attention_forward,
-    "4.6": attention_backward,
-    "4.7": reparametrization,
-    "4.8": collapse,
-    "4.9": model,
-}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autograder.cases import Case, Draw
+from autograder.cases import FROZEN, UNTOUCHED, Case, Draw, problem
 
 ROWS = 4096  # of a block, as in the library
 
@@ -16,8 +16,8 @@ def _seed(draw: Draw) -> list[int]:
     return [int(i) for i in draw.integers(10**6, 2)]
 
 
+@problem("5.1")
 def block(draw: Draw) -> Iterator[Case]:
-    """5.1"""
     checks = {"z": "values", "again": "the same again"}
     for name, size, start, dtype in (
         ("the first block, a short one", 37, 0, "float64"),
@@ -40,11 +40,11 @@ def _project(
     return Case(name, "project", arrays, checks, params, shown={"Px": "P x", "Pty": "Pᵀ y"}, **more)
 
 
-BOTH = {"Px": "P x", "Pty": "Pᵀ y", "changed": "inputs untouched"}
+BOTH = {"Px": "P x", "Pty": "Pᵀ y", **UNTOUCHED}
 
 
+@problem("5.2")
 def dense(draw: Draw) -> Iterator[Case]:
-    """5.2"""
     yield _project(draw, "dense", "one block", 29, 7, BOTH, layouts={"x": "strided", "y": "readonly"})
     yield _project(draw, "dense", "three blocks, the last one short", 2 * ROWS + 13, 6, BOTH, layouts={"x": "readonly"})
     yield _project(draw, "dense", "blocks that are full", 2 * ROWS, 3, BOTH)
@@ -57,8 +57,8 @@ def dense(draw: Draw) -> Iterator[Case]:
     yield Case("a large P, in little memory", "memory", arrays, checks, params, seconds=4.0)
 
 
+@problem("5.3")
 def sparse(draw: Draw) -> Iterator[Case]:
-    """5.3"""
     for name, total, start in (("a quarter stays", 16, 0), ("a tenth stays", 100, ROWS)):
         params = {"kind": "sparse", "size": 64, "d": 9, "total": total, "seed": _seed(draw), "start": start}
         checks = {"z": "which entries, and their size", "untouched": "values untouched"}
@@ -66,9 +66,9 @@ def sparse(draw: Draw) -> Iterator[Case]:
     yield _project(draw, "sparse", "P x and Pᵀ y", ROWS + 30, 8, {"Px": "in use", "Pty": "in use"})
 
 
+@problem("5.4")
 def hadamard(draw: Draw) -> Iterator[Case]:
-    """5.4"""
-    checks = {"z": "H x", "changed": "inputs untouched"}
+    checks = {"z": "H x", **UNTOUCHED}
     for L in (2, 8, 64):
         yield Case(f"L = {L}", "hadamard", {"x": draw.normal(L)}, checks, layouts={"x": "readonly"})
     yield Case("L = 16, strided", "hadamard", {"x": draw.normal(16)}, checks, layouts={"x": "strided"})
@@ -79,8 +79,8 @@ def hadamard(draw: Draw) -> Iterator[Case]:
     yield Case("L = 131,072, in little time", "hadamard", large, {"z": "L log L steps"}, seconds=2.0)
 
 
+@problem("5.5")
 def fastfood(draw: Draw) -> Iterator[Case]:
-    """5.5"""
     layouts = {"x": "strided", "y": "readonly"}
     yield _project(draw, "fastfood", "more numbers than directions", 27, 5, BOTH, layouts=layouts)
     yield _project(draw, "fastfood", "more directions than numbers", 3, 13, BOTH, layouts={"x": "readonly"})
@@ -94,12 +94,8 @@ def fastfood(draw: Draw) -> Iterator[Case]:
     yield _project(draw, "fastfood", "large, in little time", 60_000, 700, {"Px": "P x", "Pty": "Pᵀ y"}, seconds=2.0)
 
 
-FROZEN = "frozen costs nothing"
-
-
+@problem("5.6")
 def subspace(draw: Draw) -> Iterator[Case]:
-    """5.6"""
-
     def case(
         name: str, needs: str, checks: Mapping[str, str], shape: tuple[int, ...], said: bool = True,
         dtype: str = "float64", backward: bool = True, **more: Any,
@@ -117,9 +113,9 @@ def subspace(draw: Draw) -> Iterator[Case]:
         names = {"z": "θ", "dtheta0": "dθ₀", "dtheta": "dθ_d", "dscale": "dλ"}
         return Case(name, "subspace", arrays, checks, {"needs": needs.split()}, shown=names, **more)
 
-    did = {"z": "DID", "dtheta": "DID", "dtheta0": FROZEN, "changed": "inputs untouched"}
+    did = {"z": "DID", "dtheta": "DID", "dtheta0": FROZEN, **UNTOUCHED}
     yield case("DID", "theta", did, (3, 4), said=False, layouts={"theta0": "readonly", "dz": "readonly"})
-    said = {"z": "SAID: θ", "dtheta": "SAID: dθ_d", "dscale": "SAID: dλ", "changed": "inputs untouched"}
+    said = {"z": "SAID: θ", "dtheta": "SAID: dθ_d", "dscale": "SAID: dλ", **UNTOUCHED}
     yield case("SAID", "theta scale", {**said, "dtheta0": FROZEN, "keeps θ₀": FROZEN}, (2, 3, 4))
     yield case("SAID, dz Fortran-ordered", "theta scale", said, (4, 7), layouts={"dz": "fortran"})
     yield case("everything trained", "theta0 theta scale", {**said, "dtheta0": "dθ₀"}, (6,))
@@ -130,8 +126,8 @@ def subspace(draw: Draw) -> Iterator[Case]:
     yield case("the forward alone", "", {"z": "SAID: θ"}, (2, 5), backward=False)
 
 
+@problem("5.7")
 def model(draw: Draw) -> Iterator[Case]:
-    """5.7"""
     checks = {
         "start": "starts at θ₀",
         "number": "starts at θ₀",
@@ -148,9 +144,9 @@ def model(draw: Draw) -> Iterator[Case]:
             yield Case(name, "model", arrays, checks, params, tol=1e-4, shown={"gradient": "dθ_d", "scales": "dλ"})
 
 
+@problem("5.8")
 def crossing(draw: Draw) -> Iterator[Case]:
-    """5.8"""
-    checks = {"z": "between two dimensions", "changed": "inputs untouched"}
+    checks = {"z": "between two dimensions", **UNTOUCHED}
     ds = [int(d) for d in np.cumsum(draw.integers(40, 7, low=3))]
     rising = {"means": np.sort(draw.rng.random(7)) + np.arange(7) * 0.05}
     target = float((rising["means"][3] + rising["means"][4]) / 2 + 0.01)
@@ -167,8 +163,8 @@ def crossing(draw: Draw) -> Iterator[Case]:
     yield Case("reached exactly", "crossing", {"means": dip}, {"z": "at the ends"}, exact)
 
 
+@problem("5.9")
 def applied(draw: Draw) -> Iterator[Case]:
-    """5.9"""
     checks = {
         "shapes": "what is trained",
         "dtypes": "what is trained",
@@ -194,16 +190,3 @@ def applied(draw: Draw) -> Iterator[Case]:
     ):
         seeded = {**config, "seed": int(draw.integers(1000))}
         yield Case(name, "applied", arrays, checks, {**on, "config": seeded, "refused": refused}, tol=1e-4)
-
-
-PROBLEMS = {
-    "5.1": block,
-    "5.2": dense,
-    "5.3": sparse,
-    "5.4": hadamard,
-    "5.5": fastfood,
-    "5.6": subspace,
-    "5.7": model,
-    "5.8": crossing,
-    "5.9": applied,
-}

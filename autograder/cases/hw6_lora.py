@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from autograder.cases import Case, Draw
+from autograder.cases import FORWARD, FROZEN, UNTOUCHED, Case, Draw, problem
 
-FORWARD = {"z": "forward", "changed": "inputs untouched"}
-FROZEN, UNTOUCHED = "frozen costs nothing", "inputs untouched"
 LINEAR, EMBEDDING = "x W b A B s", "E ids A B s"
 
 
@@ -46,8 +44,8 @@ def _linear(
     return Case(name, more.pop("driver", "by_hand"), arrays, checks, params, **more)
 
 
+@problem("6.1")
 def forward(draw: Draw) -> Iterator[Case]:
-    """6.1"""
     yield _linear(draw, "a matrix of rows", "A B", FORWARD, (3,), False)
     yield _linear(
         draw, "a batch of sequences, x read-only", "A B", FORWARD, (2, 3), False,
@@ -77,9 +75,9 @@ def forward(draw: Draw) -> Iterator[Case]:
     yield _linear(draw, "a large W₀, one row", "A B", large, (1,), False, sizes=(2, 400, 500), driver="thin")
 
 
+@problem("6.2")
 def backward(draw: Draw) -> Iterator[Case]:
-    """6.2"""
-    own = {"dA": "dA", "dB": "dB", "changed": UNTOUCHED}
+    own = {"dA": "dA", "dB": "dB", **UNTOUCHED}
     grads = {"dx": "dx", **own}
     yield _linear(draw, "x, A and B trained", "x A B", grads, (2, 3), layouts={"dz": "readonly"})
     yield _linear(draw, "rows, dz strided", "x A B", grads, (7,), layouts={"dz": "strided", "x": "fortran"})
@@ -142,8 +140,8 @@ def _repeated(draw: Draw, *shape: int, V: int = 11) -> np.ndarray:
     return ids
 
 
+@problem("6.3")
 def embedding_forward(draw: Draw) -> Iterator[Case]:
-    """6.3"""
     yield _looked_up(
         draw,
         "a batch",
@@ -166,9 +164,9 @@ def embedding_forward(draw: Draw) -> Iterator[Case]:
         yield _looked_up(draw, f"gradients of {needs} alone", needs, checks, ids, backward=False, **small)
 
 
+@problem("6.4")
 def embedding_backward(draw: Draw) -> Iterator[Case]:
-    """6.4"""
-    grads = {"dA": "dA", "dB": "dB", "changed": UNTOUCHED}
+    grads = {"dA": "dA", "dB": "dB", **UNTOUCHED}
     frozen = dict.fromkeys(("dE", "dA", "dB"), FROZEN)
     yield _looked_up(
         draw, "A and B, ids repeat", "A B", {**frozen, **grads}, _repeated(draw, 3, 4), layouts={"dz": "readonly"}
@@ -185,8 +183,9 @@ def embedding_backward(draw: Draw) -> Iterator[Case]:
     yield _looked_up(draw, "many ids, in little time", "A B", grads, many, 700, sizes=(8, 64), seconds=2.0)
 
 
+@problem("6.5")
 def initialization(draw: Draw) -> Iterator[Case]:
-    """6.5: numbers that describe what was drawn, within a tenth (seven of their standard deviations and more)."""
+    """Numbers that describe what was drawn, within a tenth (seven of their standard deviations and more)."""
     shape = {f"{n} {w}": "shapes and types" for n in "AB" for w in ("shape", "dtype", "trained")}
     seeds = {f"{n} {w}": "out of the generator" for n in "AB" for w in ("repeats", "goes on", "by seed")}
 
@@ -203,7 +202,7 @@ def initialization(draw: Draw) -> Iterator[Case]:
         ("both random", False, "float32", {**law("A", "both random", uniform), **law("B", "both random", uniform)}),
     ):
         arrays = {"W": draw.normal(d, k, dtype=dtype)}
-        params = {"r": r, "k": k, "d": d, "dtype": dtype, "init": init, "seed": int(draw.integers(10**6))}
+        params = {"r": r, "k": k, "d": d, "dtype": dtype, "init": init, "seed": draw.seed()}
         params["bounded"] = init != "gaussian"
         yield Case(name, "draw", arrays, {**checks, **shape, **seeds}, params, tol=0.1)
     for name, init, checks in (
@@ -211,13 +210,12 @@ def initialization(draw: Draw) -> Iterator[Case]:
         ("an embedding, both random", False, {**law("A", "embedding", gaussian), **law("B", "embedding", gaussian)}),
     ):
         arrays = {"E": draw.normal(k, d, dtype="float32")}
-        params = {"r": r, "k": k, "d": d, "dtype": "float32", "init": init, "seed": int(draw.integers(10**6))}
+        params = {"r": r, "k": k, "d": d, "dtype": "float32", "init": init, "seed": draw.seed()}
         yield Case(name, "draw", arrays, {**checks, **shape, **seeds}, params, tol=0.1)
 
 
+@problem("6.6")
 def layer(draw: Draw) -> Iterator[Case]:
-    """6.6"""
-
     def case(name: str, checks: Mapping[str, str], backward: bool = True, **params: Any) -> Case:
         r, k, d = draw.sizes(3, 4, 9)
         arrays = {
@@ -226,7 +224,7 @@ def layer(draw: Draw) -> Iterator[Case]:
         }  # fmt: skip
         if backward:
             arrays["dz"] = draw.normal(2, 5, d)
-        settings = {"scale": draw.number(1.5, 3.5), "seed": int(draw.integers(10**6)), **params}
+        settings = {"scale": draw.number(1.5, 3.5), "seed": draw.seed(), **params}
         return Case(name, "layer", arrays, checks, settings, tol=1e-5)
 
     def all_as(aspect: str) -> dict[str, str]:
@@ -241,8 +239,8 @@ def layer(draw: Draw) -> Iterator[Case]:
     yield case("the change with dropout", all_as("change"), change=True, training=True, dropout=0.4)
 
 
+@problem("6.7")
 def scales(draw: Draw) -> Iterator[Case]:
-    """6.7"""
     paths = [f"stack.layers.{i}.{rest}" for i in (0, 1, 11) for rest in ("attention.q_proj", "feed_forward.up_proj")]
     paths += ["input.tokens", "my_q_proj"]
     for rs in (False, True):
@@ -262,8 +260,8 @@ def scales(draw: Draw) -> Iterator[Case]:
             yield Case(f"{kind}, {name}", "scale", {}, checks, {"options": {**base, **options}, "paths": paths})
 
 
+@problem("6.8")
 def merging(draw: Draw) -> Iterator[Case]:
-    """6.8"""
     kept = {"base": "base untouched", "weight of its own": "base untouched"}
     for name, bias, dtype in (("a linear layer", True, "float64"), ("no bias, float32", False, "float32")):
         r, k, d = draw.sizes(3, 4, 9)
@@ -283,9 +281,8 @@ def merging(draw: Draw) -> Iterator[Case]:
     yield Case("an embedding", "merged", arrays, checks, {"scale": draw.number(1.5, 3.5)})
 
 
+@problem("6.9")
 def mixing(draw: Draw) -> Iterator[Case]:
-    """6.9"""
-
     def rows(name: str, needs: str, checks: Mapping[str, str], B: int, n: int, backward: bool, **more: Any) -> Case:
         T, d = draw.sizes(2, 2, 7)
         arrays = {"x": draw.normal(B, T, d), "y": draw.normal(n, T, d), "index": draw.rng.permutation(B)[:n]}
@@ -294,9 +291,9 @@ def mixing(draw: Draw) -> Iterator[Case]:
         return Case(name, "add_to_rows", arrays, checks, {"needs": needs.split()}, **more)
 
     added, back = "rows added", "gradients of the rows"
-    yield rows("some rows", "x y", {"z": added, "changed": UNTOUCHED}, 7, 3, False, layouts={"x": "readonly"})
+    yield rows("some rows", "x y", {"z": added, **UNTOUCHED}, 7, 3, False, layouts={"x": "readonly"})
     yield rows("no row", "x y", {"z": added}, 4, 0, False)
-    grads = {"dx": back, "dy": back, "changed": UNTOUCHED, "lean": FROZEN}
+    grads = {"dx": back, "dy": back, **UNTOUCHED, "lean": FROZEN}
     yield rows("gradients", "x y", grads, 6, 4, True, layouts={"dz": "readonly"})
     yield rows("y alone", "y", {"dy": back, "dx": FROZEN}, 5, 2, True, layouts={"dz": "strided"})
     yield rows("x alone", "x", {"dx": back, "dy": FROZEN}, 5, 2, True)
@@ -309,7 +306,7 @@ def mixing(draw: Draw) -> Iterator[Case]:
         shapes = {"x": (len(examples), *batch, k), "W": (d, k), "b": (d,)}
         shapes |= {"Ap": (r, k), "Bp": (d, r), "Aq": (s, k), "Bq": (d, s)}
         arrays = {n: draw.normal(*shape) for n, shape in shapes.items()}
-        checks = {"z": "a mixed batch", "no work twice": "no work twice", "changed": UNTOUCHED, "refused": "refused"}
+        checks = {"z": "a mixed batch", "no work twice": "no work twice", **UNTOUCHED, "refused": "refused"}
         if backward:
             arrays["dz"] = draw.normal(len(examples), *batch, d)
             used = [f"d{n}{who}" for who in ("p", "q") if who in examples for n in "AB"]
@@ -322,8 +319,8 @@ GPT2 = {"vocab_size": 17, "d_model": 12, "n_layers": 2, "n_heads": 3, "context":
 LLAMA = {**GPT2, "d_model": 16, "n_heads": 4, "n_kv_heads": 2}
 
 
+@problem("6.10")
 def biases(draw: Draw) -> Iterator[Case]:
-    """6.10"""
     paths = [f"stack.layers.{i}.attention.{n}_proj" for i in (0, 1) for n in "qv"]
     for bias in ("none", "lora_only", "all"):
         what = dict.fromkeys(("names", "values", "others"), f'bias="{bias}"')
@@ -334,8 +331,8 @@ def biases(draw: Draw) -> Iterator[Case]:
         yield Case(bias, "train_biases", {}, checks, {**params, "taken": taken[int(draw.integers(2))]})
 
 
+@problem("6.11")
 def applied(draw: Draw) -> Iterator[Case]:
-    """6.11"""
     checks = {
         "names": "what is trained",
         "shapes": "what is trained",
@@ -372,18 +369,3 @@ def applied(draw: Draw) -> Iterator[Case]:
             "second": {"r": 2, "lora_alpha": 3.0, "target_modules": ["k_proj"]}, "refused": refused,
         }  # fmt: skip
         yield Case(name, "decoder", arrays, checks, params, tol=1e-4)
-
-
-PROBLEMS = {
-    "6.1": forward,
-    "6.2": backward,
-    "6.3": embedding_forward,
-    "6.4": embedding_backward,
-    "6.5": initialization,
-    "6.6": layer,
-    "6.7": scales,
-    "6.8": merging,
-    "6.9": mixing,
-    "6.10": biases,
-    "6.11": applied,
-}

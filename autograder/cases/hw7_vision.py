@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autograder.cases import Case, Draw
-
-FORWARD = {"z": "forward", "changed": "inputs untouched"}
-FROZEN = "frozen costs nothing"
+from autograder.cases import FORWARD, FROZEN, UNTOUCHED, Case, Draw, problem
 
 
 def _ln(
@@ -43,8 +40,8 @@ def _ln(
     return Case(name, "lnlora_linear", arrays, checks, params, **more)
 
 
+@problem("7.1")
 def ln_forward(draw: Draw) -> Iterator[Case]:
-    """7.1"""
     own = "A B gamma beta"
     yield _ln(draw, "a batch of sequences", own, FORWARD, backward=False, layouts={"x": "readonly"})
     yield _ln(
@@ -57,9 +54,9 @@ def ln_forward(draw: Draw) -> Iterator[Case]:
     yield _ln(draw, "no row at all", own, {"z": "edge sizes"}, (0, 2), False)
 
 
+@problem("7.2")
 def ln_backward(draw: Draw) -> Iterator[Case]:
-    """7.2"""
-    grads = {"dA": "dA", "dB": "dB", "dgamma": "dγ and dβ", "dbeta": "dγ and dβ", "changed": "inputs untouched"}
+    grads = {"dA": "dA", "dB": "dB", "dgamma": "dγ and dβ", "dbeta": "dγ and dβ", **UNTOUCHED}
     all_own = "x A B gamma beta"
     yield _ln(draw, "x and the layer's own", all_own, {"dx": "dx", **grads}, layouts={"dz": "readonly"})
     yield _ln(draw, "three axes, dz strided", all_own, {"dx": "dx", **grads}, (2, 3, 4), layouts={"dz": "strided"})
@@ -77,8 +74,8 @@ def ln_backward(draw: Draw) -> Iterator[Case]:
     )
 
 
+@problem("7.3")
 def ln_layer(draw: Draw) -> Iterator[Case]:
-    """7.3"""
     checks = {
         "shapes": "tensors",
         "trained": "tensors",
@@ -95,7 +92,7 @@ def ln_layer(draw: Draw) -> Iterator[Case]:
     for dtype in ("float64", "float32"):
         r, k, d = 7, 61, 23
         arrays = {n: draw.normal(*s, dtype=dtype) for n, s in {"W": (d, k), "b": (d,), "x": (3, k)}.items()}
-        params = {"k": k, "d": d, "r": r, "alpha": draw.number(9.0, 20.0), "seed": int(draw.integers(10**6))}
+        params = {"k": k, "d": d, "r": r, "alpha": draw.number(9.0, 20.0), "seed": draw.seed()}
         yield Case(dtype, "lnlora_layer", arrays, checks, params, tol=1e-6 if dtype == "float64" else 1e-5)
 
 
@@ -130,10 +127,10 @@ def _fact(
     return Case(name, "factorized_linear", arrays, checks, params, shown={"dS": "dΣ"}, **more)
 
 
+@problem("7.4")
 def fact_forward(draw: Draw) -> Iterator[Case]:
-    """7.4"""
     for blocks, aspect in (("square", "square"), ("output", "blocks in the output"), ("input", "blocks of the input")):
-        checks = {"z": aspect, "changed": "inputs untouched"}
+        checks = {"z": aspect, **UNTOUCHED}
         yield _fact(draw, f"{blocks}, a batch", blocks, "U V S", checks, backward=False, layouts={"x": "readonly"})
         yield _fact(draw, f"{blocks}, rows, x strided", blocks, "", checks, (5,), False, layouts={"x": "strided"})
     yield _fact(draw, "no bias", "output", "U V S", {"z": "blocks in the output"}, (4,), False, bias=False)
@@ -141,10 +138,10 @@ def fact_forward(draw: Draw) -> Iterator[Case]:
     yield _fact(draw, "one row of a batch", "output", "U V S", {"z": "edge sizes"}, (1, 1), False)
 
 
+@problem("7.5")
 def fact_backward(draw: Draw) -> Iterator[Case]:
-    """7.5"""
     own = "x U V S"
-    grads = {"dx": "dx", "dU": "dU", "dV": "dV", "dS": "dΣ", "changed": "inputs untouched"}
+    grads = {"dx": "dx", "dU": "dU", "dV": "dV", "dS": "dΣ", **UNTOUCHED}
     for blocks in ("square", "output", "input"):
         yield _fact(draw, f"{blocks}, a batch", blocks, own, grads, layouts={"dz": "readonly"})
         yield _fact(draw, f"{blocks}, rows, dz strided", blocks, own, grads, (7,), layouts={"dz": "strided"})
@@ -161,8 +158,8 @@ def fact_backward(draw: Draw) -> Iterator[Case]:
     yield _fact(draw, "large, in little time", "output", own, grads, (4, 96), sizes=(8, 96), tol=1e-6, seconds=2.0)
 
 
+@problem("7.6")
 def core(draw: Draw) -> Iterator[Case]:
-    """7.6"""
     r, n, m, first = 3, 11, 4, 5
     tt = {"sigma": draw.normal(m, r, r), "dz": draw.normal(m, r, r)}
     yield Case("FacT-TT", "core", tt, {"z": "FacT-TT", "dsigma": "FacT-TT"}, {"first": 2, "m": m})
@@ -172,8 +169,8 @@ def core(draw: Draw) -> Iterator[Case]:
         yield Case(f"FacT-TK, {name}", "core", arrays, checks, {"first": start, "m": number})
 
 
+@problem("7.7")
 def delta(draw: Draw) -> Iterator[Case]:
-    """7.7"""
     for blocks, m in (("square", 1), ("output", 4), ("input", 3)):
         r, d = draw.sizes(2, 3, 7)
         D, k = (m * d, d) if blocks == "output" else (d, m * d)
@@ -188,8 +185,8 @@ def delta(draw: Draw) -> Iterator[Case]:
         yield Case(blocks, "delta", arrays, checks, {"scale": draw.number(1.5, 3.5)}, exact=exact)
 
 
+@problem("7.8")
 def vision(draw: Draw) -> Iterator[Case]:
-    """7.8"""
     checks = {
         "number": "number of parameters",
         "shapes": "number of parameters",
@@ -215,15 +212,3 @@ def vision(draw: Draw) -> Iterator[Case]:
                 "options": options,
             }
             yield Case(f"FacT-{factorization.upper()}, {name}", "vision", arrays, checks, params, tol=1e-4)
-
-
-PROBLEMS = {
-    "7.1": ln_forward,
-    "7.2": ln_backward,
-    "7.3": ln_layer,
-    "7.4": fact_forward,
-    "7.5": fact_backward,
-    "7.6": core,
-    "7.7": delta,
-    "7.8": vision,
-}

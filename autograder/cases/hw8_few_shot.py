@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autograder.cases import Case, Draw
+from autograder.cases import UNTOUCHED, Case, Draw, problem
 
 LETTERS = "abcdefgh ijklmnop"
 
@@ -31,8 +31,8 @@ def _pattern(draw: Draw, n_labels: int, n_examples: int, braces: bool = False) -
     }
 
 
+@problem("8.1")
 def pattern(draw: Draw) -> Iterator[Case]:
-    """8.1"""
     checks = {"question": "question", "answered": "answered", "demonstrations": "demonstrations"}
     for name, n_labels, n_examples, braces in (
         ("two labels", 2, 3, False),
@@ -43,9 +43,9 @@ def pattern(draw: Draw) -> Iterator[Case]:
     yield Case("no example", "texts", {}, {"demonstrations": "demonstrations"}, _pattern(draw, 2, 0))
 
 
+@problem("8.2")
 def continuation(draw: Draw) -> Iterator[Case]:
-    """8.2"""
-    checks = {"z": "scores", "changed": "inputs untouched"}
+    checks = {"z": "scores", **UNTOUCHED}
     for name, start, scale, layouts in (
         ("a continuation of several tokens", 2, 1.5, {}),
         ("of one token, logits strided and read-only ids", 4, 1.5, {"logits": "strided", "ids": "readonly"}),
@@ -63,12 +63,12 @@ def continuation(draw: Draw) -> Iterator[Case]:
     yield Case("a start that is none", "refused", few, {"answers": "refuses a bad start"}, {"starts": [0, 3, -1]})
 
 
+@problem("8.3")
 def predict(draw: Draw) -> Iterator[Case]:
-    """8.3"""
-    checks = {"z": "likeliest", "changed": "inputs untouched"}
+    checks = {"z": "likeliest", **UNTOUCHED}
     scores = draw.normal(11, 3)
     yield Case("without neutral scores", "predict", {"scores": scores}, checks, layouts={"scores": "readonly"})
-    calibrated = {"z": "calibrated", "changed": "inputs untouched"}
+    calibrated = {"z": "calibrated", **UNTOUCHED}
     arrays = {"scores": draw.normal(13, 4), "neutral": draw.normal(4, scale=2.0)}
     yield Case("with neutral scores", "predict", arrays, calibrated, layouts={"neutral": "readonly"})
     equal = np.repeat(draw.normal(5, 1), 3, axis=1)
@@ -86,8 +86,8 @@ def _ids(draw: Draw, n: int) -> list[int]:
     return [int(i) for i in draw.integers(23, n)]
 
 
+@problem("8.4")
 def label_scores(draw: Draw) -> Iterator[Case]:
-    """8.4"""
     for layout in ("gpt2", "llama"):
         for name, n_before, lengths, labels in (
             ("labels of one token", 9, (4, 2, 6), (1, 1, 1)),
@@ -115,16 +115,16 @@ def label_scores(draw: Draw) -> Iterator[Case]:
     yield Case("long demonstrations", "labels", arrays, checks, params, tol=1e-6)
 
 
+@problem("8.5")
 def batch(draw: Draw) -> Iterator[Case]:
-    """8.5"""
     checks = {"labels": "labels", "mask": "mask", "ids of real tokens": "ids", "sorted names": "ids"}
     for name, n_labels, n_examples in (("two labels", 2, 4), ("three labels", 3, 6), ("one example", 2, 1)):
         yield Case(name, "batch", {}, checks, _pattern(draw, n_labels, n_examples))
 
 
+@problem("8.6")
 def statistic(draw: Draw) -> Iterator[Case]:
-    """8.6"""
-    checks = {"t": "t", "nu": "degrees of freedom", "changed": "inputs untouched"}
+    checks = {"t": "t", "nu": "degrees of freedom", **UNTOUCHED}
     for name, n, m, ratio, params in (
         ("groups of different size and spread", 5, 11, 4.0, {}),
         ("two values in a group", 2, 7, 0.5, {}),
@@ -138,23 +138,12 @@ def statistic(draw: Draw) -> Iterator[Case]:
     yield Case("no spread at all", "statistic", flat, {"t": "no spread", "nu": "no spread"}, exact=frozenset({"t"}))
 
 
+@problem("8.7")
 def holm(draw: Draw) -> Iterator[Case]:
-    """8.7"""
-    checks = {"z": "corrected", "changed": "inputs untouched"}
+    checks = {"z": "corrected", **UNTOUCHED}
     # 7 tests: the largest product exceeds 1, and two products fall below the one before them.
     p = np.array([0.0031, 0.2, 0.011, 0.0101, 0.9, 0.21, 0.6]) * draw.number(0.9, 1.05)
     yield Case("seven tests", "holm", {"p": p[draw.rng.permutation(7)]}, checks, layouts={"p": "readonly"})
     yield Case("many tests", "holm", {"p": draw.rng.random(40) ** 3}, checks)
     yield Case("all alike", "holm", {"p": np.full(5, 0.04)}, {"z": "corrected"})
     yield Case("one test", "holm", {"p": draw.rng.random(1)}, {"z": "corrected"})
-
-
-PROBLEMS = {
-    "8.1": pattern,
-    "8.2": continuation,
-    "8.3": predict,
-    "8.4": label_scores,
-    "8.5": batch,
-    "8.6": statistic,
-    "8.7": holm,
-}

@@ -14,6 +14,15 @@ def module(mp: Any, name: str) -> Any:
     return sys.modules[f"{mp.__name__}.{name}"]
 
 
+def error_of(call: Any) -> str:
+    """Return the name of what a call raises, "" for nothing."""
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__
+    return ""
+
+
 def constant(value: Any, a: dict[str, Any]) -> Any:
     """An argument out of JSON: lists are tuples, {"slice": [a, b, c]} a slice, {"array": name} an input, "..." an
     ellipsis."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autograder.drivers.common import by_hand as by_hand
-from autograder.drivers.common import module
+from autograder.drivers.common import error_of, module
 
 
 def unbroadcast(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
@@ -26,6 +26,7 @@ class Log:
         self.needs: list[bool] = []
         self.walked: list[str] = []
         self.saved: dict[str, Any] = {}  # weak references to arrays that were saved
+        self.answer: Any = None  # what the Function that is wrong returns for dz
         self.alive: list[str] = []  # saved arrays of nodes that were walked two steps before and are still there
 
 
@@ -34,8 +35,9 @@ def kind(x: Any) -> str:
     return "array" if isinstance(x, np.ndarray) else "number" if isinstance(x, (int, float)) else type(x).__name__
 
 
-def toys(mp: Any, log: Log) -> dict[str, Any]:
-    """Functions with rules of their own, so that the engine is tried without the library's operations."""
+def toys(mp: Any) -> tuple[dict[str, Any], Log]:
+    """Functions with rules of their own, so that the engine is tried without the library's operations; their log."""
+    log = Log()
 
     def note(ctx: Any, args: tuple[Any, ...]) -> None:
         log.kinds = [kind(x) for x in args]
@@ -157,10 +159,10 @@ def toys(mp: Any, log: Log) -> dict[str, Any]:
 
         @staticmethod
         def backward(ctx: Any, dz: Any) -> Any:
-            return log.answer(dz)  # type: ignore[attr-defined]
+            return log.answer(dz)
 
     rules: tuple[type, ...] = (Product, Total, Twin, Times, Single, Mixed, Entry, Double, Wrong)
-    return {c.__name__: type(c.__name__, (c, mp.Function), {}) for c in rules}
+    return {c.__name__: type(c.__name__, (c, mp.Function), {}) for c in rules}, log
 
 
 def recorded(mp: Any, out: Any, *leaves: Any) -> dict[str, Any]:
@@ -179,8 +181,7 @@ def recorded(mp: Any, out: Any, *leaves: Any) -> dict[str, Any]:
 
 def apply(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """`Function.apply` on tensors x and y, a number and an array, trainable or not, recorded or not."""
-    log = Log()
-    F = toys(mp, log)
+    F, log = toys(mp)
     x = mp.Tensor(a["x"], requires_grad="x" in p["needs"])
     y = mp.Tensor(a["y"], requires_grad="y" in p["needs"])
     args = (x, y, p["number"], a["raw"])
@@ -199,8 +200,7 @@ def apply(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
 def apply_twice(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """Computed tensors as arguments: the parents are nodes, and born earlier; what was computed frozen is no parent."""
-    log = Log()
-    F = toys(mp, log)
+    F, _ = toys(mp)
     x, y = mp.Tensor(a["x"], requires_grad=True), mp.Tensor(a["y"])
     u = F["Product"].apply(x, y)
     v = F["Times"].apply(y, 2.0)
@@ -217,8 +217,7 @@ def apply_twice(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]
 
 def leaf(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """What a leaf's gradient is after one or two walks, and what became of the arrays it came from."""
-    log = Log()
-    F = toys(mp, log)
+    F, _ = toys(mp)
     x = mp.Tensor(a["x"], requires_grad=True)
     into: Any = {} if p.get("into") else None
     dz = a["dz"]
@@ -278,8 +277,7 @@ def _build(F: dict[str, Any], graph: str, t: dict[str, Any]) -> Any:
 
 def walk(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """A small graph walked back: gradients, how often each rule ran, and whether anything was written."""
-    log = Log()
-    F = toys(mp, log)
+    F, log = toys(mp)
     arrays = {n: a[n] for n in ("x", "y", "w", "dz")}
     before = {n: v.copy() for n, v in arrays.items()}
     t = {n: mp.Tensor(a[n], requires_grad=n in p["needs"]) for n in ("x", "y", "w")}
@@ -296,8 +294,7 @@ def walk(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
 def emptied(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """A chain of four: what is left of its nodes after the walk, and when its saved arrays went."""
-    log = Log()
-    F = toys(mp, log)
+    F, log = toys(mp)
     x = mp.Tensor(a["x"], requires_grad=True)
     u, nodes = x, []
     for name, c in (("first", 1.5), ("second", 0.5), ("third", 2.0), ("fourth", -1.0)):
@@ -313,35 +310,24 @@ def emptied(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _error(call: Any) -> str:
-    """The name of what a call raises, "" for nothing."""
-    try:
-        call()
-    except Exception as error:
-        return type(error).__name__
-    return ""
-
-
 def again(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """A second backward over the same graph, and over a part that another loss has walked already."""
-    log = Log()
-    F = toys(mp, log)
+    F, _ = toys(mp)
     x = mp.Tensor(a["x"], requires_grad=True)
     z = F["Single"].apply(x)
     z.backward(a["dz"])
     first = x.grad.copy()
-    same = _error(lambda: z.backward(a["dz"]))
+    same = error_of(lambda: z.backward(a["dz"]))
     u = F["Single"].apply(x)
     left, right = F["Times"].apply(u, 2.0), F["Times"].apply(u, 3.0)
     left.backward(a["dz"])
-    part = _error(lambda: right.backward(a["dz"]))
+    part = error_of(lambda: right.backward(a["dz"]))
     return {"dx": first, "same": same, "part": part}
 
 
 def broken(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """A rule that returns the wrong number of gradients, a wrong shape, or None where one is needed."""
-    log: Any = Log()
-    F = toys(mp, log)
+    F, log = toys(mp)
     answers = {
         "right": lambda dz: (2 * dz, None),
         "list": lambda dz: [2 * dz, None],
@@ -357,15 +343,14 @@ def broken(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
         log.answer = answer
         x = mp.Tensor(a["x"], requires_grad=True)
         z = F["Wrong"].apply(x, 2.0)
-        out[name] = _error(lambda z=z: z.backward(a["dz"]))
+        out[name] = error_of(lambda z=z: z.backward(a["dz"]))
         out[f"d {name}"] = x.grad
     return out
 
 
 def deep(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """A chain of many nodes, and one node used by many."""
-    log = Log()
-    F = toys(mp, log)
+    F, _ = toys(mp)
     x = mp.Tensor(a["x"], requires_grad=True)
     u = x
     for _ in range(p["depth"]):

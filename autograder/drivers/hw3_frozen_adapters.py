@@ -7,16 +7,7 @@ from typing import Any
 import numpy as np
 
 from autograder.drivers.common import by_hand as by_hand
-from autograder.drivers.common import module
-
-
-def error_of(call: Any) -> str:
-    """The name of what a call raises, "" for nothing."""
-    try:
-        call()
-    except Exception as error:
-        return type(error).__name__
-    return ""
+from autograder.drivers.common import error_of, module
 
 
 def _tree(mp: Any) -> Any:
@@ -267,11 +258,7 @@ def refused(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """A method that does not fit a model: the error, and the model as it was."""
     model, _ = _model(mp, p)
     bits = {name: t.data.copy() for name, t in model.named_parameters()}
-    try:
-        mp.peft.get_peft_model(model, _config(mp, p), rng=2)
-        error = ""
-    except Exception as e:
-        error = type(e).__name__
+    error = error_of(lambda: mp.peft.get_peft_model(model, _config(mp, p), rng=2))
     same = all(np.array_equal(t.data, bits[name]) and t.requires_grad for name, t in model.named_parameters())
     return {"error": error, "same": same}
 

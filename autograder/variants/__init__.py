@@ -36,7 +36,6 @@ def programs(text: str) -> list[Variant]:
     A line "===" begins a variant, a line "==" the body of a target or the variant's header::
 
         === root-mean-square
-
         == minipeft.ops.normalize:RMSNorm.forward
         return gamma * x / root(x, eps)
 

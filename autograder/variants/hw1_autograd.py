@@ -4,7 +4,6 @@ from autograder.variants import programs
 
 VARIANTS = programs("""
 === one-axis-at-a-time
-
 == minipeft.ops.arithmetic:unbroadcast
 while dz.ndim > len(shape):
     dz = dz.sum(axis=0)
@@ -22,7 +21,6 @@ return dz.transpose(np.argsort(axes)), None
 return unbroadcast(dz, shape).copy(), None
 
 === einsum
-
 == minipeft.ops.arithmetic:unbroadcast
 letters = "abcdefgh"[: dz.ndim]
 own = letters[dz.ndim - len(shape) :]
@@ -43,7 +41,6 @@ ctx.save((x if ctx.needs_grad[1] else None, y.shape), (y if ctx.needs_grad[0] el
 return np.einsum("...mk,...kn->...mn", x, y)
 
 === quotient-from-its-value
-
 == minipeft.ops.arithmetic:Divide.forward
 z = x / y
 ctx.save(z if ctx.needs_grad[1] else None, y, x.shape)
@@ -76,7 +73,6 @@ if "x" in saved:
 return grads
 
 === reductions-by-expand-dims
-
 == minipeft.ops.arithmetic:Sum.forward
 ctx.save(x.shape, axis, keepdims)
 return np.add.reduce(x, axis=axis, keepdims=keepdims) if axis is not None else x.sum(keepdims=keepdims)
@@ -115,7 +111,6 @@ count = np.count_nonzero(top, axis=axis, keepdims=True)
 return np.where(top, dz.reshape(count.shape) / count, 0).astype(dz.dtype), None, None
 
 === add-at
-
 == minipeft.ops.embedding:Embedding.forward
 ctx.save(np.array(ids) if ctx.needs_grad[0] else None, table.shape)
 return np.take(table, ids, axis=0)
@@ -138,7 +133,6 @@ pieces = np.split(dz, np.cumsum(sizes)[:-1], axis=axis)
 return (None, *(g.copy() if ctx.needs_grad[i + 1] else None for i, g in enumerate(pieces)))
 
 === loops-over-rows
-
 == minipeft.ops.embedding:Embedding.backward
 ids, shape = ctx.saved
 dE = np.zeros(shape, dtype=dz.dtype)
@@ -168,7 +162,6 @@ if ctx.needs_grad[1]:
 return dx, dy
 
 === one-hot
-
 == minipeft.ops.embedding:Embedding.backward
 ids, (V, d) = ctx.saved
 flat = ids.reshape(-1)
@@ -184,7 +177,6 @@ for i, a in enumerate(axes):
 return (dz.transpose(inverse), None)
 
 === apply-in-one-pass
-
 == minipeft.autograd:Function.apply
 on = _recording.get()
 needs = tuple(on and isinstance(a, Tensor) and a.requires_grad for a in args)
@@ -210,7 +202,6 @@ else:
     into[leaf] = total
 
 === walk-by-counting
-
 == minipeft.autograd:_walk
 uses, todo, seen = {root: 0}, [root], {root}
 while todo:
@@ -248,7 +239,6 @@ while ready:
             ready.append(parent)
 
 === walk-sorted-first
-
 == minipeft.autograd:_walk
 nodes, todo = set(), [root]
 while todo:
@@ -281,7 +271,6 @@ while order:
                 received.setdefault(parent, []).append(g)
 
 === walk-copies
-
 == minipeft.autograd:_walk
 sums = {root: grad.copy()}
 while sums:
@@ -307,7 +296,6 @@ while sums:
     node.parents.clear()
 
 === double-inside
-
 == minipeft.ops.arithmetic:Multiply.backward
 x, y, sx, sy = ctx.saved
 wide = dz.astype("float64")

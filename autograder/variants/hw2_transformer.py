@@ -4,7 +4,6 @@ from autograder.variants import programs
 
 VARIANTS = programs("""
 === einsum
-
 == minipeft.ops.attention:Attention.forward
 B, H, N, D = q.shape
 Hk, S = k.shape[1:3]
@@ -40,7 +39,6 @@ if len(ctx.saved) > 1:
 return grads
 
 === one-head-at-a-time
-
 == minipeft.ops.attention:Attention.forward
 B, H, N, D = q.shape
 Hk, S = k.shape[1:3]
@@ -97,7 +95,6 @@ bias[~allowed] = -np.inf
 return bias
 
 === computed-anew
-
 == minipeft.ops.attention:Attention.forward
 p = _weights(q, k, mask, causal, scale)
 if ctx.needs_grad[0] or ctx.needs_grad[1]:
@@ -146,7 +143,6 @@ def _weights(q, k, mask, causal, scale):
     return e / total
 
 === softmax-in-logarithms
-
 == minipeft.ops.softmax:stable_softmax
 with np.errstate(all="ignore"):
     top = np.logaddexp.reduce(s, axis=axis, keepdims=True)
@@ -180,7 +176,6 @@ ds[kept] = p * (float(dz) / len(labels))
 return [ds, None, None]
 
 === row-by-row
-
 == minipeft.ops.softmax:stable_softmax
 last = np.moveaxis(s, axis, -1)
 z = np.zeros(last.shape, dtype=s.dtype)
@@ -236,7 +231,6 @@ if ctx.needs_grad[2]:
 return dx, dgamma, dbeta, None
 
 === norms-from-x
-
 == minipeft.ops.normalize:LayerNorm.forward
 xp = array_module(x)
 z = (x - x.mean(-1, keepdims=True)) / xp.sqrt(x.var(-1, keepdims=True) + eps) * gamma + beta
@@ -281,7 +275,6 @@ if ctx.needs_grad[1]:
 return dx, dgamma, None
 
 === double-inside
-
 == minipeft.ops.normalize:RMSNorm.forward
 w = x.astype("float64")
 rstd = ((w * w).mean(axis=-1, keepdims=True) + eps) ** -0.5
@@ -316,7 +309,6 @@ sech2 = (1.0 / np.cosh(np.clip(u, -300, 300).astype("float64")) ** 2).astype(x.d
 return [x * (0.5 + 0.5 * t), 0.5 * (1 + t) + (0.5 * x * sech2 * a * (1 + 0.134145 * x * x))]
 
 === heads-by-pieces
-
 == minipeft.ops.attention:SplitHeads.forward
 return np.stack(np.split(x, n_heads, axis=2), axis=1)
 
@@ -354,7 +346,6 @@ first, second = np.split(x, 2, axis=-1)
 return np.concatenate((first * cos - second * sin, first * sin + second * cos), axis=-1)
 
 === modules-in-another-order
-
 == minipeft.nn.attention:MultiHeadAttention.forward
 def split(projection, source, n):
     y = projection(source)
@@ -382,7 +373,6 @@ mixed = self.core(q, k, v, mask=mask)
 return self.out_proj(ops.merge_heads(mixed))
 
 === layers-written-out
-
 == minipeft.nn.transformer:FeedForward.forward
 gated = self.gate_proj is not None
 if gated:
@@ -397,7 +387,6 @@ total = self.dropout(sublayer(given, **kwargs)) + x
 return total if self.norm_first else norm(total)
 
 === products-with-ones
-
 == minipeft.ops.softmax:stable_softmax
 t = np.moveaxis(s, axis, -1)
 t = np.exp(t - np.max(t, axis=-1, initial=np.finfo(s.dtype).min)[..., None])

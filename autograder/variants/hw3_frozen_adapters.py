@@ -4,7 +4,6 @@ from autograder.variants import programs
 
 VARIANTS = programs("""
 === einsum
-
 == minipeft.ops.linear:Linear.forward
 kept = {}
 if ctx.needs_grad[0]:
@@ -30,7 +29,6 @@ return grads
 import numpy as np
 
 === matrices-of-rows
-
 == minipeft.ops.linear:Linear.forward
 shape = x.shape[:-1]
 X = x.reshape(-1, x.shape[-1]) if x.size else x.reshape(0, x.shape[-1])
@@ -53,7 +51,6 @@ if ctx.needs_grad[2]:
 return [dx, dW, db]
 
 === modules-by-hand
-
 == minipeft.nn.module:Module.requires_grad_
 for _, p in self.named_parameters():
     if flag:
@@ -82,7 +79,6 @@ owner.__dict__[last] = new
 return old
 
 === held-by-identity
-
 == minipeft.optim.parameters:named_trainables
 pairs = []
 if isinstance(params, Module):
@@ -131,7 +127,6 @@ return total
 return np.asarray(np.square(x, dtype=np.float64).sum())
 
 === sgd-written-out
-
 == minipeft.optim.rules:SGD.update
 step = g if not decay else g + decay * x
 if "velocity" in state:
@@ -152,7 +147,6 @@ x[:] = x - lr * decay * x - lr * m_hat / (np.sqrt(v_hat) + self.eps)
 import numpy as np
 
 === adam-folded
-
 == minipeft.optim.rules:AdamW.update
 beta1, beta2 = self.betas
 m, v = state["m"], state["v"]
@@ -188,7 +182,6 @@ import math
 import numpy as np
 
 === layers-by-walking
-
 == minipeft.peft.top_layers:TopLayersConfig.apply
 check_fields(self, n_layers=0)
 model = peft.base_model
@@ -222,7 +215,6 @@ if count == 0:
     raise PeftError("no biases")
 
 === bottleneck-einsum
-
 == minipeft.peft.adapters:Bottleneck.forward
 G = np.einsum("...d,rd->...r", h, W_down) + b_down
 U, slope = curve(activation)(G)
@@ -256,7 +248,6 @@ if inner is not None:
 return out
 
 === bottleneck-computed-anew
-
 == minipeft.peft.adapters:Bottleneck.forward
 H = h.reshape(-1, h.shape[-1])
 U, slope = curve(activation)(H @ W_down.T + b_down)
@@ -296,7 +287,6 @@ return (
 )
 
 === adapter-another-order
-
 == minipeft.peft.adapters:Adapter.__init__
 r, std = config.r, config.init_std
 self.activation, self.scale = config.activation, config.scale

@@ -4,7 +4,6 @@ from autograder.variants import programs
 
 VARIANTS = programs("""
 === Prepend by concatenation
-
 == minipeft.peft.prompt:Prepend.forward
 ctx.save(len(p))
 return np.concatenate([np.broadcast_to(p, (len(x), *p.shape)), x], axis=1)
@@ -15,7 +14,6 @@ dp, dx = np.split(dz, [n], axis=1)
 return (np.einsum("bpd->pd", dp) if ctx.needs_grad[0] else None), (dx if ctx.needs_grad[1] else None)
 
 === Prepend by a list of rows
-
 == minipeft.peft.prompt:Prepend.forward
 ctx.save(p.shape)
 return np.stack([np.vstack([p, row]) for row in x])
@@ -28,7 +26,6 @@ for row in dz:
 return [dp if ctx.needs_grad[0] else None, dz[:, P:].copy() if ctx.needs_grad[1] else None]
 
 === a start by cases
-
 == minipeft.peft.prompt:PromptTuningConfig._start
 n, name = self.num_virtual_tokens, self.prompt_tuning_init
 V, d = table.shape
@@ -49,7 +46,6 @@ if len(ids) == 0 or any(i < 0 or i >= V for i in ids):
 return np.stack([table[ids[i % len(ids)]] for i in range(n)])
 
 === a mask of -1e9 by comparison
-
 == minipeft.ops.attention:mask_bias
 xp = array_module(like)
 if mask is None and (not causal or N == 1):
@@ -62,7 +58,6 @@ if mask is not None:
 return hidden.astype(like.dtype) * like.dtype.type(-1e9)
 
 === a mask by rows
-
 == minipeft.ops.attention:mask_bias
 bias = None
 if causal:
@@ -78,13 +73,11 @@ if mask is not None:
 return bias
 
 === the prefix by concatenation
-
 == minipeft.peft.prefix:_behind
 front = np.broadcast_to(np.transpose(prefix, (1, 0, 2))[None], (x.shape[0], x.shape[1], len(prefix), x.shape[3]))
 return np.concatenate([front, x], axis=2)[:, :, None]
 
 === attention in loops
-
 == minipeft.peft.prefix:PrefixAttention.forward
 B, H, N, D = q.shape
 Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
@@ -141,7 +134,6 @@ return (
 )
 
 === attention by einsum
-
 == minipeft.peft.prefix:PrefixAttention.forward
 B, H, N, D = q.shape
 Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
@@ -190,7 +182,6 @@ if nP:
 return dq, dk, dv, dP, None, None, None
 
 === attention with repeated keys
-
 == minipeft.peft.prefix:PrefixAttention.forward
 B, H, N, D = q.shape
 Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
@@ -225,7 +216,6 @@ grads = (scale * (dS @ keys) if needs[0] else None, dK[:, :, P:], dV[:, :, P:], 
 return (*(g if n else None for g, n in zip(grads, needs)), None, None, None)
 
 === the reparametrization by matmul
-
 == minipeft.peft.prefix:SharedHidden.forward
 x = ops.matmul(self.embedding, ops.transpose(self.weight, 1, 0)) + self.bias
 return ops.activation(x, "tanh")
@@ -237,7 +227,6 @@ P = x.shape[0]
 return ops.swapaxes(ops.reshape(x, P, two, Hk, D), 0, 1)
 
 === collapsing in two steps
-
 == minipeft.peft.prefix:collapse
 cores = [m for _, m in peft.base_model.named_modules() if isinstance(m, PrefixedCore)]
 cores = [m for m in cores if not isinstance(m.prefix, FlatPrefix)]

@@ -4,7 +4,6 @@ from autograder.variants import programs
 
 VARIANTS = programs("""
 === a block by hand
-
 == minipeft.peft.intrinsic:Dense._block
 rng = np.random.default_rng([*self.seed, start])
 n = self.size - start if self.size - start < ROWS else ROWS
@@ -12,7 +11,6 @@ P = rng.standard_normal((n, self.d)) / np.sqrt(self.total)
 return np.asarray(self._kept(P, start), dtype=like.dtype)
 
 === dense with a preallocated result
-
 == minipeft.peft.intrinsic:Dense.apply
 out = np.empty(self.size, dtype=x.dtype)
 start = 0
@@ -29,7 +27,6 @@ for i in range(-(-self.size // ROWS)):
 return total
 
 === dense by einsum
-
 == minipeft.peft.intrinsic:Dense.apply
 return np.hstack([np.einsum("ij,j->i", self._block(s, x), x) for s in range(0, self.size, ROWS)])
 
@@ -38,7 +35,6 @@ parts = [np.einsum("ij,i->j", self._block(s, y), y[s : s + ROWS]) for s in range
 return np.sum(parts, axis=0)
 
 === sparse by index
-
 == minipeft.peft.intrinsic:Sparse._kept
 D = self.total
 q = 1.0 / np.sqrt(D)
@@ -50,7 +46,6 @@ out[where & (values < 0)] = -size
 return out
 
 === Hadamard by recursion
-
 == minipeft.peft.intrinsic:walsh_hadamard
 if len(x) == 1:
     return x.copy()
@@ -64,7 +59,6 @@ a, b = walsh_hadamard(x[:half]), walsh_hadamard(x[half:])
 return np.concatenate([a + b, a - b])
 
 === Hadamard in place on a copy
-
 == minipeft.peft.intrinsic:walsh_hadamard
 y = np.array(x)
 h = 1
@@ -77,7 +71,6 @@ while h < y.size:
 return y
 
 === Hadamard along the axes of a cube
-
 == minipeft.peft.intrinsic:walsh_hadamard
 k = len(x).bit_length() - 1
 y = x.reshape((2,) * k) if k else x
@@ -87,7 +80,6 @@ for axis in range(k):
 return np.array(y).reshape(-1)
 
 === Fastfood step by step
-
 == minipeft.peft.intrinsic:Fastfood.apply
 B, order, G, s = self._parts(x)
 v = np.concatenate([x, np.zeros(self.L - self.d, dtype=x.dtype)])
@@ -106,7 +98,6 @@ v = v[np.argsort(order)]
 return B[: self.d] * walsh_hadamard(v)[: self.d]
 
 === Subspace with P θ_d computed again
-
 == minipeft.peft.intrinsic:Subspace.forward
 ctx.save(projection, theta_d, scale)
 change = projection.apply(theta_d)
@@ -126,7 +117,6 @@ return (
 )
 
 === a new module's attributes
-
 == minipeft.peft.intrinsic:Projected.forward
 moved = type(self.base).__new__(type(self.base))
 moved.__dict__.update(self.base.__dict__)
@@ -137,7 +127,6 @@ for name in self._projections.by_name:
 return moved(*args, **kwargs)
 
 === crossing by a loop
-
 == minipeft.peft.intrinsic:_crossing
 best, before = -np.inf, None
 for d, m in zip(ds, means):
@@ -151,7 +140,6 @@ for d, m in zip(ds, means):
 return None
 
 === the model in two passes
-
 == minipeft.peft.intrinsic:IntrinsicConfig.apply
 check_fields(self, d=1, seed=0)
 kind = KINDS.get(self.projection)

@@ -4,7 +4,6 @@ from autograder.variants import programs
 
 VARIANTS = programs("""
 === einsum
-
 == minipeft.peft.lora:LoRALinear.forward
 need = ctx.needs_grad
 H = np.einsum("...k,rk->...r", x, lora_A)
@@ -29,7 +28,6 @@ return [
 ]
 
 === H computed again in the backward
-
 == minipeft.peft.lora:LoRALinear.forward
 wants = dict(zip(("x", "W", "b", "A", "B"), ctx.needs_grad))
 X = x.reshape(-1, x.shape[-1])
@@ -62,7 +60,6 @@ if wants["B"]:
 return dx, dW, db, dA, dB, None
 
 === loops over rows, outer products
-
 == minipeft.peft.lora:LoRALinear.forward
 need = ctx.needs_grad
 X = rows(x)
@@ -94,7 +91,6 @@ return (
 )
 
 === scaled factors kept, transposed views returned
-
 == minipeft.peft.lora:LoRALinear.forward
 need = ctx.needs_grad
 flat = x.reshape(-1, x.shape[-1])
@@ -125,7 +121,6 @@ if ctx.needs_grad[4]:
 return tuple(grads)
 
 === the embedding with one-hot rows
-
 == minipeft.peft.lora:LoRAEmbedding.forward
 need = ctx.needs_grad
 flat = ids.ravel()
@@ -145,7 +140,6 @@ return (
 )
 
 === the embedding by add.at
-
 == minipeft.peft.lora:LoRAEmbedding.backward
 ids, H, lora_B, scale, (table_shape, A_shape) = ctx.saved
 dE = dA = dB = None
@@ -161,7 +155,6 @@ if ctx.needs_grad[3]:
 return [dE, None, dA, dB, None]
 
 === drawn in other ways
-
 == minipeft.peft.lora:LoraLayer.draw
 r, k = self.lora_A.data.shape
 if init == "gaussian":
@@ -180,7 +173,6 @@ if not init:
     self.lora_embedding_A = trainable(rng.normal(size=A.shape), A)
 
 === the layer as a sum always
-
 == minipeft.peft.lora:LoraLayer.forward
 return self.base(x) + self.change(x)
 
@@ -189,7 +181,6 @@ h = ops.linear(self.dropout(x), self.lora_A)
 return ops.linear(h * self.scale, self.lora_B)
 
 === the change as products of tensors
-
 == minipeft.peft.lora:LoraLayer.change
 return self.scale * (self.dropout(x) @ ops.transpose(self.lora_A) @ ops.transpose(self.lora_B))
 
@@ -201,7 +192,6 @@ change = self.change(x)
 return change + self.base(x)
 
 === rank and scale by loops
-
 == minipeft.peft.lora:LoraConfig.rank
 for pattern in self.rank_pattern:
     if _ends_in(pattern, path):
@@ -219,7 +209,6 @@ if self.use_rslora:
 return (r, alpha / float(r))
 
 === merged by other means
-
 == minipeft.peft.lora:LoraLayer.delta
 return np.einsum("dr,rk->dk", self.scale * self.lora_B.data, self.lora_A.data)
 
@@ -243,7 +232,6 @@ layer.weight = Tensor(table)
 return layer
 
 === rows added by add.at; the mixed batch gathered first
-
 == minipeft.peft.lora:AddToRows.forward
 z = np.array(x)
 np.add.at(z, index, y)
@@ -268,7 +256,6 @@ together = changes[0] if len(changes) == 1 else ops.concatenate(changes, axis=0)
 return AddToRows.apply(z, together, np.concatenate([self.rows[n] for n in present]))
 
 === biases by kind, the model layer by layer
-
 == minipeft.peft.lora:LoraConfig.train_biases
 if self.bias == "none":
     return

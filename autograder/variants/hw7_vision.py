@@ -4,7 +4,6 @@ from autograder.variants import programs
 
 VARIANTS = programs("""
 === LayerNorm by hand
-
 == minipeft.peft.lnlora:LNLoRALinear.forward
 needs_x, needs_W, needs_b, needs_g, needs_beta, needs_A, needs_B, _ = ctx.needs_grad
 mean = x.mean(axis=-1, keepdims=True)
@@ -46,7 +45,6 @@ if needs_b:
 return [dx, dW, db, dg, dbeta, dA, dB, None]
 
 === everything kept
-
 == minipeft.peft.lnlora:LNLoRALinear.forward
 inner = Context(True, True, True, False)
 X = rows(x)
@@ -66,7 +64,6 @@ ctx.save(*(
 return z.reshape(*x.shape[:-1], len(weight))
 
 === the change formed as a matrix
-
 == minipeft.peft.fact:FactorizedLinear.forward
 m, r = sigma.shape[:2]
 blocks = [V @ sigma[b] @ U for b in range(m)]
@@ -99,7 +96,6 @@ return (
 )
 
 === a loop over the blocks
-
 == minipeft.peft.fact:FactorizedLinear.forward
 needs_x, needs_W, _, needs_U, needs_V, needs_S, _ = ctx.needs_grad
 d, m = U.shape[1], sigma.shape[0]
@@ -156,7 +152,6 @@ return (
 )
 
 === einsum in the forward
-
 == minipeft.peft.fact:FactorizedLinear.forward
 needs_x, needs_W, _, needs_U, needs_V, needs_S, _ = ctx.needs_grad
 d, m = U.shape[1], sigma.shape[0]
@@ -176,7 +171,6 @@ ctx.save(
 return z.reshape(*x.shape[:-1], weight.shape[0])
 
 === the layer by other means
-
 == minipeft.peft.lnlora:LNLoraLayer.__init__
 d, k = base.weight.shape
 r = config.r
@@ -190,7 +184,6 @@ self.norm_bias = trainable(np.zeros(k), base.weight)
 self.norm_weight = trainable(np.zeros(k) + 1.0, base.weight)
 
 === the core as a sum
-
 == minipeft.peft.fact:Core.forward
 if self.sigma is not None:
     return self.sigma
@@ -205,7 +198,6 @@ for b in range(self.first, self.first + self.m):
 return ops.concatenate(blocks, axis=0)
 
 === the core as one product, transposed
-
 == minipeft.peft.fact:Core.forward
 if self.P is None:
     return self.sigma
@@ -216,7 +208,6 @@ mine = ops.transpose(blocks)[self.first : self.first + self.m]
 return ops.reshape(mine, self.m, r, r)
 
 === the change in one array
-
 == minipeft.peft.fact:FacTLayer.delta
 with no_grad():
     sigma = self.core().data
@@ -232,7 +223,6 @@ for b in range(len(sigma)):
 return change
 
 === the model's tensor by two loops
-
 == minipeft.peft.fact:FacTConfig.apply
 check_fields(self, r=1)
 if self.factorization != "tt" and self.factorization != "tk":

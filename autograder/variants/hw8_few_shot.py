@@ -4,7 +4,6 @@ from autograder.variants import programs
 
 VARIANTS = programs("""
 === texts by loops
-
 == minipeft.few_shot:Pattern.question
 before, after = self.template.split("{text}", 1)
 return before + text + after
@@ -18,7 +17,6 @@ for t, label in examples:
 return text
 
 === logaddexp
-
 == minipeft.few_shot:continuation_scores
 B, T = ids.shape
 if start < 1 or start > T - 1:
@@ -31,7 +29,6 @@ for b in range(B):
 return out
 
 === fancy indices
-
 == minipeft.few_shot:continuation_scores
 B, T = ids.shape
 if not 0 < start <= T - 1:
@@ -43,7 +40,6 @@ rows = np.arange(B)[:, None]
 return np.sum(logits[rows, t - 1, ids[:, start:]] - log_z[:, start - 1 : T - 1], axis=-1)
 
 === scores in float32 lists
-
 == minipeft.few_shot:predict
 best = []
 for row in scores:
@@ -52,7 +48,6 @@ for row in scores:
 return np.array(best)
 
 === predict by sorting
-
 == minipeft.few_shot:predict
 x = scores.copy()
 if neutral is not None:
@@ -60,7 +55,6 @@ if neutral is not None:
 return np.argsort(-x, axis=1, kind="stable")[:, 0]
 
 === a cache copied for each label
-
 == minipeft.few_shot:label_scores
 from copy import deepcopy
 scores = np.zeros((len(questions), len(labels)))
@@ -80,7 +74,6 @@ with no_grad():
 return scores
 
 === the question read with each label
-
 == minipeft.few_shot:label_scores
 scores = np.empty((len(questions), len(labels)))
 cache = new_cache(len(model.stack.layers))
@@ -97,7 +90,6 @@ with no_grad():
 return scores
 
 === batch by lists
-
 == minipeft.few_shot:pattern_batch
 ids, labels, mask = [], [], []
 for text, label in examples:
@@ -111,7 +103,6 @@ labels = [row + [-100] * (T - len(row)) for row in labels]
 return {"labels": np.array(labels), "mask": np.array(mask, dtype=bool), "ids": np.array(ids)}
 
 === Welch by hand
-
 == minipeft.lab.framework.welch:welch_statistic
 x, y = [float(v) for v in a], [float(v) for v in b]
 n, m = len(x), len(y)
@@ -125,7 +116,6 @@ if u == 0 and v == 0:
 return (mx - my) / (u + v) ** 0.5, (u + v) ** 2 / (u * u / (n - 1) + v * v / (m - 1))
 
 === Welch by np.std
-
 == minipeft.lab.framework.welch:welch_statistic
 x, y = np.array(a, dtype=float), np.array(b, dtype=float)
 if x.size < 2 or y.size < 2:
@@ -137,7 +127,6 @@ with np.errstate(all="ignore"):
 return t, (x.size + y.size - 2.0 if np.isnan(nu) else nu)
 
 === Holm by a loop
-
 == minipeft.lab.framework.welch:holm
 m = len(ps)
 out, largest = [0.0] * m, 0.0
