@@ -64,15 +64,12 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     """One a task: a variant a row."""
     found = []
     for task in study.tasks_of(rows):
-        body = [
-            (
-                variant, f"{r['trained']:,}", f"{100 * r['trained'] / r['parameters']:.2f}", study.shown(task, values),
-                len(values), study.at_edge(rows, task=task, arm=variant),
-            )
-            for variant in variants_of(rows, task)
-            for r in select(rows, task=task, arm=variant)[:1]
-            for values in [study.values(rows, task=task, arm=variant)]
-        ]  # fmt: skip
+        body = []
+        for variant in variants_of(rows, task):
+            mine = select(rows, task=task, arm=variant)
+            values = study.values(mine)
+            trains, share = f"{mine[0]['trained']:,}", f"{100 * mine[0]['trained'] / mine[0]['parameters']:.2f}"
+            body.append((variant, trains, share, study.shown(task, values), len(values), study.at_edge(mine)))
         header = ("variant", "trained", "% of all", f"test, {study.UNITS[task]}", "seeds", "rate")
         found.append(Table(f"Adapters and top layers: {task}", header, body, study.note(rows, task)))
     return found

@@ -107,7 +107,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     """By method; by stage of ZeRO; GPT-3."""
     steps = select(rows, kind="step")
     full = next(r for r in steps if r["method"] == "full")
-    mib = 2**20
+    mib, whole = 2**20, _total(full)
+    shown = (*(f"formula {k}" for k in BY_FORMULA), "foreseen", "measured")
     zero = select(rows, kind="zero")
     (gpt3,) = select(rows, kind="gpt3")
     return [
@@ -115,13 +116,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
             "Memory of a training step in MiB: counted on the recorded graph",
             ("method", "trained", *(k.replace("_", " ") for k in KINDS), "together", "of full %"),
             [
-                (
-                    r["method"],
-                    f"{r['trained']:,}",
-                    *(r[f"counted {k}"] / mib for k in KINDS),
-                    _total(r) / mib,
-                    100 * _total(r) / _total(full),
-                )
+                (r["method"], f"{r['trained']:,}", *(n / mib for n in (*_kinds(r), _total(r))), 100 * _total(r) / whole)
                 for r in steps
             ],
             f"A decoder with {full['n_layers']} layers of width {full['d_model']}, float32, AdamW, batch "
@@ -130,16 +125,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         Table(
             "Gradients and state by the closed formulas, and the peak of a step as foreseen and as measured, in MiB",
             ("method", *(k.replace("_", " ") for k in BY_FORMULA), "peak foreseen", "peak measured", "ratio"),
-            [
-                (
-                    r["method"],
-                    *(r[f"formula {k}"] / mib for k in BY_FORMULA),
-                    r["foreseen"] / mib,
-                    r["measured"] / mib,
-                    r["foreseen"] / r["measured"],
-                )
-                for r in steps
-            ],
+            [(r["method"], *(r[k] / mib for k in shown), r["foreseen"] / r["measured"]) for r in steps],
             "Measured: the largest sum of what Python and NumPy had allocated during the second step (tracemalloc), "
             "the parameters included; it moves by some kB from run to run.",
         ),
@@ -162,8 +148,12 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     ]
 
 
+def _kinds(row: Row) -> list[int]:
+    return [row[f"counted {k}"] for k in KINDS]
+
+
 def _total(row: Row) -> int:
-    return sum(row[f"counted {k}"] for k in KINDS)
+    return sum(_kinds(row))
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:

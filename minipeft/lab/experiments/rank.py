@@ -38,6 +38,7 @@ RANKS = (1, 2, 4, 8, 64)
 SETS = ("q", "qv", "qkvo")
 LARGE = 64
 DIRECTIONS = (1, 2, 4, 8)
+PROJECTIONS = "q_proj", "v_proj"
 KEPT = 0.95  # of the gain of the largest rank: what "suffices" means
 POINTS = 0.01  # and of accuracy, where the untrained head's gain says nothing
 
@@ -90,7 +91,7 @@ def run(config: Config, folder: Path) -> Row:
         return sampled.judge(sampled.model.eval())
     A = {r: _trained(whole, folder, r, config[f"rate_{r}"], config["seed"] + 1000 * (r == LARGE)) for r in (8, LARGE)}
     result = {}
-    for w in ("q_proj", "v_proj"):
+    for w in PROJECTIONS:
         pairs = [(A[8][path], A[LARGE][path]) for path in A[8] if path.endswith(w)]
         for i in DIRECTIONS:
             result[f"{w}_{i}"] = float(np.mean([similarity(a, b, i, i) for a, b in pairs]))
@@ -120,28 +121,18 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         body = [(name_of(w), *(_cell(rows, task, variant_name(w, r)) for r in RANKS)) for w in sets]
         base = select(rows, kind="base", task=task)
         note = f"Without training: {base[0]['value']:.3f}. " if base else ""
-        found.append(
-            Table(
-                f"LoRA's rank: {task}, test, {study.UNITS[task]}",
-                ("weights", *(f"r = {r}" for r in RANKS)),
-                body,
-                note + study.note(rows, task),
-            )
-        )
+        header = ("weights", *(f"r = {r}" for r in RANKS))
+        title = f"LoRA's rank: {task}, test, {study.UNITS[task]}"
+        found.append(Table(title, header, body, note + study.note(rows, task)))
     pairs = select(rows, kind="subspaces")
     if pairs:
+        agreement = {w: [mean_and_spread([p[f"{w}_{i}"] for p in pairs])[0] for i in DIRECTIONS] for w in PROJECTIONS}
+        chance = [i / pairs[0]["k"] for i in DIRECTIONS]
         found.append(
             Table(
                 "Agreement φ of the first i directions of A at r = 8 and at r = 64, different seeds",
                 ("i", "W_q", "W_v", "two random subspaces"),
-                [
-                    (
-                        i,
-                        *(mean_and_spread([p[f"{w}_{i}"] for p in pairs])[0] for w in ("q_proj", "v_proj")),
-                        i / pairs[0]["k"],
-                    )
-                    for i in DIRECTIONS
-                ],
+                list(zip(DIRECTIONS, *agreement.values(), chance, strict=True)),
                 f"Mean over layers and {len(pairs)} seeds, prose.",
             )
         )
@@ -165,23 +156,16 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
             lost = study.gain(task, one, large)
             margin = POINTS if whole is None else (1 - KEPT) * max(whole, 0.0)
             told = "1 point of accuracy" if whole is None else f"{100 * (1 - KEPT):.0f} % of what r = {LARGE} gains"
-            found.append(
-                Verdict(
-                    f"{task}: on W_{name_of(w)} a rank of 1 suffices (within {told})",
-                    study.at_least(task, one, large, margin),
-                    f"r = 1 against r = {LARGE}: {study.in_words(task, lost)}"
-                    + (
-                        ""
-                        if whole is None
-                        else f"; r = {LARGE} gains {study.in_words(task, whole)} over the base, of which r = 1 keeps "
-                        f"{100 * (1 + lost / whole):.0f} %"
-                    ),
-                )
-            )
+            because = f"r = 1 against r = {LARGE}: {study.in_words(task, lost)}"
+            if whole is not None:
+                because += f"; r = {LARGE} gains {study.in_words(task, whole)} over the base, of which r = 1 keeps "
+                because += f"{100 * (1 + lost / whole):.0f} %"
+            claim = f"{task}: on W_{name_of(w)} a rank of 1 suffices (within {told})"
+            found.append(Verdict(claim, study.at_least(task, one, large, margin), because))
     pairs = select(rows, kind="subspaces")
     if pairs:
-        first, chance = [p[f"{w}_1"] for p in pairs for w in ("q_proj", "v_proj")], 1 / pairs[0]["k"]
-        later = [p[f"{w}_8"] for p in pairs for w in ("q_proj", "v_proj")]
+        first, chance = [p[f"{w}_1"] for p in pairs for w in PROJECTIONS], 1 / pairs[0]["k"]
+        later = [p[f"{w}_8"] for p in pairs for w in PROJECTIONS]
         excess = [f - g for f, g in zip(first, later, strict=True)]
         found.append(
             Verdict(
@@ -208,7 +192,7 @@ def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
         panels.append((f"{task}", "rank r", study.axis(task), lines, {}))
     pairs = select(rows, kind="subspaces")
     if pairs:
-        agreement = {f"W_{w[0]}": {i: [p[f"{w}_{i}"] for p in pairs] for i in DIRECTIONS} for w in ("q_proj", "v_proj")}
+        agreement = {f"W_{w[0]}": {i: [p[f"{w}_{i}"] for p in pairs] for i in DIRECTIONS} for w in PROJECTIONS}
         chance = {"two random subspaces": {i: i / pairs[0]["k"] for i in DIRECTIONS}}
         panels.append(("r = 8 and r = 64, prose", "first i directions", "agreement φ", agreement, chance))
     path = plots.lines(panels, stem, log_base=2)

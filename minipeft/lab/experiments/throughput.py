@@ -108,15 +108,10 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     for b in batches(rows):
         mine = select(rows, batch=b)
         ratio, spread = mean_and_spread([r["speed-up"] for r in mine])
-        by_batch.append(
-            (
-                b,
-                *(f"{rate(rows, m, b)[0]:,.0f} ± {rate(rows, m, b)[1]:,.0f}" for m in METHODS),
-                f"{ratio:.2f} ± {spread:.2f}",
-                mine[0]["full FLOPs"] / mine[0]["LoRA FLOPs"],
-                *(readable_bytes(need(rows, m, b)) for m in METHODS),
-            )
-        )
+        tokens = ("{:,.0f} ± {:,.0f}".format(*rate(rows, m, b)) for m in METHODS)
+        flops = mine[0]["full FLOPs"] / mine[0]["LoRA FLOPs"]
+        needed = (readable_bytes(need(rows, m, b)) for m in METHODS)
+        by_batch.append((b, *tokens, f"{ratio:.2f} ± {spread:.2f}", flops, *needed))
     by_budget = []
     for budget in budgets(rows):
         full, lora = fits(rows, "full", budget), fits(rows, "LoRA", budget)
@@ -125,16 +120,14 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         gain = rate(rows, "LoRA", lora)[0] / rate(rows, "full", full)[0]
         by_budget.append((readable_bytes(budget), full, lora, gain))
     first = rows[0]
-    note = (
-        "Steps are taken in turn; medians within a turn, mean ± standard deviation over turns. Timed: these rows are "
-    )
     return [
         Table(
             "Tokens a second by batch",
             ("batch", "full", "LoRA", "LoRA / full", "FLOPs full / LoRA", "full needs", "LoRA needs"),
             by_batch,
             f"A decoder with {first['n_layers']} layers of width {first['d_model']}, {first['length']} tokens an "
-            f"example, one thread. {note}not the same from run to run.",
+            f"example, one thread. Steps are taken in turn; medians within a turn, mean ± standard deviation over "
+            "turns. Timed: these rows are not the same from run to run.",
         ),
         Table(
             "Under a memory budget: the largest batch that fits, and what it brings",

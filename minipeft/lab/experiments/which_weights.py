@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.lab.framework import study
-from minipeft.lab.framework.experiment import UNDECIDED, Experiment, Published, Row, Table, Verdict
+from minipeft.lab.framework.experiment import UNDECIDED, Experiment, Published, Row, Table, Verdict, select
 from minipeft.lab.framework.study import PROSE, SENTIMENT, Plan, Variant
 from minipeft.peft import LoraConfig
 
@@ -47,25 +47,19 @@ PLANS = {
 
 def tables(rows: Sequence[Row]) -> list[Table]:
     """One a task: a row for each set of weights."""
-    return [
-        Table(
-            f"LoRA on different weights: {task}",
-            ("weights", "r", "trained", f"test, {study.UNITS[task]}", "seeds", "rate"),
-            [
-                (
-                    name_of(w),
-                    PRODUCT // len(w),
-                    f"{next(r['trained'] for r in rows if r['task'] == task and r['arm'] == name_of(w)):,}",
-                    study.shown(task, study.values(rows, task=task, arm=name_of(w))),
-                    len(study.values(rows, task=task, arm=name_of(w))),
-                    study.at_edge(rows, task=task, arm=name_of(w)),
-                )
-                for w in SETS
-            ],
-            study.note(rows, task),
-        )
-        for task in study.tasks_of(rows)
-    ]
+    found = []
+    for task in study.tasks_of(rows):
+        body = []
+        for w in SETS:
+            mine = select(rows, task=task, arm=name_of(w))
+            values = study.values(mine)
+            trained = f"{mine[0]['trained']:,}"
+            body.append(
+                (name_of(w), PRODUCT // len(w), trained, study.shown(task, values), len(values), study.at_edge(mine))
+            )
+        header = ("weights", "r", "trained", f"test, {study.UNITS[task]}", "seeds", "rate")
+        found.append(Table(f"LoRA on different weights: {task}", header, body, study.note(rows, task)))
+    return found
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:

@@ -58,6 +58,11 @@ def shown_interval(found: IntrinsicDimension) -> str:
     return f"{low or f'> {ds[-1]:,}'} to {high or f'> {ds[-1]:,}'}"
 
 
+def both(found: IntrinsicDimension) -> str:
+    """Return d90 with its interval as a text."""
+    return f"{shown(found)} ({shown_interval(found)})"
+
+
 def tables(rows: Sequence[Row]) -> list[Table]:
     """d90 of each study, and the sweeps that it is read off."""
     found = {name: dimension(rows, name) for name in names(rows)}
@@ -73,31 +78,18 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         return (name, f"{total:,}", f"{own:.1f}", f"{100 * f.target:.1f}", shown(f), shown_interval(f), share)
 
     header = ("study", "D", "all D: accuracy %", "target %", "d90", "95 % interval", "of D %")
-    seeds = len(finals(rows, first, 0))
-    parts = [
-        Table(
-            "Intrinsic dimension at 90 %",
-            header,
-            [line(n) for n in found],
-            f"Up to {seeds} seeds; the interval is over resampled seeds. Learning rates were chosen on other data "
-            "than is judged here. Each study's target is 90 % of its own accuracy with all D parameters.",
-        )
-    ]
+    note = (
+        f"Up to {len(finals(rows, first, 0))} seeds; the interval is over resampled seeds. Learning rates were chosen "
+        "on other data than is judged here. Each study's target is 90 % of its own accuracy with all D parameters."
+    )
+    parts = [Table("Intrinsic dimension at 90 %", header, [line(n) for n in found], note)]
     if languages:
-        parts.append(
-            Table(
-                "The language model, all with the target of the one that was pretrained longest",
-                header,
-                [line(n, best) for n in languages],
-            )
-        )
+        title = "The language model, all with the target of the one that was pretrained longest"
+        parts.append(Table(title, header, [line(n, best) for n in languages]))
     for kind in ("network", "language model"):
         some = [n for n in found if select(rows, study=n)[0]["kind"] == kind]
         ds = sorted({d for n in some for d in found[n].scores})
-        body = []
-        for n in some:
-            cells: list[Any] = [n, _cell(finals(rows, n, 0))]
-            body.append([*cells, *(_cell(found[n].scores.get(d, [])) for d in ds)])
+        body = [(n, *map(_cell, (finals(rows, n, 0), *(found[n].scores.get(d, []) for d in ds)))) for n in some]
         parts.append(Table(f"Accuracy in % by d: {kind}", ("study", "all", *map(str, ds)), body, "mean ± std"))
     return parts
 
@@ -124,7 +116,7 @@ def _number(rows: Sequence[Row], network: IntrinsicDimension) -> Verdict:
     """The claim of the lecture's number."""
     first = select(rows, study="network")[0]
     total, (low, high) = first["D"], interval(network)
-    said = f"d90 = {shown(network)} ({shown_interval(network)}) of D = {total:,}"
+    said = f"d90 = {both(network)} of D = {total:,}"
     if (total, first["data"]) != (PUBLISHED_D, "mnist"):
         small = outcome(high < 0.1 * total, 0.1 * total < low < np.inf)
         return Verdict("A small network is learnt in less than a tenth of its dimensions", small, said)
@@ -149,25 +141,18 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         Verdict(
             "A fully connected network does not care about the order of the pixels (less than a factor of 1.5)",
             alike(found["pixels shuffled"], network, 1.5),
-            f"{shown(found['pixels shuffled'])} ({shown_interval(found['pixels shuffled'])}) against "
-            f"{shown(network)} ({shown_interval(network)})",
+            f"{both(found['pixels shuffled'])} against {both(network)}",
         ),
     ]
     plain = next(n for n in found if n.endswith(" labels"))
-    shuffled = f"{plain} shuffled"
-    parts.append(
-        Verdict(
-            "Shuffled labels take far more dimensions to fit than true ones (more than twice as many)",
-            compared(found[shuffled], found[plain], 2.0),
-            f"{shown(found[shuffled])} ({shown_interval(found[shuffled])}) against "
-            f"{shown(found[plain])} ({shown_interval(found[plain])})",
-        )
-    )
+    a, b = found[f"{plain} shuffled"], found[plain]
+    claim = "Shuffled labels take far more dimensions to fit than true ones (more than twice as many)"
+    parts.append(Verdict(claim, compared(a, b, 2.0), f"{both(a)} against {both(b)}"))
     return parts + _language_verdicts(rows)
 
 
 def _with_size(rows: Sequence[Row], name: str, found: IntrinsicDimension) -> str:
-    return f"{name} (D = {select(rows, study=name)[0]['D']:,}) {shown(found)} ({shown_interval(found)})"
+    return f"{name} (D = {select(rows, study=name)[0]['D']:,}) {both(found)}"
 
 
 def pretrained(rows: Sequence[Row], said: bool) -> dict[int, str]:
@@ -181,31 +166,17 @@ def _language_verdicts(rows: Sequence[Row]) -> list[Verdict]:
     steps = list(plain)
     best = max(float(np.mean(finals(rows, n, 0))) for n in plain.values())
     d90 = {p: dimension(rows, plain[p], best) for p in steps}
-    last = steps[-1]
-    parts = [
-        Verdict(
-            "Pretraining lowers the intrinsic dimension, the target being the same",
-            compared(d90[0], d90[last], 1.0),
-            f"{shown(d90[0])} ({shown_interval(d90[0])}) before, "
-            f"{shown(d90[last])} ({shown_interval(d90[last])}) after {last:,} steps",
-        )
-    ]
+    first, last = d90[0], d90[steps[-1]]
+    claim = "Pretraining lowers the intrinsic dimension, the target being the same"
+    because = f"{both(first)} before, {both(last)} after {steps[-1]:,} steps"
+    parts = [Verdict(claim, compared(first, last, 1.0), because)]
     if len(steps) > 2:
-        parts.append(
-            Verdict(
-                "The longer the pretraining, the lower the intrinsic dimension",
-                all_of([compared(d90[a], d90[b], 1.0) for a, b in pairwise(steps)]),
-                "; ".join(f"{p:,} steps: {shown(d90[p])} ({shown_interval(d90[p])})" for p in steps),
-            )
-        )
-    said = dimension(rows, f"{plain[last]}, SAID", best)
-    parts.append(
-        Verdict(
-            "With a scale for each tensor (SAID) fewer dimensions are needed than without (DID)",
-            compared(d90[last], said, 1.0),
-            f"SAID {shown(said)} ({shown_interval(said)}), DID {shown(d90[last])} ({shown_interval(d90[last])})",
-        )
-    )
+        longer = all_of([compared(d90[a], d90[b], 1.0) for a, b in pairwise(steps)])
+        because = "; ".join(f"{p:,} steps: {both(d90[p])}" for p in steps)
+        parts.append(Verdict("The longer the pretraining, the lower the intrinsic dimension", longer, because))
+    said = dimension(rows, f"{plain[steps[-1]]}, SAID", best)
+    claim = "With a scale for each tensor (SAID) fewer dimensions are needed than without (DID)"
+    parts.append(Verdict(claim, compared(last, said, 1.0), f"SAID {both(said)}, DID {both(last)}"))
     return parts
 
 
