@@ -5,11 +5,12 @@ import sys
 
 try:
     from minipeft import accounting, fast, models, nn, ops, optim, peft, train
-    from minipeft.autograd import Context, Function, Tensor, no_grad, reference, specialize
+    from minipeft.autograd import Context, Function, Tensor, no_grad
     from minipeft.backend import array_module, to_device, to_numpy
     from minipeft.backend.cuda import NoGpuError, allow_tf32
     from minipeft.generate import generate
     from minipeft.gradcheck import GradcheckError, check_contract, gradcheck, gradcheck_parameters
+    from minipeft.specialize import reference, specialize
 except KeyboardInterrupt:
     # The command `minipeft` and `python -m minipeft` begin with this import: there Ctrl-C is one line in it, too.
     if sys.argv[0] != "-m" and os.path.splitext(os.path.basename(sys.argv[0]))[0] != "minipeft":

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import strict  # registers the device "strict"
 
-from minipeft.autograd import reference
 from minipeft.backend import register, to_numpy
 from minipeft.backend.cuda import NoGpuError, library
+from minipeft.specialize import reference
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 

@@ -204,7 +204,7 @@ def test_jupyter_is_started_where_the_links_of_the_notebooks_work():
 def test_what_would_be_found():
     assert second_definitions(ast.parse("class LoRALinear(Function): pass")) == ["LoRALinear"]
     assert second_definitions(ast.parse("class Mine(mp.peft.PeftConfig): pass")) == ["Mine"]
-    assert second_definitions(ast.parse("def softmax_rows(s): return s")) == ["softmax_rows"]
+    assert second_definitions(ast.parse("def stable_softmax(s): return s")) == ["stable_softmax"]
     assert second_definitions(ast.parse("def accuracy(model): return 1.0")) == []
     assert second_definitions(ast.parse("class Wrong(Function):\n    def backward(ctx, dz): return dz")) == []
     assert MACHINE_PATH.search("in /home/ada/x")

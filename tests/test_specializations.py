@@ -7,14 +7,14 @@ from functions import CASES
 from test_functions import floats, listed, permuted
 
 import minipeft as mp
-from minipeft import autograd
-from minipeft.autograd import Context, Function, specialize
+from minipeft.autograd import Context, Function
 from minipeft.backend import is_array, row_blocks, to_device, to_numpy
+from minipeft.specialize import _faster, specialize
 
 DEVICES = {"cpu": {"cpu": ()}, "cuda": {"emulated": (), "cuda": (pytest.mark.gpu,)}}
 PAIRS = [
     pytest.param(case, page, device, marks=marks, id=f"{case.name}, {page.__name__}, {device}")
-    for (function, kind), page in autograd._specializations.items()
+    for (function, kind), page in _faster.items()
     for case in CASES
     if case.function is function
     for device, marks in DEVICES[kind].items()
@@ -107,7 +107,7 @@ def faster():
         """z = 2 x, faster"""
 
     yield TwiceFaster
-    del autograd._specializations[Twice, "cpu"]
+    del _faster[Twice, "cpu"]
 
 
 def test_apply_runs_the_specialization_of_the_device_and_the_page_elsewhere(faster, device):

@@ -22,6 +22,7 @@ FLOORS = [  # from the top of the picture to its foundation; tests/test_floors.p
     ("operations", ["ops"]),
     ("the check of gradients", ["gradcheck"]),
     ("the engine", ["autograd"]),
+    ("which one runs", ["specialize"]),
     ("NumPy or CuPy", ["backend"]),
     ("words of errors", ["hints"]),
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minipeft.backend import Array, aliases, array_module, backend_of, backward_phase, is_array
+from minipeft.specialize import page_of, specialized
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
-_reference: ContextVar[bool] = ContextVar("reference", default=False)
-_specializations: dict[tuple[type[Function], str], type[Function]] = {}
 _birth = itertools.count()
 
 
@@ -31,30 +30,6 @@ def no_grad() -> Iterator[None]:
         yield
     finally:
         _recording.reset(token)
-
-
-@contextmanager
-def reference() -> Iterator[None]:
-    """Run every Function as its page reads, without specializations (in this thread); also usable as a decorator."""
-    token = _reference.set(True)
-    try:
-        yield
-    finally:
-        _reference.reset(token)
-
-
-def specialize(function: type[Function], kind: str) -> Callable[[type[Function]], type[Function]]:
-    """Return a decorator that makes a class run in place of ``function`` for arrays of one kind: "cpu" or "cuda".
-
-    The class has the contract of ``function``: the same arguments, values and gradients, and no more saved bytes.
-    """
-
-    def register(specialization: type[Function]) -> type[Function]:
-        specialization.page = function
-        _specializations[function, kind] = specialization
-        return specialization
-
-    return register
 
 
 class Context:
@@ -93,7 +68,7 @@ class Node:
     @property
     def name(self) -> str:
         """The name of the operation, also if a specialization of it ran."""
-        return (self.function.page or self.function).__name__
+        return str(page_of(self.function).__name__)
 
 
 class Function:
@@ -104,8 +79,6 @@ class Function:
     arguments; it never writes ``dz`` or an input, and never returns a saved array.
     """
 
-    page: type[Function] | None = None  # the Function that this one specializes
-
     @staticmethod
     def forward(ctx: Context, *args: Any) -> Array:
         raise NotImplementedError
@@ -113,13 +86,6 @@ class Function:
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         raise NotImplementedError
-
-    @classmethod
-    def on(cls, x: Array) -> type[Function]:
-        """Return the class that runs for arrays like ``x``: a specialization of this class, or this class itself."""
-        if _reference.get():
-            return cls
-        return _specializations.get((cls, backend_of(x).kind), cls)
 
     @classmethod
     def apply(cls, *args: Any) -> Tensor:
@@ -130,7 +96,7 @@ class Function:
         it is False. Where one entry is True, the output requires a gradient and its ``node`` is a new `Node`, whose
         parents are, argument by argument: the node that computed the tensor, the tensor itself if it is a leaf, None
         where no gradient is needed. Otherwise the output has no node and nothing is kept. In place of this class runs
-        ``cls.on`` the first tensor's array.
+        what is `specialized` for the first tensor's device.
         """
         raise NotImplementedError("hw1.9: Function.apply")
 

@@ -25,6 +25,7 @@ from minipeft.bench.torch_side import ALPHA, RANK, TARGETS, Shape, batch_of, shi
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig, get_peft_model
+from minipeft.specialize import page_of
 from minipeft.train import train_step
 
 
@@ -81,7 +82,7 @@ def watching(times: Times) -> Iterator[None]:
         for phase in ("forward", "backward"):
             if phase in vars(function):
                 restore.append((function, phase, vars(function)[phase]))
-                name = (function.page or function).__name__
+                name = page_of(function).__name__
                 timed = times.around(f"{name}.{phase}", getattr(function, phase))
                 setattr(function, phase, staticmethod(timed))
     try:

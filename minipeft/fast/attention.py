@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minipeft.autograd import Context, specialize
+from minipeft.autograd import Context
 from minipeft.backend import Array, array_module, empty, matmul, rows
 from minipeft.fast.softmax_rows import softmax_rows, softmax_rows_backward
 from minipeft.ops.attention import Attention, Rotary, mask_bias
+from minipeft.specialize import specialize
 
 TILE = 64  # queries
 

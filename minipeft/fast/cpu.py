@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft.autograd import Context, specialize
+from minipeft.autograd import Context
 from minipeft.backend import Array, array_module, column_sum, empty, row_blocks, row_dot, row_sum, rows
 from minipeft.fast.curves import IN_PLACE
 from minipeft.ops.activation import Activation, Gate, curve
 from minipeft.ops.normalize import LayerNorm, RMSNorm
+from minipeft.specialize import specialize
 
 
 @specialize(LayerNorm, "cpu")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft.autograd import Context, specialize
+from minipeft.autograd import Context
 from minipeft.backend import Array, column_sum, empty, kernels, matmul, rows
 from minipeft.fast.attention import empty_heads
 from minipeft.ops.activation import Activation, Gate, curve
 from minipeft.ops.attention import Attention
 from minipeft.ops.normalize import LayerNorm, RMSNorm
+from minipeft.specialize import specialize
 
 
 @specialize(LayerNorm, "cuda")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from minipeft.autograd import Context, specialize
+from minipeft.autograd import Context
 from minipeft.backend import (
     BLOCK_BYTES,
     Array,
@@ -20,6 +20,7 @@ from minipeft.backend import (
     row_sum,
 )
 from minipeft.ops.loss import CrossEntropy, LinearCrossEntropy
+from minipeft.specialize import specialize
 
 BlockLoss = Callable[[Array, Array, bool], Array]  # that of `minipeft.ops.loss._block_loss`
 ON_GPU = 1024  # rows: few large products are faster

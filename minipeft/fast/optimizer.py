@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from minipeft.backend import Array, array_module, block_threads, has_kernels, in_threads, kernels, row_blocks
-from minipeft.optim.optimizer import Part, specialize_step
+from minipeft.optim.optimizer import Part
 from minipeft.optim.rules import SGD, AdamW
+from minipeft.specialize import specialize
 
 Rule = Callable[[Part, Array], None]  # changes a block in place; the second array, as large as x, may be overwritten
 
 
-@specialize_step(SGD)
+@specialize(SGD, "cpu", "cuda")
 def sgd(optimizer: SGD, parts: Sequence[Part], lr: float) -> None:
     """Run `SGD.update` for all parts, by blocks."""
 
@@ -31,7 +32,7 @@ def sgd(optimizer: SGD, parts: Sequence[Part], lr: float) -> None:
     by_blocks(rule, parts)
 
 
-@specialize_step(AdamW)
+@specialize(AdamW, "cpu", "cuda")
 def adamw(optimizer: AdamW, parts: Sequence[Part], lr: float) -> None:
     """Run `AdamW.update` for all parts, by blocks; on a GPU in one launch for each dtype."""
     beta1, beta2 = optimizer.betas

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft.autograd import Context, specialize
+from minipeft.autograd import Context
 from minipeft.backend import Array, array_module, empty, matmul
 from minipeft.fast.softmax_rows import softmax_rows, softmax_rows_backward
 from minipeft.ops.attention import mask_bias
 from minipeft.peft.prefix import PrefixAttention, _behind
+from minipeft.specialize import specialize
 
 
 @specialize(PrefixAttention, "cpu")

@@ -10,29 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.backend import Array, array_module, device_of, to_device, to_numpy
+from minipeft.backend import Array, array_module, backend_of, device_of, to_device, to_numpy
 from minipeft.nn.module import Module
 from minipeft.optim.parameters import Parameters, flat, named_trainables
 from minipeft.optim.schedules import Schedule, described
+from minipeft.specialize import specialized
 
 NoDecay = Callable[[str], bool] | Sequence[str]
 Part = tuple[Array, Array, dict[str, Array], float]  # a parameter x, its gradient g, its state, each (n,); its decay
-Step = Callable[[Any, Sequence[Part], float], None]  # optimizer, all parts, learning rate
-
-_specializations: dict[type, Step] = {}
-
-
-def specialize_step(rule: type[Optimizer]) -> Callable[[Step], Step]:
-    """Return a decorator that registers a faster function for the steps of ``rule``, but not of its subclasses.
-
-    The function updates all parts and gives what `update_each` gives, up to rounding.
-    """
-
-    def register(step: Step) -> Step:
-        _specializations[rule] = step
-        return step
-
-    return register
 
 
 def update_each(optimizer: Optimizer, parts: Sequence[Part], lr: float) -> None:
@@ -119,8 +104,9 @@ class Optimizer:
                 self.state[name] = {slot: array_module(p.data).zeros_like(p.data) for slot in self.slots}
             state = {slot: value.reshape(-1) for slot, value in self.state[name].items()}
             parts.append((flat(name, p.data), p.grad.reshape(-1), state, self.decays[name]))
-        update_all = _specializations.get(type(self), update_each)
-        update_all(self, parts, lr)
+        if parts:
+            rule = specialized(type(self), backend_of(parts[0][0]).kind)
+            (update_each if rule is type(self) else rule)(self, parts, lr)
 
     def update(self, x: Array, g: Array, state: dict[str, Array], lr: float, decay: float) -> None:
         """Change the parameter x (n,) by its gradient g (n,), in place, and its state: arrays (n,) by slot."""

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.accounting import Forecast, gpt3_parameters, memory, trained_parameters, zero_memory
-from minipeft.autograd import reference
 from minipeft.lab.framework.experiment import Config, Experiment, Published, Row, Table, Verdict, outcome, select
 from minipeft.lab.framework.training import adapted
 from minipeft.models import DecoderConfig, DecoderLM
@@ -28,6 +27,7 @@ from minipeft.peft import (
     PromptTuningConfig,
     TopLayersConfig,
 )
+from minipeft.specialize import reference
 from minipeft.train import train_step
 
 METHODS: dict[str, PeftConfig | None] = {

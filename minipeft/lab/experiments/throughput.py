@@ -16,7 +16,6 @@ import numpy as np
 
 from minipeft.accounting import Forecast, count_flops, readable_bytes
 from minipeft.accounting.timing import in_turn, median_ratio
-from minipeft.autograd import reference
 from minipeft.lab.framework.experiment import (
     Config,
     Experiment,
@@ -33,6 +32,7 @@ from minipeft.lab.framework.training import adapted
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
 from minipeft.peft import LoraConfig
+from minipeft.specialize import reference
 from minipeft.train import train_step
 
 SIZES = {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.accounting.timing import seconds_of
-from minipeft.autograd import no_grad, reference
+from minipeft.autograd import no_grad
 from minipeft.data.batches import Batches, LanguageModelBatches
 from minipeft.data.bpe import BytePairs
 from minipeft.data.fetch import fetch
@@ -26,6 +26,7 @@ from minipeft.lab.framework.experiment import Config, Row, tuned
 from minipeft.lab.framework.training import adapted, pretrain, train
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.peft import LoraConfig
+from minipeft.specialize import reference
 
 CONTEXT, TUNED = "in context", "fine-tuned"
 SMOLLM2, COST = "smollm2", "cost"
