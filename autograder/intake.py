@@ -40,21 +40,8 @@ SYSTEM_NAMES = {  # left behind by systems and tools, in small letters
     *("__pycache__", ".ipynb_checkpoints", ".git", ".gitignore", ".gitattributes", ".gitkeep"),
 }
 ARCHIVES = (
-    ".tar",
-    ".gz",
-    ".tgz",
-    ".bz2",
-    ".tbz",
-    ".tbz2",
-    ".xz",
-    ".txz",
-    ".zst",
-    ".tzst",
-    ".7z",
-    ".rar",
-    ".z",
-    ".lzma",
-)
+    ".tar", ".gz", ".tgz", ".bz2", ".tbz", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".7z", ".rar", ".z", ".lzma",
+)  # fmt: skip
 KINDS = {
     stat.S_IFLNK: "a link, which is not followed",
     stat.S_IFIFO: "a pipe",

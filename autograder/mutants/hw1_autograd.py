@@ -118,16 +118,19 @@ heap = [(-root.birth, root)]
 while heap:
     node = heapq.heappop(heap)[1]
     dz, _ = pending.pop(node)
-    if node.ctx is None: raise RuntimeError("walked before")
+    if node.ctx is None:
+        raise RuntimeError("walked before")
     ctx, node.ctx = node.ctx, None
     grads = node.function.backward(ctx, dz)
     if not isinstance(grads, (tuple, list)):
         grads = (grads,)
-    if len(grads) != len(node.parents): raise RuntimeError("another number of gradients")
+    if len(grads) != len(node.parents):
+        raise RuntimeError("another number of gradients")
     for i, (parent, g) in enumerate(zip(node.parents, grads)):
         if parent is None:
             continue
-        if getattr(g, "shape", None) != parent.shape: raise RuntimeError("another shape")
+        if getattr(g, "shape", None) != parent.shape:
+            raise RuntimeError("another shape")
         if isinstance(parent, Tensor):
             _add_to_leaf(parent, g.copy(), dz, into)
         elif parent not in pending:
@@ -505,61 +508,49 @@ A rule may return one array for two inputs. Two leaves must not share it: adding
 
 walk-in-order-of-finding
 Nodes are walked in the order in which they are found; some of them still wait for a gradient from another.
+- pending = {root: (grad, False)}
+- heap = [(-root.birth, root)]
+- while heap:
+-     node = heapq.heappop(heap)[1]
+-     dz, _ = pending.pop(node)
 + pending, queue = {root: grad}, [root]
 + while queue:
 +     node = queue.pop(0)
 +     dz = pending.pop(node)
-+     if node.ctx is None:
-+         raise RuntimeError("walked before")
-+     ctx, node.ctx = node.ctx, None
-+     grads = node.function.backward(ctx, dz)
-+     if not isinstance(grads, (tuple, list)):
-+         grads = (grads,)
-+     if len(grads) != len(node.parents):
-+         raise RuntimeError("another number of gradients")
+-     for i, (parent, g) in enumerate(zip(node.parents, grads)):
 +     for parent, g in zip(node.parents, grads):
-+         if parent is None:
-+             continue
-+         if getattr(g, "shape", None) != parent.shape:
-+             raise RuntimeError("another shape")
-+         if isinstance(parent, Tensor):
-+             _add_to_leaf(parent, g.copy(), dz, into)
+-         elif parent not in pending:
+-             pending[parent] = (g, False)
+-             heapq.heappush(heap, (-parent.birth, parent))
 +         elif parent in pending:
 +             pending[parent] = pending[parent] + g
-+         else:
+-             pending[parent] = (pending[parent][0] + g, True)
 +             pending[parent] = g
 +             queue.append(parent)
-+     node.parents = []
 
 walk-depth-first
 A node is walked before all that used it has been: what comes later arrives at a node that is empty.
+- pending = {root: (grad, False)}
+- heap = [(-root.birth, root)]
+- while heap:
+-     node = heapq.heappop(heap)[1]
+-     dz, _ = pending.pop(node)
 + stack = [(root, grad)]
 + while stack:
 +     node, dz = stack.pop()
-+     if node.ctx is None:
-+         raise RuntimeError("walked before")
-+     ctx, node.ctx = node.ctx, None
-+     grads = node.function.backward(ctx, dz)
-+     if not isinstance(grads, (tuple, list)):
-+         grads = (grads,)
-+     if len(grads) != len(node.parents):
-+         raise RuntimeError("another number of gradients")
+-     for i, (parent, g) in enumerate(zip(node.parents, grads)):
 +     for parent, g in zip(node.parents, grads):
-+         if parent is None:
-+             continue
-+         if getattr(g, "shape", None) != parent.shape:
-+             raise RuntimeError("another shape")
-+         if isinstance(parent, Tensor):
-+             _add_to_leaf(parent, g.copy(), dz, into)
-+         else:
+-         elif parent not in pending:
+-             pending[parent] = (g, False)
+-             heapq.heappush(heap, (-parent.birth, parent))
++
+-             pending[parent] = (pending[parent][0] + g, True)
 +             stack.append((parent, g))
-+     node.parents = []
 
 walk-emptied-at-the-end
 Nodes are emptied when all is done; each is to be emptied once it is walked, so that memory falls on the way.
 - pending = {root: (grad, False)}
 + done = []
-+
 + pending = {root: (grad, False)}
 -     ctx, node.ctx = node.ctx, None
 +     ctx = node.ctx
@@ -596,27 +587,27 @@ A node is walked once for every way that leads to it; their number doubles with 
 
 walk-walked-before
 A graph that was walked before is passed over in silence; it is an error that the caller must hear of.
--     if node.ctx is None: raise RuntimeError("walked before")
-+     if node.ctx is None: continue
+-         raise RuntimeError("walked before")
++         continue
 
 walk-keeps-saved
 The nodes keep what they saved after the walk: the memory of a step is held until the loss is gone.
--     if node.ctx is None: raise RuntimeError("walked before")
+-     if node.ctx is None:
+-         raise RuntimeError("walked before")
 -     ctx, node.ctx = node.ctx, None
-+
 +     ctx = node.ctx
 -     node.parents = []
-+
 
 walk-shape-unchecked
 A gradient of the wrong shape goes through: broadcasting would spread the mistake in silence.
--         if getattr(g, "shape", None) != parent.shape: raise RuntimeError("another shape")
-+         if g is None: raise RuntimeError("no gradient")
+-         if getattr(g, "shape", None) != parent.shape:
+-             raise RuntimeError("another shape")
++         if g is None:
++             raise RuntimeError("no gradient")
 
 walk-recursive
 Recursion ends at Python's limit of some thousand calls; a graph may be deeper.
 + order, seen = [], set()
-+
 +
 + def visit(node):
 +     if node in seen:
@@ -628,7 +619,6 @@ Recursion ends at Python's limit of some thousand calls; a graph may be deeper.
 +         if isinstance(parent, Node):
 +             visit(parent)
 +     order.append(node)
-+
 +
 + visit(root)
 + pending = {root: grad}
