@@ -18,11 +18,12 @@ from types import FrameType
 
 import numpy as np
 
-from autograder.cases import Case, cases, laid_out
+from autograder.cases import Case, cases
 from autograder.check import Outputs, Raised, Verdict, judge
 from autograder.drivers import common
 from autograder.frames import normalized
 from autograder.homework import Homework, HomeworkError, Problem
+from autograder.layouts import laid_out
 from autograder.library import Library, Patched, patched
 from autograder.strip import put_back, source_path
 

@@ -14,25 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from autograder.layouts import LAYOUTS, laid_out
-
-__all__ = [
-    "FORWARD",
-    "FROZEN",
-    "LARGE",
-    "LAYOUTS",
-    "SMALL",
-    "UNTOUCHED",
-    "Case",
-    "CaseSource",
-    "Draw",
-    "as_float32",
-    "by_hand",
-    "cases",
-    "laid_out",
-    "problem",
-]  # fmt: skip
-
 UNTOUCHED = {"changed": "inputs untouched"}
 FORWARD = {"z": "forward", **UNTOUCHED}
 SMALL = "float32 stays float32"
