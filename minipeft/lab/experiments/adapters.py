@@ -24,7 +24,7 @@ def variants(
     top: tuple[float, ...],
     bottle: tuple[float, ...],
 ) -> tuple[Variant, ...]:
-    """Adapters of these widths, these top layers (0: the head alone), and everything, each kind with its rates."""
+    """Return adapters of these widths, these top layers (0: only the head), and everything, each with its rates."""
     return (
         *(Variant(f"{ADAPTERS} r={r}", AdapterConfig(r=r), bottle) for r in widths),
         *(Variant(f"{TOP} {k}", TopLayersConfig(n_layers=k), top) for k in tops),
@@ -50,18 +50,18 @@ PLANS = {
 
 
 def variants_of(rows: Sequence[Row], task: str) -> list[str]:
-    """The variants of a task, from few to many trained parameters within each kind."""
+    """Return the variants of a task, from few to many trained parameters within each kind."""
     names = dict.fromkeys(r["arm"] for r in select(rows, task=task))
     return list(names)
 
 
 def trained(rows: Sequence[Row], task: str, variant: str) -> int:
-    """How many parameters a variant trains."""
+    """Return how many parameters a variant trains."""
     return int(select(rows, task=task, arm=variant)[0]["trained"])
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """One a task: a variant a row."""
+    """Return a table for each task, with a row for each variant."""
     found = []
     for task in study.tasks_of(rows):
         body = []
@@ -76,7 +76,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def best_on_validation(rows: Sequence[Row], task: str, variants: Sequence[str]) -> str | None:
-    """The variant with the best validation value at its own best rate; None where none has finished."""
+    """Return the variant with the best validation value at its own best rate; None if none has finished."""
     means = []
     for variant in variants:
         done = select(rows, task=task, arm=variant, split="val")
@@ -87,7 +87,7 @@ def best_on_validation(rows: Sequence[Row], task: str, variants: Sequence[str]) 
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Are adapters nearly as good as everything, and better than top layers that train at least as much?"""
+    """Say whether adapters are nearly as good as everything, and better than top layers that train at least as much."""
     found = []
     for task in study.tasks_of(rows):
         names = variants_of(rows, task)
@@ -117,7 +117,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
-    """Quality against trained parameters, a panel a task."""
+    """Draw quality against trained parameters, one panel for each task."""
     from minipeft.lab.framework import plots
 
     panels: list[plots.Panel] = []

@@ -62,21 +62,21 @@ def _run(job: Row, folder: Path, device: str) -> Row:
 
 
 def fingerprint(task: Task) -> str:
-    """A short name for the exact configuration, so that only runs of the same one are taken up again."""
+    """Return a short name for the exact configuration, so that only runs of the same one are reused."""
     methods = {name: None if c is None else {"type": c.peft_type, **asdict(c)} for name, c in task.methods.items()}
     text = json.dumps([task.name, task.story, asdict(task.budget), methods], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def tuning_runs(task: Task) -> list[Run]:
-    """Every method with every learning rate on every tuning seed, judged on the validation split."""
+    """Return every method with every learning rate on every tuning seed, judged on the validation split."""
     b = task.budget
     choices = product(task.methods, b.learning_rates, b.tuning_seeds)
     return [Run(task.name, m, lr, seed, "val", b.steps) for m, lr, seed in choices]
 
 
 def best_rates(task: Task, rows: list[Row]) -> dict[str, float]:
-    """For each method the learning rate with the best mean on the validation split.
+    """Return for each method the learning rate with the best mean on the validation split.
 
     Raises TrainingError where every rate of a method diverged.
     """
@@ -92,14 +92,14 @@ def best_rates(task: Task, rows: list[Row]) -> dict[str, float]:
 
 
 def final_runs(task: Task, rates: dict[str, float]) -> list[Run]:
-    """Every method with its rate on every seed, judged on the test split."""
+    """Return every method with its rate on every seed, judged on the test split."""
     return [
         Run(task.name, m, rates[m], seed, "test", task.budget.steps) for m in task.methods for seed in task.budget.seeds
     ]
 
 
 def cost(task: Task, method: str, folder: Path, device: str = "cpu") -> Row:
-    """What one training step of the method takes: bytes and FLOPs, counted."""
+    """Return what one training step of the method takes: bytes and FLOPs, counted."""
     trial = task.draw(folder, 0)
     model = adapted(trial.model, task.methods[method], 0).to(device)
     batch = next(iter(trial.batches.epoch(0)))
@@ -122,7 +122,7 @@ def cost(task: Task, method: str, folder: Path, device: str = "cpu") -> Row:
 
 
 def step_times(task: Task, folder: Path, repeats: int, device: str = "cpu") -> dict[str, float]:
-    """The time of a step relative to full fine-tuning: medians of pairs taken in turn."""
+    """Return the time of a step relative to full fine-tuning: medians of pairs taken in turn."""
     steps = {}
     for method, config in task.methods.items():
         trial = task.draw(folder, 0)
@@ -135,7 +135,7 @@ def step_times(task: Task, folder: Path, repeats: int, device: str = "cpu") -> d
 def summarize(
     task: Task, rows: list[Row], rates: dict[str, float], costs: dict[str, Row], times: dict[str, float]
 ) -> list[Row]:
-    """One row a method: quality over the seeds, and the costs."""
+    """Return one row for each method: quality over the seeds, and the costs."""
     table = []
     for method in task.methods:
         values = [r["value"] for r in select(rows, method=method, split="test")]
@@ -216,7 +216,7 @@ class RunLog:
     def complete(
         self, jobs: list[Run], folder: Path, workers: int, label: str, progress: bool, device: str = "cpu"
     ) -> list[Row]:
-        """The rows of all ``jobs``, in their order; those not yet in the log are run, ``workers`` at a time."""
+        """Return the rows of all ``jobs``, in order; those not yet in the log are run, ``workers`` at a time."""
         from tqdm import tqdm
 
         missing = [c for c in map(asdict, jobs) if self._key(c) not in self.rows]
@@ -232,7 +232,7 @@ class RunLog:
 
 
 def table_text(task: Task, rows: list[Row]) -> str:
-    """The rows as a table for the terminal, with units."""
+    """Return the rows as a table for the terminal, with units."""
     header = ["method", "trained", "% of all", f"{task.metric} ({task.unit})", "grads", "optim.", "activ."]
     header += ["fwd MFLOP", "bwd MFLOP", "step vs full", "rate"]
     lines = []
@@ -249,7 +249,7 @@ def table_text(task: Task, rows: list[Row]) -> str:
 
 
 def draw_comparison(task: Any, rows: list[dict[str, Any]], stem: Path) -> list[Path]:
-    """Quality against trained parameters, memory by kind, and time and FLOPs of a step; PNG and SVG."""
+    """Draw quality against trained parameters, memory by kind, and time and FLOPs of a step; PNG and SVG."""
     from minipeft.lab.framework import plots
 
     with plots.sheet(1, 3, (13, 4.6), width_ratios=(1.25, 1, 1)) as (figure, ((quality, memory, work),)):
@@ -311,7 +311,7 @@ def _draw_work(plots: Any, ax: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def quick(budget: Budget) -> Budget:
-    """A budget that shows the machinery within seconds; its figures mean little."""
+    """Return a budget that shows the machinery within seconds; its figures mean little."""
     rates = budget.learning_rates
     return Budget((rates[len(rates) // 2],), budget.tuning_seeds[:1], budget.seeds[:2], min(budget.steps, 10))
 

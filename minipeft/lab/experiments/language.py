@@ -59,7 +59,7 @@ class Plan:
 
 
 def read_prose(source: str) -> Prose:
-    """``austen`` (fetched when it has to be), or a text file in UTF-8; FileError for what is neither."""
+    """Return ``austen`` (fetched if necessary) or a text file in UTF-8; FileError for anything else."""
     if source == "austen":
         novels = load_austen(fetch("austen"))
         return Prose(
@@ -77,7 +77,7 @@ def read_prose(source: str) -> Prose:
 
 
 def windows(tokens: np.ndarray, length: int, n_tokens: int) -> np.ndarray:
-    """About ``n_tokens`` of a text as windows (n, length + 1), spread evenly, none overlapping another.
+    """Return about ``n_tokens`` of a text as windows (n, length + 1), spread evenly, without overlap.
 
     A text shorter than one window is one shorter window. Raises ValueError for fewer than two tokens.
     """
@@ -91,7 +91,7 @@ def windows(tokens: np.ndarray, length: int, n_tokens: int) -> np.ndarray:
 
 
 def perplexity(model: Any, rows: np.ndarray, batch_size: int = 4) -> float:
-    """exp of the mean negative log-likelihood of each next token in the windows (n, T + 1), nothing recorded."""
+    """Return exp of the mean negative log-likelihood of each next token in the windows (n, T + 1), without a graph."""
     modes = [(m, m.training) for _, m in model.named_modules()]
     model.eval()
     total = 0.0

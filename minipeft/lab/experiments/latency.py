@@ -43,7 +43,7 @@ NOISE = 0.03  # a ratio nearer to 1 than this is none
 
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """Each batch × length several times over, as other experiments have seeds."""
+    """Return each batch × length several times, as other experiments have seeds."""
     quick = mode == "quick"
     sizes = SIZES[mode]
     return [
@@ -54,7 +54,7 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
 
 
 def models(config: Config) -> dict[str, Any]:
-    """The four models by name, the base first."""
+    """Return the four models by name, the base first."""
     sizes = DecoderConfig.gpt2(**{name: config[name] for name in SIZES["quick"]})
     made: dict[str, Any] = {"base": DecoderLM(sizes)}
     lora = get_peft_model(DecoderLM(sizes), LoraConfig(r=config["r"], init_lora_weights=False))
@@ -68,7 +68,7 @@ def models(config: Config) -> dict[str, Any]:
 
 
 def run(config: Config, folder: Path) -> Row:
-    """The median ratio of each method's forward pass to the base's beside it, and that of its FLOPs."""
+    """Return the median ratio of each method's forward pass to the base's next to it, and that of its FLOPs."""
     made = models(config)
     ids = np.random.default_rng(0).integers(0, config["vocab_size"], (config["batch"], config["length"]))
     work = {}
@@ -86,17 +86,17 @@ def run(config: Config, folder: Path) -> Row:
 
 
 def cells(rows: Sequence[Row]) -> list[tuple[int, int]]:
-    """The (batch, length) of these rows, the largest first."""
+    """Return the (batch, length) of these rows, the largest first."""
     return sorted({(r["batch"], r["length"]) for r in rows}, key=lambda c: (-c[0] * c[1], -c[0]))
 
 
 def overheads(rows: Sequence[Row], cell: tuple[int, int], name: str) -> list[float]:
-    """Ratio less 1, one a turn."""
+    """Return the ratios less 1, one for each turn."""
     return [r[name] - 1 for r in select(rows, batch=cell[0], length=cell[1])]
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """The overhead in time and in FLOPs."""
+    """Return the overhead in time and in FLOPs."""
     body: list[Sequence[Any]] = []
     for cell in cells(rows):
         mine = select(rows, batch=cell[0], length=cell[1])
@@ -118,7 +118,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Merged LoRA costs nothing; adapters most on the smallest batch; AdapterH more than AdapterL."""
+    """Say whether merged LoRA is free, adapters cost most on small batches, and AdapterH more than AdapterL."""
     grid = cells(rows)
     large, small = grid[0], grid[-1]
     merged = {c: mean_and_spread(overheads(rows, c, METHODS[0])) for c in grid}
@@ -155,7 +155,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
-    """The overheads, and where in a layer adapters, prefixes and LoRA sit."""
+    """Draw the overheads, and where in a layer adapters, prefixes and LoRA sit."""
     from minipeft.lab.framework import layer_diagram, plots
 
     names = [f"{b} × {t}" for b, t in cells(rows)]

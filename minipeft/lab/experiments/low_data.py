@@ -24,7 +24,7 @@ METHODS = (FULL, *PROMPTS, *PREFIXES, LORA)
 def variants(
     full: tuple[float, ...], lora: tuple[float, ...], prompt: tuple[float, ...], prefix: tuple[float, ...]
 ) -> tuple[Variant, ...]:
-    """The six variants, each kind with its rates."""
+    """Return the six variants, each kind with its rates."""
     return (
         Variant(FULL, None, full),
         Variant(PROMPTS[0], PromptTuningConfig(num_virtual_tokens=P, prompt_tuning_init="RANDOM"), prompt, RANDOM),
@@ -53,12 +53,12 @@ PLANS = {
 
 
 def sizes_of(rows: Sequence[Row], task: str) -> list[int]:
-    """The n of a task, from few to many."""
+    """Return the n of a task, from few to many."""
     return sorted({r["n"] for r in select(rows, task=task)})
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """One a task, as the published one: a method a row, n in the columns."""
+    """Return a table for each task, in the form of the published one: a row for each method, n in the columns."""
     found = []
     for task in study.tasks_of(rows):
         ns = sizes_of(rows, task)
@@ -85,14 +85,14 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def better_start(rows: Sequence[Row], task: str, n: int, kind: Sequence[str]) -> str:
-    """Which of the two starts does better on validation, at its best rate."""
+    """Return which of the two starts does better on validation, at its best rate."""
     from minipeft.lab.experiments.adapters import best_on_validation
 
     return best_on_validation(select(rows, n=n), task, kind) or kind[0]
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """LoRA with few and with many examples; prompts and prefixes with few; their start; the gap as n grows."""
+    """Compare LoRA with full, with prompts and with prefixes, their starts, and the gap as n grows."""
     found = []
     for task in study.tasks_of(rows):
         ns = sizes_of(rows, task)
@@ -129,12 +129,12 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def _differences(task: str, a: Sequence[float], b: Sequence[float]) -> list[float]:
-    """By how much a is better, seed by seed."""
+    """Return by how much a is better, seed by seed."""
     return [study.gain(task, [x], [y]) for x, y in zip(a, b, strict=False)]
 
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
-    """Quality against n, a panel a task."""
+    """Draw quality against n, one panel for each task."""
     from minipeft.lab.framework import plots
 
     panels: list[plots.Panel] = []

@@ -50,7 +50,7 @@ GPT3 = {"n_layers": 96, "d_model": 12288}
 
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """A step of each method; the stages of ZeRO; GPT-3 by formula."""
+    """Return a step of each method, the stages of ZeRO, and GPT-3 by formula."""
     step = {"kind": "step", **SIZES[mode], "batch": 4, "length": 32 if mode == "quick" else 96}
     wanted: list[Config] = [{**step, "method": name} for name in METHODS]
     wanted += [{"kind": "zero", "stage": stage, "psi": 7.5e9, "k": 12, "n": 64} for stage in ZERO]
@@ -58,7 +58,7 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
 
 
 def run(config: Config, folder: Path) -> Row:
-    """Bytes: of a step as counted, by formula, foreseen and measured; or by a published formula alone."""
+    """Return the bytes of a step as counted, by formula, foreseen and measured; or only by a published formula."""
     if config["kind"] == "zero":
         return {"bytes": zero_memory(config["psi"], config["k"], config["n"], config["stage"])}
     if config["kind"] == "gpt3":
@@ -75,7 +75,7 @@ def run(config: Config, folder: Path) -> Row:
 
 
 def step_bytes(config: Config) -> Row:
-    """One method: the four kinds counted on the graph, two by formula, the peak foreseen and measured."""
+    """Return the four kinds of one method counted on the graph, two by formula, the peak foreseen and measured."""
     sizes = DecoderConfig.gpt2(**{name: config[name] for name in SIZES["quick"]})
     method, batch, length = METHODS[config["method"]], config["batch"], config["length"]
     ids = np.random.default_rng(0).integers(0, config["vocab_size"], (batch, length))
@@ -104,7 +104,7 @@ def step_bytes(config: Config) -> Row:
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """By method; by stage of ZeRO; GPT-3."""
+    """Return the tables by method and by stage of ZeRO, and that of GPT-3."""
     steps = select(rows, kind="step")
     full = next(r for r in steps if r["method"] == "full")
     mib, whole = 2**20, _total(full)
@@ -157,7 +157,7 @@ def _total(row: Row) -> int:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """The formulas hold; what is saved, and what is not; ZeRO's figures; GPT-3's."""
+    """Compare counts with formulas, methods with full fine-tuning, and the formulas with published figures."""
     steps = {r["method"]: r for r in select(rows, kind="step")}
     full, lora, top = steps["full"], steps["LoRA"], steps["top-1 layer"]
     off = [(m, k) for m, r in steps.items() for k in BY_FORMULA if r[f"counted {k}"] != r[f"formula {k}"]]

@@ -44,12 +44,12 @@ POINTS = 0.01  # and of accuracy, where the untrained head's gain says nothing
 
 
 def variant_name(weights: str, r: int) -> str:
-    """The name of a variant."""
+    """Return the name of a variant."""
     return f"{name_of(weights)} r={r}"
 
 
 def variants(rates: tuple[float, ...], sets: Sequence[str] = SETS, ranks: Sequence[int] = RANKS) -> tuple[Variant, ...]:
-    """Every rank on every set."""
+    """Return every rank on every set."""
     return tuple(Variant(variant_name(w, r), lora(w, r), rates) for w in sets for r in ranks)
 
 
@@ -63,7 +63,7 @@ PLANS = {
 
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """Rates on validation, then the seeds; the untouched prose model; once rates are chosen, the subspaces."""
+    """Return rates on validation, then the seeds; the untouched prose model; once rates are chosen, the subspaces."""
     plan = PLANS[mode][0]
     wanted = study.runs(PLANS[mode], rows)
     wanted.append({"kind": "base", "task": PROSE, "size": plan.size, "judged": plan.judged["test"]})
@@ -81,7 +81,7 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
 
 
 def run(config: Config, folder: Path) -> Row:
-    """One run of the grid, the value of the base, or how far two subspaces agree."""
+    """Return one run of the grid, the value of the base, or how far two subspaces agree."""
     kind = config.get("kind")
     if kind is None:
         return study.run(config, folder)
@@ -99,7 +99,7 @@ def run(config: Config, folder: Path) -> Row:
 
 
 def _trained(config: Config, folder: Path, r: int, rate: float, seed: int) -> dict[str, np.ndarray]:
-    """The factors A (r, k) of a training on W_q and W_v, by path; A and the batches from ``seed``."""
+    """Return the factors A (r, k) of a training on W_q and W_v, by path; ``seed`` gives A and the batches."""
     sampled = study.sample({**config, "seed": seed}, folder)
     model = study.adapt(sampled.model, lora("qv", r), seed)
     schedule = LinearSchedule(rate, config["steps"], warmup=config["steps"] // 10)
@@ -108,13 +108,13 @@ def _trained(config: Config, folder: Path, r: int, rate: float, seed: int) -> di
 
 
 def similarity(a: np.ndarray, b: np.ndarray, i: int, j: int) -> float:
-    """φ of the first i right singular directions of a (r, k) and the first j of b (r', k)."""
+    """Return φ of the first i right singular directions of a (r, k) and the first j of b (r', k)."""
     u, v = (np.linalg.svd(x.astype(np.float64), full_matrices=False)[2] for x in (a, b))
     return float(np.square(u[:i] @ v[:j].T).sum() / min(i, j))
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """Rank by set of weights, a table a task; then how far the subspaces agree."""
+    """Return a table of ranks by set of weights for each task, and how far the subspaces agree."""
     found = []
     for task in study.tasks_of(rows):
         sets = [w for w in SETS if study.values(rows, task=task, arm=variant_name(w, 1))]
@@ -144,7 +144,7 @@ def _cell(rows: Sequence[Row], task: str, variant: str) -> str:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Does r = 1 suffice on q and v, does W_q alone need more, and do first directions agree more than chance?"""
+    """Say whether r = 1 is enough on each set, and whether the first directions agree more than the others."""
     found = []
     for task in study.tasks_of(rows):
         for w in SETS:
@@ -179,7 +179,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
-    """Quality against rank, a panel a task, and the agreement of directions."""
+    """Draw quality against rank, one panel for each task, and the agreement of directions."""
     from minipeft.lab.framework import plots
 
     panels: list[plots.Panel] = []

@@ -14,12 +14,12 @@ from minipeft.lab.framework.experiment import Config, Experiment, Published, Row
 
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """One for each model of the table."""
+    """Return one run for each model of the table."""
     return [{"model": size.name} for size in GPT3_SIZES]
 
 
 def run(config: Config, folder: Path) -> Row:
-    """Its number of parameters, exactly, and what LoRA would train of it (r = 4 on W_q and W_v)."""
+    """Return the exact number of parameters, and what LoRA would train (r = 4 on W_q and W_v)."""
     size = next(s for s in GPT3_SIZES if s.name == config["model"])
     return {
         "n_layers": size.n_layers,
@@ -32,7 +32,7 @@ def run(config: Config, folder: Path) -> Row:
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """Printed and counted, side by side."""
+    """Return the printed and the counted sizes side by side."""
     return [
         Table(
             "The GPT-3 family",
@@ -57,7 +57,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Does every count round to what is printed?"""
+    """Say whether every count rounds to the printed one."""
     worst = max(rows, key=lambda r: abs(r["counted"] / r["printed"] - 1))
     off = abs(worst["counted"] / worst["printed"] - 1)
     return [

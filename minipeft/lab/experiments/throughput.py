@@ -44,7 +44,7 @@ METHODS = {"full": None, "LoRA": LoraConfig(r=4, lora_alpha=8)}
 
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """Each batch several times over, as other experiments have seeds."""
+    """Return each batch several times, as other experiments have seeds."""
     quick = mode == "quick"
     length = 16 if quick else 32
     return [
@@ -55,7 +55,7 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
 
 
 def run(config: Config, folder: Path) -> Row:
-    """Median seconds of a step of both methods taken in turn, the bytes that each needs, and its FLOPs."""
+    """Return median seconds of a step of both methods taken in turn, the bytes that each needs, and its FLOPs."""
     sizes = DecoderConfig.gpt2(**{name: config[name] for name in SIZES["quick"]})
     ids = np.random.default_rng(0).integers(0, config["vocab_size"], (config["batch"], config["length"]))
     batch = {"ids": ids, "labels": ids}
@@ -77,33 +77,33 @@ def run(config: Config, folder: Path) -> Row:
 
 
 def batches(rows: Sequence[Row]) -> list[int]:
-    """The batches of these rows, ascending."""
+    """Return the batches of these rows, ascending."""
     return sorted({r["batch"] for r in rows})
 
 
 def rate(rows: Sequence[Row], method: str, batch: int) -> tuple[float, float]:
-    """Tokens a second, mean and spread over the turns."""
+    """Return tokens a second, mean and spread over the turns."""
     return mean_and_spread([r[f"{method} tokens/s"] for r in select(rows, batch=batch)])
 
 
 def need(rows: Sequence[Row], method: str, batch: int) -> int:
-    """Bytes at the peak of a step."""
+    """Return bytes at the peak of a step."""
     bytes_needed: int = select(rows, batch=batch)[0][f"{method} bytes"]
     return bytes_needed
 
 
 def fits(rows: Sequence[Row], method: str, budget: float) -> int | None:
-    """The largest batch of these rows that the budget holds; None where none does."""
+    """Return the largest batch of these rows that fits the budget, or None."""
     return max((b for b in batches(rows) if need(rows, method, b) <= budget), default=None)
 
 
 def budgets(rows: Sequence[Row]) -> list[int]:
-    """The budgets to look at: what full fine-tuning needs at each batch but the largest."""
+    """Return the budgets to compare: what full fine-tuning needs at each batch except the largest."""
     return [need(rows, "full", b) for b in batches(rows)[:-1]]
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """By batch; by budget."""
+    """Return the tables by batch and by budget."""
     by_batch = []
     for b in batches(rows):
         mine = select(rows, batch=b)
@@ -140,14 +140,14 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def gains(rows: Sequence[Row], budget: float) -> list[float]:
-    """LoRA's tokens a second over full's, each at its largest batch within the budget, one a turn."""
+    """Return LoRA's tokens a second over full's, each at its largest batch within the budget, turn by turn."""
     full, lora = fits(rows, "full", budget), fits(rows, "LoRA", budget)
     a, b = select(rows, batch=lora), select(rows, batch=full)
     return [x["LoRA tokens/s"] / y["full tokens/s"] for x, y in zip(a, b, strict=True)]
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Faster on one batch; a larger batch fits; 30 % more tokens a second within one budget."""
+    """Say whether LoRA is faster on one batch, fits a larger one, and gains 30 % tokens a second in one budget."""
     largest = batches(rows)[-1]
     same = [r["speed-up"] for r in select(rows, batch=largest)]
     tightest = budgets(rows)[0]

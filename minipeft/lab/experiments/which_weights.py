@@ -22,17 +22,17 @@ PRODUCT = 8  # rank times matrices
 
 
 def name_of(weights: str) -> str:
-    """ "qv" -> "q, v"."""
+    """Return "q, v" for "qv"."""
     return ", ".join(weights)
 
 
 def lora(weights: str, r: int) -> LoraConfig:
-    """LoRA of rank r, with s = 1, on these weights of every attention."""
+    """Return LoRA of rank r, with s = 1, on these weights of every attention."""
     return LoraConfig(r=r, lora_alpha=r, target_modules=[WEIGHTS[w] for w in weights])
 
 
 def variants(rates: tuple[float, ...]) -> tuple[Variant, ...]:
-    """Every set at the same number of parameters."""
+    """Return every set at the same number of parameters."""
     return tuple(Variant(name_of(w), lora(w, PRODUCT // len(w)), rates) for w in SETS)
 
 
@@ -46,7 +46,7 @@ PLANS = {
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """One a task: a row for each set of weights."""
+    """Return a table for each task, with a row for each set of weights."""
     found = []
     for task in study.tasks_of(rows):
         body = []
@@ -63,7 +63,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Is q with v the best of all sets, and do v and o matter more than q and k?"""
+    """Say whether q with v is the best of all sets, and whether v and o matter more than q and k."""
     found = []
     for task in study.tasks_of(rows):
         by_set = {w: study.values(rows, task=task, arm=name_of(w)) for w in SETS}
@@ -85,7 +85,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
-    """Bars by set of weights, a panel a task."""
+    """Draw bars by set of weights, one panel for each task."""
     from minipeft.lab.framework import plots
 
     panels = []

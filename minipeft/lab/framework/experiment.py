@@ -48,7 +48,7 @@ class Verdict:
 
 
 def no_preparation(mode: str, folder: Path) -> None:
-    """For an experiment that needs none."""
+    """Do nothing: for an experiment that needs no preparation."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +76,19 @@ class Experiment:
 
 
 def select(rows: Sequence[Row], **wanted: Any) -> list[Row]:
-    """The rows whose entries have the wanted values."""
+    """Return the rows whose entries have the wanted values."""
     return [r for r in rows if all(r.get(k) == v for k, v in wanted.items())]
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and the standard deviation over seeds (0 for one)."""
+    """Return the mean and the standard deviation over seeds (0 for one)."""
     from statistics import fmean, stdev
 
     return fmean(values), stdev(values) if len(values) > 1 else 0.0
 
 
 def percent(values: Sequence[float]) -> str:
-    """Mean ± standard deviation of shares, in percent."""
+    """Return mean ± standard deviation of shares, in percent."""
     mean, spread = mean_and_spread(values)
     return f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
@@ -122,7 +122,7 @@ def all_of(outcomes: Sequence[str]) -> str:
 
 
 def chosen(rows: Sequence[Row], knob: str, score: str = "value", higher_is_better: bool = True) -> Any:
-    """The value of ``knob`` with the best mean of ``score`` over its rows; values with a diverged run (None) are out.
+    """Return the value of ``knob`` with the best mean of ``score``; values with a diverged run (None) are out.
 
     Raises ValueError where every value diverged.
     """

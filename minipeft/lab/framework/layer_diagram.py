@@ -34,7 +34,7 @@ class Call:
 
 
 def calls(layer: Module, width: int) -> list[Call]:
-    """Every module of a layer in the order in which the forward of x (1, 2, width) calls them.
+    """Return every module of a layer in the order in which the forward of x (1, 2, width) calls them.
 
     trained: it has trainable parameters of its own, or in parts that do not run as modules (a LoRA's A and B).
     """
@@ -78,7 +78,7 @@ TRAINED_PARTS = {"Adapter": "adapter", "FlatPrefix": "prefix keys, values", "Lor
 
 
 def layer_rows(method: PeftConfig, width: int = 8) -> list[list[Call]]:
-    """The leaves of a Transformer layer with the method applied, from the input up; those of one input in one row."""
+    """Return the leaves of a layer with the method applied, from the input up; those of one input in one row."""
     model = get_peft_model(DecoderLM(DecoderConfig.gpt2(vocab_size=8, d_model=width, n_layers=1, n_heads=2)), method)
     layer: Any = find(model.base_model, "stack.layers.0")
     assert isinstance(layer, TransformerLayer)
@@ -96,7 +96,7 @@ def layer_rows(method: PeftConfig, width: int = 8) -> list[list[Call]]:
 
 
 def draw_layer(stem: Path) -> dict[Path, str]:
-    """Where adapters, prefixes and LoRA sit: one layer with each, drawn from the modules that run in it."""
+    """Draw one layer with each of adapters, prefixes and LoRA, from the modules that run in it."""
     shown = {name: [r for r in layer_rows(method) if r[0].kind != "Dropout"] for name, method in PLACES.items()}
     top = max(map(len, shown.values())) + 2 * GAP
     with plots.sheet(1, len(shown), (11, 5.6)) as (figure, (axes,)):
@@ -132,7 +132,7 @@ def _draw_rows(ax: Any, rows: Sequence[Sequence[Call]]) -> None:
 
 
 def _draw_row(ax: Any, y: float, row: Sequence[Call]) -> None:
-    """The boxes of one row: what is trained beside a frozen part shares its place, what stands alone has the row."""
+    """Draw the boxes of one row: a trained part shares the place of its frozen part, or has the row."""
     frozen = [c for c in row if c.kind not in ("Adapter", "FlatPrefix")]
     if not frozen:
         _box(ax, 0.0, y, WIDTH, TRAINED_PARTS.get(row[0].kind, row[0].kind), True)

@@ -39,7 +39,7 @@ Panel = tuple[str, str, str, Lines, Mapping[str, Mapping[Any, float]]]  # title,
 
 @contextmanager
 def sheet(n_rows: int, n_columns: int, size: tuple[float, float], **options: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure of the one style and its axes (n_rows, n_columns); size in inches. Closed at the end of the block."""
+    """Yield a figure of the one style and its axes (n_rows, n_columns); size in inches. Close it after the block."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, **options)
         try:
@@ -49,7 +49,7 @@ def sheet(n_rows: int, n_columns: int, size: tuple[float, float], **options: Any
 
 
 def save(figure: Any, stem: Path) -> list[Path]:
-    """The figure as ``stem``.png and ``stem``.svg, each whole or not at all; the same bytes for the same figure."""
+    """Save ``stem``.png and ``stem``.svg, each whole or not at all; the same bytes for the same figure."""
     figure.tight_layout()
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
     for path in paths:
@@ -62,7 +62,7 @@ def save(figure: Any, stem: Path) -> list[Path]:
 
 
 def few_colours(figure: Any, to: Path | BytesIO, dpi: int, colours: int) -> None:
-    """A PNG with a palette: less than half as large, and no eye tells them apart."""
+    """Write a PNG with a palette, which is less than half as large and looks the same."""
     from PIL import Image
 
     drawn = BytesIO()
@@ -85,7 +85,7 @@ def legend_below(ax: Any, ncols: int, x: float = 0.5, y: float = -0.16) -> None:
 
 
 def lines(panels: Sequence[Panel], stem: Path, log_base: int = 10, log_y: bool = False) -> Path:
-    """Mean ± standard deviation against x (logarithmic), a panel each; the legends below."""
+    """Draw mean ± standard deviation against x (logarithmic), one panel each, with the legends below."""
     with sheet(1, len(panels), (4.6 * len(panels), 4.4)) as (figure, axes):
         for ax, (title, x_label, y_label, measured, known) in zip(axes[0], panels, strict=True):
             for i, (name, points) in enumerate(measured.items()):
@@ -113,7 +113,7 @@ def lines(panels: Sequence[Panel], stem: Path, log_base: int = 10, log_y: bool =
 
 
 def bars(panels: Sequence[tuple[str, str, Mapping[str, Sequence[float]]]], stem: Path) -> Path:
-    """A bar for each name, its height the mean and its whisker the standard deviation; (title, y, values by name)."""
+    """Draw a bar for each name: its height is the mean, its whisker the standard deviation; (title, y, values)."""
     with sheet(1, len(panels), (4.6 * len(panels), 3.6)) as (figure, axes):
         for ax, (title, y_label, values) in zip(axes[0], panels, strict=True):
             means = [float(np.mean(v)) if v else np.nan for v in values.values()]

@@ -29,12 +29,12 @@ class Section:
 
     @property
     def seconds(self) -> float:
-        """The time of all runs together, in seconds."""
+        """Return the time of all runs together, in seconds."""
         return sum(r.get("seconds", 0.0) for r in self.rows)
 
 
 def section(experiment: Experiment, mode: str, rows: Sequence[Row], out: Path, reasons: str = "") -> Section:
-    """The section of an experiment; its figures are drawn into ``out/figures``."""
+    """Return the section of an experiment and draw its figures into ``out/figures``."""
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     figures = experiment.draw(rows, folder / experiment.name) if experiment.draw is not None else {}
@@ -42,13 +42,13 @@ def section(experiment: Experiment, mode: str, rows: Sequence[Row], out: Path, r
 
 
 def read_reasons(path: Path) -> dict[str, str]:
-    """Paragraphs by experiment, out of a Markdown file with a heading ``## NAME`` before those of each."""
+    """Return paragraphs by experiment from a Markdown file with a heading ``## NAME`` for each."""
     parts = re.split(r"^## +(\S+) *$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def cell(value: Any) -> str:
-    """A text as it is; a float with three significant digits."""
+    """Return a text as it is, and a float with three significant digits."""
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return "" if value is None else str(value)
@@ -78,7 +78,7 @@ def _tables_and_published(part: Section) -> list[Table]:
 
 
 def markdown(sections: Sequence[Section], folder: Path, command: str = "") -> str:
-    """The report; figures are linked relative to ``folder``. command: that makes these rows."""
+    """Return the report; figures are linked relative to ``folder``. command: makes these rows."""
     made = [f"Made by `{command}`, {sum(s.seconds for s in sections) / 60:,.0f} minutes of running time.", ""]
     lines = ["# Findings", "", *(made if command else []), *_summary_lines(sections)]
     for part in sections:
@@ -121,7 +121,7 @@ img { max-width: 100%; height: auto; }
 
 
 def page(sections: Sequence[Section]) -> str:
-    """The report as one HTML page, its figures inside."""
+    """Return the report as one HTML page that contains its figures."""
     esc, parts = html.esc, ["<h1>Findings</h1>"]
     for part in sections:
         parts.append(f'<h2 id="{esc(part.experiment.name)}">{esc(part.experiment.title)}</h2>')
@@ -146,7 +146,7 @@ def page(sections: Sequence[Section]) -> str:
 
 
 def write(sections: Sequence[Section], out: Path, command: str = "") -> tuple[Path, Path]:
-    """``findings.md`` and ``findings.html`` in ``out``."""
+    """Write ``findings.md`` and ``findings.html`` into ``out`` and return their paths."""
     paths = out / "findings.md", out / "findings.html"
     for path, content in zip(paths, (markdown(sections, out, command), page(sections)), strict=True):
         with atomic_path(path) as part:

@@ -29,13 +29,13 @@ class LabError(ValueError):
 
 
 def key(config: Config) -> str:
-    """A config as one text, the same for the same config."""
+    """Return a config as one text, the same for the same config."""
     return json.dumps(config, sort_keys=True)
 
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """What a row was made with."""
+    """Return the versions that a row was made with."""
     import numpy as np
 
     import minipeft

@@ -76,7 +76,7 @@ class Plan:
 
 
 def as_json(method: PeftConfig | None) -> dict[str, Any] | None:
-    """A method as plain values: its type, and every option that differs from the default."""
+    """Return a method as plain values: its type, and every option that differs from the default."""
     if method is None:
         return None
     plain = asdict(type(method)())
@@ -84,14 +84,14 @@ def as_json(method: PeftConfig | None) -> dict[str, Any] | None:
 
 
 def from_json(options: Mapping[str, Any] | None) -> PeftConfig | None:
-    """The method that `as_json` wrote."""
+    """Return the method that `as_json` wrote."""
     if options is None:
         return None
     return METHODS[options["peft_type"]](**{k: v for k, v in options.items() if k != "peft_type"})
 
 
 def runs(plans: Sequence[Plan], rows: Sequence[Row]) -> list[Config]:
-    """Every rate of every variant on validation; once a variant has all of these, its best rate on the test seeds."""
+    """Return every rate of every variant on validation; once these have finished, the best rate on the test seeds."""
     wanted = []
     for plan in plans:
         for n in plan.n:
@@ -139,7 +139,7 @@ def run(config: Config, folder: Path) -> Row:
 
 
 def adapt(model: Any, method: PeftConfig | None, seed: int, words: list[int] | None = None) -> Any:
-    """The model with the method applied; with every parameter trainable for None.
+    """Return the model with the method applied, or with every parameter trainable for None.
 
     words: token ids from which a prompt or a prefix starts: as embeddings, or as the keys and values that the model
     itself has for them at the first positions of a text.
@@ -174,7 +174,7 @@ class _Recorder(Module):
 
 
 def keys_and_values(model: Any, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What every attention of a decoder or an encoder computes for the tokens ids (P,): k and v (1, Hk, P, D) each."""
+    """Return k and v (1, Hk, P, D) that every attention of a model computes for the tokens ids (P,)."""
     attentions = [m for _, m in model.named_modules() if isinstance(m, MultiHeadAttention)]
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     cores = [a.core for a in attentions]
@@ -190,7 +190,7 @@ def keys_and_values(model: Any, ids: np.ndarray) -> list[tuple[np.ndarray, np.nd
 
 
 def sample(config: Config, folder: Path) -> Sample:
-    """A round of the task that the config names."""
+    """Return the sample of the task that the config names."""
     return (_sample_prose if config["task"] == PROSE else _sample_sentiment)(config, folder)
 
 
@@ -200,7 +200,7 @@ def runs_of(plans: Mapping[str, Sequence[Plan]]) -> Callable[[str, Sequence[Row]
 
 
 def preparation(plans: Mapping[str, Sequence[Plan]]) -> Callable[[str, Path], None]:
-    """What an experiment with these plans by mode does first: 1,200 steps of pretraining in full, 200 in quick."""
+    """Return the ``prepare`` of an experiment with these plans: 1,200 steps of pretraining in full, 200 in quick."""
     return lambda mode, folder: prepare(plans[mode], folder, steps=1200 if mode == "full" else 200)
 
 
@@ -214,7 +214,7 @@ def prepare(plans: Sequence[Plan], folder: Path, steps: int) -> None:
 
 
 def pretrain(size: str, folder: Path, steps: int) -> None:
-    """A model of characters, trained on Python's documentation."""
+    """Train a model of characters on Python's documentation and save it."""
     tokenizer, documentation, _ = characters()
     model = DecoderLM(DecoderConfig.gpt2(vocab_size=tokenizer.vocab_size, **SIZES[size]), rng=0)
     batches = LanguageModelBatches(documentation, batch_size=16, length=WINDOW, seed=0)
@@ -222,7 +222,7 @@ def pretrain(size: str, folder: Path, steps: int) -> None:
 
 
 def _sample_prose(config: Config, folder: Path) -> Sample:
-    """Windows of the stretches of source code that are for training, and the held-out windows of the part."""
+    """Return random windows of the source code to train on, and the held-out windows of the part."""
     _, _, code = characters()
     parts = stretches(code)
     train = parts["train"]
@@ -248,7 +248,7 @@ def _sample_prose(config: Config, folder: Path) -> Sample:
 
 @lru_cache(maxsize=1)
 def sentences() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Ids and mask (n, T) and labels (n,) of the sentences of at most `LONGEST` tokens, by part."""
+    """Return ids and mask (n, T) and labels (n,) of the sentences of at most `LONGEST` tokens, by part."""
     texts, labels = split_sentiment(load_sentiment(), seed=2024)
     tokenizer = WordPiece.from_file(fetch("minilm") / "vocab.txt")
     parts = {}
@@ -261,7 +261,7 @@ def sentences() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def _sample_sentiment(config: Config, folder: Path) -> Sample:
-    """The first ``judged`` sentences of the part, and n others to train on, drawn anew for each seed."""
+    """Return the first ``judged`` sentences of the part, and n others to train on, chosen by the seed."""
     home = fetch("minilm")
     ids, mask, labels = sentences()["train"]
     rng = np.random.default_rng((config["seed"], 5))
@@ -292,19 +292,19 @@ def _sample_sentiment(config: Config, folder: Path) -> Sample:
 
 
 def values(rows: Sequence[Row], **wanted: Any) -> list[float]:
-    """The test values of one variant, seeds in order, those that diverged left out."""
+    """Return the test values of one variant in seed order, without those that diverged."""
     found = sorted(select(rows, split="test", **wanted), key=lambda r: r["seed"])
     return [r["value"] for r in found if r["value"] is not None]
 
 
 def gain(task: str, a: Sequence[float], b: Sequence[float]) -> float:
-    """By how much a's mean is better than b's: fewer nats, or more right answers."""
+    """Return by how much a's mean is better than b's: fewer nats, or more right answers."""
     difference = float(np.mean(a) - np.mean(b))
     return -difference if task == PROSE else difference
 
 
 def at_least(task: str, a: Sequence[float], b: Sequence[float], margin: float = 0.0) -> str:
-    """Is a at least as good as b, less the margin? By Welch's test of one side at 5 %, where the spread allows to say.
+    """Return whether a is at least as good as b, less the margin, by Welch's one-sided test at 5 %.
 
     The margin is in the unit of the values. With margin 0: is a better than b?
     """
@@ -316,7 +316,7 @@ def at_least(task: str, a: Sequence[float], b: Sequence[float], margin: float = 
 
 
 def shown(task: str, found: Sequence[float]) -> str:
-    """Mean ± standard deviation in the unit of the task, and of how many seeds."""
+    """Return mean ± standard deviation in the unit of the task."""
     if not found:
         return "diverged"
     scale, digits = (100.0, 1) if task == SENTIMENT else (1.0, 3)
@@ -325,7 +325,7 @@ def shown(task: str, found: Sequence[float]) -> str:
 
 
 def at_edge(rows: Sequence[Row], **wanted: Any) -> str:
-    """The chosen rate, with a star where it lies at the edge of those that were tried."""
+    """Return the chosen rate, with a star if it is at the edge of those that were tried."""
     tried = sorted({r["rate"] for r in select(rows, split="val", **wanted)})
     rate = next((r["rate"] for r in select(rows, split="test", **wanted)), None)
     if rate is None:
@@ -334,12 +334,12 @@ def at_edge(rows: Sequence[Row], **wanted: Any) -> str:
 
 
 def axis(task: str) -> str:
-    """What a figure's axis says: unit and direction."""
+    """Return the label of a figure's axis: unit and direction."""
     return f"test, {UNITS[task]} ({'lower' if task == PROSE else 'higher'} is better)"
 
 
 def in_words(task: str, difference: float) -> str:
-    """A difference with its unit: points of accuracy, or nats per character."""
+    """Return a difference with its unit: points of accuracy, or nats per character."""
     return f"{100 * difference:+.1f} points" if task == SENTIMENT else f"{difference:+.4f} nats/char"
 
 
@@ -359,7 +359,7 @@ def scaled(rows: Sequence[Row], task: str, variant: str, **wanted: Any) -> list[
 
 
 def tasks_of(rows: Sequence[Row]) -> list[str]:
-    """The tasks in the rows, in their order."""
+    """Return the tasks in the rows, in their order."""
     return list(dict.fromkeys(r["task"] for r in rows if "task" in r))
 
 
@@ -371,7 +371,7 @@ DATA = (
 
 
 def note(rows: Sequence[Row], task: str) -> str:
-    """What was used: model, examples, steps, and how the rate was chosen."""
+    """Return what was used: model, examples, steps, and how the rate was chosen."""
     r = next(r for r in rows if r.get("task") == task and r.get("split") == "test")
     judged = f"{r['judged']:,} {'windows of 64 characters' if task == PROSE else 'sentences'}"
     model = f"our {r['size']} model" if task == PROSE else "MiniLM"

@@ -92,7 +92,7 @@ DIGITS = ViTConfig(image_size=8, patch_size=2, channels=1, n_classes=5, d_model=
 
 
 def _digit_splits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Images and labels of the source digits 0 to 4, and of the target digits 5 to 9 (labels again 0 to 4)."""
+    """Return images and labels of the source digits 0 to 4, and of the target digits 5 to 9 (labels again 0 to 4)."""
     images, labels = load_digits()
     source = labels < 5
     return images[source], labels[source], images[~source], labels[~source] - 5
@@ -107,7 +107,7 @@ def prepare_digits(folder: Path, progress: bool = False) -> None:
 
 
 def draw_digits(folder: Path, seed: int) -> Trial:
-    """Ten labelled images of each of the digits 5 to 9; 40 of each for validation, the rest for the test."""
+    """Return ten labelled images of each digit 5 to 9, 40 of each for validation, and the rest for the test."""
     _, _, images, labels = _digit_splits()
     order = np.random.default_rng(2024).permutation(len(labels))  # one fixed split; seeds draw from its first part
     images, labels = images[order], labels[order]
@@ -141,7 +141,7 @@ def prepare_text(folder: Path, progress: bool = False) -> None:
 
 
 def draw_text(folder: Path, seed: int) -> Trial:
-    """Of ten stretches of 4,096 characters of source code, eight to train on, one for validation, one for the test."""
+    """Return ten stretches of 4,096 characters of source code: eight for training, one each to validate and test."""
     _, _, code = characters()
     parts = stretches(code)
     splits = {"val": parts["val"][:3].reshape(-1, 64), "test": parts["test"][:8].reshape(-1, 64)}
@@ -163,7 +163,7 @@ def prepare_sentiment(folder: Path, progress: bool = False) -> None:
 
 
 def draw_sentiment(folder: Path, seed: int) -> Trial:
-    """600 of some 1,500 labelled sentences to train on; some 300 for validation and 1,200 for the test."""
+    """Return 600 of some 1,500 labelled sentences to train on, some 300 for validation and 1,200 for the test."""
     home = fetch("minilm")
     sentences, labels = split_sentiment(load_sentiment(), seed=2024)
     tokenizer = WordPiece.from_file(home / "vocab.txt")

@@ -28,7 +28,7 @@ MARGIN = 0.05  # "as good", in accuracy
 
 
 def results(rows: Sequence[Row], where: str, **wanted: Any) -> list[float]:
-    """The test results ``where`` ("here", "elsewhere", "calibrated_…"), seeds in order; without diverged runs."""
+    """Return the test results ``where`` ("here", "elsewhere", "calibrated_…"), in seed order, without diverged runs."""
     found = sorted(select(rows, split="test", **wanted), key=lambda r: r["seed"])
     return [r[where] for r in found if r["value"] is not None]
 
@@ -47,12 +47,12 @@ class Cell:
 
     @property
     def better(self) -> str:
-        """The way that is significantly better at 5 %, uncorrected as in the lecture's table; or nothing."""
+        """Return the way that is significantly better at 5 %, uncorrected as in the lecture's table; or nothing."""
         return "" if self.p >= 0.05 else TUNED if self.difference > 0 else CONTEXT
 
 
 def cells(rows: Sequence[Row]) -> list[Cell]:
-    """Every way in context against every fine-tuned one on the same task, here and elsewhere; k = 0 has no seeds."""
+    """Return the comparison of every in-context and fine-tuned pair, here and elsewhere; k = 0 has no seeds."""
     found = []
     for task in dict.fromkeys(r["task"] for r in rows if "task" in r):
         done = select(rows, task=task, split="test")
@@ -145,13 +145,13 @@ def _called(model: str) -> str:
 
 
 def exponent(rows: Sequence[Row], what: str) -> float:
-    """b in cost ~ N^b between the two longest prompts."""
+    """Return b in cost ~ N^b between the two longest prompts."""
     a, b = sorted(rows, key=lambda r: r["length"])[-2:]
     return math.log(b[what] / a[what]) / math.log(b["length"] / a["length"])
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Does fine-tuning win with the same examples, and with more; does it hold elsewhere; is a prompt's cost O(N²)?"""
+    """Say whether fine-tuning wins, with the same examples, with more, and elsewhere; and whether a prompt is O(N²)."""
     found = []
     for model in dict.fromkeys(r["model"] for r in rows if "way" in r):
         tuned, prompt = (
@@ -200,7 +200,7 @@ def _compared(claim: str, tuned: Sequence[float], prompt: Sequence[float]) -> li
 
 
 def draw(rows: Sequence[Row], stem: Path) -> Mapping[Path, str]:
-    """The coloured table of every task, and the cost of a prompt."""
+    """Draw the coloured table of every task, and the cost of a prompt."""
     from minipeft.lab.framework import plots
 
     captions = {}

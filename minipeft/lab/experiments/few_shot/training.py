@@ -74,7 +74,7 @@ TUNED_AT = 16  # the k whose validation chooses the rate
 
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """Prompts, rates on validation, fine-tuning at the best rate, and what a prompt costs."""
+    """Return the runs: prompts, rates on validation, fine-tuning at the best rate, and what a prompt costs."""
     wanted: list[Config] = [
         {"kind": COST, "model": COST, "attention": way, "length": n} for way in (WHOLE, TILED) for n in LENGTHS[mode]
     ]
@@ -100,7 +100,7 @@ def _config(plan: Plan, way: str, k: int, rate: float | None, seed: int, split: 
 
 
 def run(config: Config, folder: Path) -> Row:
-    """The cost of a prompt of one length; or the share of right answers here and elsewhere, value being that here.
+    """Return the cost of a prompt, or the share of right answers here and elsewhere; value is the share here.
 
     calibrated_…: with the scores of a question without content subtracted (`minipeft.few_shot.predict`).
     """
@@ -133,7 +133,7 @@ def answers(
     data: Mapping[str, Mapping[str, Sequence[Example]]],
     config: Config,
 ) -> Row:
-    """Shares of right answers in every domain, from the raw scores and from the calibrated ones."""
+    """Return shares of right answers in every domain, from the raw scores and from the calibrated ones."""
     task, split = config["task"], config["split"]
     before = encode(pattern.demonstrations(shots)) if shots else []
     labels = [encode(label) for label in pattern.labels]
@@ -156,7 +156,7 @@ def answers(
 
 
 def cost(model_name: str, attention: str, length: int) -> Row:
-    """A forward pass over a prompt of ``length`` tokens: seconds, and bytes at its peak beside the weights.
+    """Return the cost of a pass over a prompt of ``length`` tokens: seconds, and peak bytes besides the weights.
 
     attention: the whole matrix of scores at once, as the page of `Attention` reads, or in tiles, as it runs on a CPU.
 
@@ -200,7 +200,7 @@ def _model(name: str, folder: Path) -> tuple[Any, Encode]:
 
 
 def prepare(mode: str, folder: Path, steps: int | None = None) -> None:
-    """Lines of code, prose and comments; our models, pretrained on another part of the same texts; what is fetched."""
+    """Write the lines of code, prose and comments; pretrain our models on other parts of the texts; fetch the rest."""
     documentation, code = documentation_text(), library_source()
     tokenizer = CharTokenizer.from_text(documentation + code)
     tokenizer.save(folder / "characters.json")

@@ -17,18 +17,18 @@ PUBLISHED_D, PUBLISHED_DIM = 199_210, 750
 
 
 def finals(rows: Sequence[Row], study: str, d: int) -> list[float]:
-    """The accuracies of a study at d, one a seed; a run that diverged has none, which counts 0."""
+    """Return the accuracies of a study at d, one a seed; a run that diverged has none, which counts 0."""
     return [r["value"] or 0.0 for r in select(rows, study=study, d=d, stage="final")]
 
 
 def names(rows: Sequence[Row]) -> list[str]:
-    """The studies of these rows, in their order."""
+    """Return the studies of these rows, in their order."""
     order = [s["name"] for mode in ("full", "quick") for s in studies(mode)]
     return sorted({r["study"] for r in rows}, key=order.index)
 
 
 def dimension(rows: Sequence[Row], study: str, full: float | None = None) -> IntrinsicDimension:
-    """d90 of a study, with its interval over the seeds; full: the accuracy to compare with, by default its own."""
+    """Return d90 of a study, with its interval over the seeds; full: the accuracy to compare with, else its own."""
     ds = sorted({r["d"] for r in select(rows, study=study, stage="final")} - {0})
     scores = {d: finals(rows, study, d) for d in ds}
     own = float(np.mean(finals(rows, study, 0)))
@@ -37,14 +37,14 @@ def dimension(rows: Sequence[Row], study: str, full: float | None = None) -> Int
 
 
 def interval(found: IntrinsicDimension) -> tuple[float, float]:
-    """The interval of d90, 0 where the smallest d sufficed already at its lower end, infinite where none sufficed."""
+    """Return the interval of d90: from 0 if the smallest d was enough at the low end, to infinity if none was."""
     smallest = float(min(found.scores))
     low = np.inf if found.low is None else 0.0 if found.low <= smallest else found.low
     return low, np.inf if found.high is None else found.high
 
 
 def shown(found: IntrinsicDimension) -> str:
-    """d90 as a text: "≤ 100" where the smallest d sufficed, "> 1600" where none did."""
+    """Return d90 as a text: "≤ 100" if the smallest d was enough, "> 1600" if none was."""
     ds = sorted(found.scores)
     if found.d is None:
         return f"> {ds[-1]:,}"
@@ -52,7 +52,7 @@ def shown(found: IntrinsicDimension) -> str:
 
 
 def shown_interval(found: IntrinsicDimension) -> str:
-    """Its interval as a text."""
+    """Return the interval of d90 as a text."""
     low, high = (None if e is None else f"{e:,.0f}" for e in (found.low, found.high))
     ds = sorted(found.scores)
     return f"{low or f'> {ds[-1]:,}'} to {high or f'> {ds[-1]:,}'}"
@@ -64,7 +64,7 @@ def both(found: IntrinsicDimension) -> str:
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """d90 of each study, and the sweeps that it is read off."""
+    """Return the tables of d90 by study, and of the sweeps that give it."""
     found = {name: dimension(rows, name) for name in names(rows)}
     first = names(rows)[0]
     languages = [n for n in found if n.startswith("language")]
@@ -113,7 +113,7 @@ def alike(a: IntrinsicDimension, b: IntrinsicDimension, factor: float) -> str:
 
 
 def _number(rows: Sequence[Row], network: IntrinsicDimension) -> Verdict:
-    """The claim of the lecture's number."""
+    """Return the verdict on the lecture's number."""
     first = select(rows, study="network")[0]
     total, (low, high) = first["D"], interval(network)
     said = f"d90 = {both(network)} of D = {total:,}"
@@ -127,7 +127,7 @@ def _number(rows: Sequence[Row], network: IntrinsicDimension) -> Verdict:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """The number, what it depends on and what not, and what pretraining does to it."""
+    """Say what d90 is, what it depends on, and what pretraining does to it."""
     found = {name: dimension(rows, name) for name in names(rows)}
     network = found["network"]
     shapes = [n for n in ("narrower", "wider", "deeper") if n in found]
@@ -156,7 +156,7 @@ def _with_size(rows: Sequence[Row], name: str, found: IntrinsicDimension) -> str
 
 
 def pretrained(rows: Sequence[Row], said: bool) -> dict[int, str]:
-    """The language model's studies by the steps of pretraining, ascending; with SAID's scales or without."""
+    """Return the language model's studies by the steps of pretraining, ascending; with SAID's scales or without."""
     mine = {r["pretrained"]: r["study"] for r in rows if r["kind"] == "language model" and r["said"] is said}
     return dict(sorted(mine.items()))
 
@@ -181,7 +181,7 @@ def _language_verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
-    """The sweep of the network, d90 by study, and d90 against the steps of pretraining."""
+    """Draw the sweep of the network, d90 by study, and d90 against the steps of pretraining."""
     from minipeft.lab.framework import plots
 
     network = dimension(rows, "network")

@@ -31,11 +31,11 @@ class StoredSparse(Projection):
         self.values = (rng.integers(0, 2, n) * 2.0 - 1.0) * (total * q) ** -0.5
 
     def apply(self, x: Array) -> Array:
-        """P x for x (d,): (size,)."""
+        """Return P x for x (d,): (size,)."""
         return np.bincount(self.rows, self.values * x[self.columns], self.size).astype(x.dtype)
 
     def transpose(self, y: Array) -> Array:
-        """Pᵀ y for y (size,): (d,)."""
+        """Return Pᵀ y for y (size,): (d,)."""
         return np.bincount(self.columns, self.values * y[self.rows], self.d).astype(y.dtype)
 
 

@@ -51,7 +51,7 @@ def _lm(pretrained: int, said: bool, ds: tuple[int, ...], seeds: int, quick: boo
 
 
 def studies(mode: str) -> list[Study]:
-    """Every sweep of a mode; the first is the lecture's network."""
+    """Return every sweep of a mode; the first is the lecture's network."""
     if mode == "quick":
         ds: tuple[int, ...] = (20, 40, 80, 160, 320)
         few: tuple[int, ...] = (40, 160, 320)
@@ -86,7 +86,7 @@ PRETRAINED = {"quick": (0, 60), "full": (0, 100, 300, 1000)}
 
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """For each study and d (0: all parameters) each rate on a tuning seed, then the best on every seed.
+    """Return for each study and d (0: all parameters) each rate on a tuning seed, then the best on every seed.
 
     A study that is like another takes the rates which that one chose, d by d.
     """
@@ -114,14 +114,14 @@ def run(config: Config, folder: Path) -> Row:
 
 @lru_cache(maxsize=1)
 def images(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Flat images (n, pixels) and labels (n,) in one fixed order."""
+    """Return flat images (n, pixels) and labels (n,) in one fixed order."""
     x, y = load_mnist(fetch("mnist")) if name == "mnist" else load_digits()
     order = np.random.default_rng(2024).permutation(len(y))
     return x.reshape(len(x), -1)[order], y[order]
 
 
 def sample(config: Config) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """The batch arrays to train on, and the images and labels to judge by.
+    """Return the batch arrays to train on, and the images and labels for the accuracy.
 
     The first 7,000 (of the digits 1,000) are for training, the next 1,000 (300) for validation, the rest for the test.
     """
@@ -139,7 +139,7 @@ def sample(config: Config) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.
 
 
 def network_run(config: Config, folder: Path) -> Row:
-    """One training of the network."""
+    """Train the network once and return its accuracy."""
     examples, (x, y) = sample(config)
     seed = config["seed"]
     model: Any = MLP(tuple(config["sizes"]), rng=np.random.default_rng((seed, 1)))
@@ -151,7 +151,7 @@ def network_run(config: Config, folder: Path) -> Row:
 
 
 def in_subspace(model: Any, config: Config) -> Any:
-    """The model with d dimensions to train; itself for d = 0."""
+    """Return the model with d trainable dimensions; the model itself for d = 0."""
     if config["d"] == 0:
         return model
     said = config.get("said", False)
@@ -161,20 +161,20 @@ def in_subspace(model: Any, config: Config) -> Any:
 
 @lru_cache(maxsize=1)
 def text() -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The vocabulary's size, the documentation, and of the library's source: to train, to validate, to test."""
+    """Return the vocabulary's size, the documentation, and the library's source to train, validate and test on."""
     tokenizer, prose, code = characters()
     parts = stretches(code)
     return tokenizer.vocab_size, prose, parts["train"].reshape(-1), parts["val"][:4], parts["test"][:8]
 
 
 def language_model(mode: str) -> DecoderLM:
-    """The small language model before any training."""
+    """Return the small language model before any training."""
     sizes = {"d_model": 32, "n_layers": 1} if mode == "quick" else {"d_model": 48, "n_layers": 2}
     return DecoderLM(DecoderConfig.gpt2(vocab_size=text()[0], n_heads=4, context=64, **sizes), rng=0)
 
 
 def prepare(mode: str, folder: Path) -> None:
-    """Pretrain the language model on Python's documentation, kept at several numbers of steps; fetch the digits."""
+    """Pretrain the language model on Python's documentation, saved at several numbers of steps; fetch the digits."""
     if mode == "full":
         fetch("mnist")
     model = language_model(mode)
@@ -194,7 +194,7 @@ def prepare(mode: str, folder: Path) -> None:
 
 
 def language_run(config: Config, folder: Path) -> Row:
-    """One training of the language model on the library's source code; the share of next characters it guesses."""
+    """Train the language model on the library's source code and return its share of right next characters."""
     _, _, code, validation, test = text()
     model: Any = DecoderLM.from_pretrained(folder / f"language-model-{config['pretrained']}")
     total = sum(p.size for p in model.parameters())

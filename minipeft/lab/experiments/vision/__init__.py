@@ -50,7 +50,7 @@ METHODS = ("full", "probe", "LoRA", "LNLoRA", "FacT-TT", "FacT-TK", "adapters", 
 
 
 def method(name: str, knob: float) -> PeftConfig | None:
-    """The configuration of a method; knob: FacT's scale. Some 2,000 parameters each, FacT half of that."""
+    """Return the configuration of a method; knob: FacT's scale. Some 2,000 parameters each, FacT half of that."""
     configs: dict[str, PeftConfig | None] = {
         "full": None,
         "probe": TopLayersConfig(n_layers=0),
@@ -65,7 +65,7 @@ def method(name: str, knob: float) -> PeftConfig | None:
 
 
 def settings(name: str, mode: str) -> list[tuple[float, float]]:
-    """(learning rate, knob): as many for each method, four, in quick runs two."""
+    """Return (learning rate, knob): four for each method, in quick runs two."""
     if name.startswith("FacT"):  # whose paper tunes the scale
         grid = [(rate, scale) for rate in (1e-2, 3e-2) for scale in (1.0, 10.0)]
         return grid if mode == "full" else grid[:2]
@@ -74,12 +74,12 @@ def settings(name: str, mode: str) -> list[tuple[float, float]]:
 
 
 def budget(mode: str) -> dict[str, int]:
-    """What every run may spend: images to train on, steps, images in a batch."""
+    """Return what every run may spend: images to train on, steps, images in a batch."""
     return {"n": 400, "steps": 100, "batch": 32} if mode == "full" else {"n": 100, "steps": 40, "batch": 25}
 
 
 def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
-    """For each task and method every setting on a tuning seed, then the best on every seed."""
+    """Return every setting of each task and method on a tuning seed, then the best on every seed."""
     wanted: list[Config] = []
     for group, tasks in groups(mode).items():
         for task in tasks:
@@ -98,7 +98,7 @@ def runs(mode: str, rows: Sequence[Row]) -> list[Config]:
 
 
 def vit(mode: str) -> ViTConfig:
-    """The model: 28 x 28 pixels in patches of 7, in quick runs 8 x 8 in patches of 2; 17 places both."""
+    """Return the model: 28 x 28 pixels in patches of 7, in quick runs 8 x 8 in patches of 2; both have 17 positions."""
     if mode == "full":
         return ViTConfig(28, 7, channels=1, n_classes=6, d_model=48, n_layers=3, n_heads=4, d_ff=192, eps=1e-6)
     return ViTConfig(8, 2, channels=1, n_classes=5, d_model=32, n_layers=2, n_heads=4, d_ff=128, eps=1e-6)
@@ -140,7 +140,7 @@ def run(config: Config, folder: Path) -> Row:
 
 
 def by_group(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
-    """method -> group or "mean" -> the scores, one a seed: the mean over a group's tasks, the mean over the groups."""
+    """Return method -> group or "mean" -> scores by seed: means over a group's tasks, and over the groups."""
     scores: dict[str, dict[str, list[float]]] = {}
     tests = select(rows, split="test")
     seeds = sorted({r["seed"] for r in tests})
@@ -156,7 +156,7 @@ def by_group(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """By group, and task by task."""
+    """Return the accuracies by group and by task, and the chosen rates."""
     scores = by_group(rows)
     tests = select(rows, split="test")
     kinds = list(next(iter(scores.values())))
@@ -192,7 +192,7 @@ def _setting(row: Row) -> str:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Against full fine-tuning, against the probe, FacT against LoRA, LNLoRA against LoRA."""
+    """Compare the methods with full fine-tuning and the probe, and FacT and LNLoRA with LoRA."""
     scores = {m: s["mean"] for m, s in by_group(rows).items()}
     trained = {r["method"]: r["without head"] for r in rows}
     others = [m for m in scores if m not in ("full", "probe")]

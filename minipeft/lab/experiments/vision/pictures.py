@@ -26,13 +26,13 @@ HELD_OUT = (2, 4, 6, 9)  # pullover, coat, shirt, ankle boot
 
 
 def groups(mode: str) -> dict[str, tuple[str, ...]]:
-    """The tasks of a mode by group."""
+    """Return the tasks of a mode by group."""
     return GROUPS if mode == "full" else QUICK_GROUPS
 
 
 @lru_cache(maxsize=8)
 def source(name: str) -> Pictures:
-    """Images and labels in a fixed order; "small digits": scikit-learn's, "digits 5 to 9" of them as classes 0 to 4."""
+    """Return images and labels in a fixed order; "digits 5 to 9" of scikit-learn's become the classes 0 to 4."""
     if name == "MNIST":
         images, labels = load_mnist(fetch("mnist"))
     elif name == "clothes":
@@ -50,24 +50,24 @@ def source(name: str) -> Pictures:
 
 
 def coarse(images: np.ndarray, k: int) -> np.ndarray:
-    """Means of k x k pixels: (n, S, S) -> (n, S / k, S / k)."""
+    """Return means of k x k pixels: (n, S, S) -> (n, S / k, S / k)."""
     n, side, _ = images.shape
     return images.reshape(n, side // k, k, side // k, k).mean(axis=(2, 4))
 
 
 def enlarged(images: np.ndarray, k: int) -> np.ndarray:
-    """Each pixel as k x k: (n, S, S) -> (n, k S, k S)."""
+    """Return each pixel as k x k: (n, S, S) -> (n, k S, k S)."""
     return images.repeat(k, axis=1).repeat(k, axis=2)
 
 
 def noisy(pictures: Pictures, rng: np.random.Generator) -> Pictures:
-    """Gaussian noise of standard deviation 0.5 upon each pixel."""
+    """Add Gaussian noise of standard deviation 0.5 to each pixel."""
     images, labels = pictures
     return (images + 0.5 * rng.standard_normal(images.shape)).astype(np.float32), labels
 
 
 def count(pictures: Pictures, rng: np.random.Generator) -> Pictures:
-    """One to four of the images, halved in size, in the quarters of a picture: the class is their number less one."""
+    """Put one to four of the images, halved, into the quarters of a picture: the class is their number less one."""
     small = coarse(pictures[0], 2)  # (n, s, s)
     n, s, _ = small.shape
     labels = rng.integers(0, 4, (n,))
@@ -77,7 +77,7 @@ def count(pictures: Pictures, rng: np.random.Generator) -> Pictures:
 
 
 def location(pictures: Pictures, rng: np.random.Generator) -> Pictures:
-    """One image, halved in size, at one of 3 x 3 places: the class is the place."""
+    """Put one image, halved in size, at one of 3 x 3 places: the class is the place."""
     small = coarse(pictures[0], 2)
     n, s, _ = small.shape
     labels = rng.integers(0, 9, (n,))
@@ -88,7 +88,7 @@ def location(pictures: Pictures, rng: np.random.Generator) -> Pictures:
 
 
 def orientation(pictures: Pictures, rng: np.random.Generator) -> Pictures:
-    """An image turned by 0, 90, 180 or 270 degrees: the class is the angle."""
+    """Rotate an image by 0, 90, 180 or 270 degrees: the class is the angle."""
     images = pictures[0]
     labels: np.ndarray = rng.integers(0, 4, len(images))
     return np.stack([np.rot90(x, k) for x, k in zip(images, labels, strict=True)]), labels
@@ -110,7 +110,7 @@ UPON: dict[str, tuple[str, Change]] = {  # task: the images that it starts from,
 
 @lru_cache(maxsize=2)
 def suite(task: str, mode: str) -> Pictures:
-    """The images and labels of a task, in a fixed order; in quick runs all from the digits 5 to 9."""
+    """Return the images and labels of a task, in a fixed order; in quick runs all from the digits 5 to 9."""
     rng = np.random.default_rng((2024, 3))
     if mode == "quick":
         change = UPON[task][1] if task != "digits" else UPON["MNIST"][1]
@@ -121,7 +121,7 @@ def suite(task: str, mode: str) -> Pictures:
 
 
 def splits(labels: np.ndarray, n: int, seed: int) -> dict[str, np.ndarray]:
-    """Places of the images: "test" the last half (1,000 at most), "val" up to 200 before it, "train" n of the rest."""
+    """Return places of images: "test" the last half (at most 1,000), "val" up to 200 before it, "train" n others."""
     size = len(labels)
     test = min(1000, size // 2)
     val = min(200, (size - test) // 3)
