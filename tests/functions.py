@@ -43,7 +43,9 @@ from minipeft.peft.fact import FactorizedLinear
 from minipeft.peft.ia3 import ScaledLinear
 from minipeft.peft.intrinsic import Dense, Fastfood, Sparse, Subspace
 from minipeft.peft.lnlora import LNLoRALinear
-from minipeft.peft.lora import AddToRows, LoRAEmbedding, LoRALinear
+from minipeft.peft.lora import LoRALinear
+from minipeft.peft.lora_embedding import LoRAEmbedding
+from minipeft.peft.mixed import AddToRows
 from minipeft.peft.prefix import PrefixAttention
 from minipeft.peft.prompt import Prepend
 

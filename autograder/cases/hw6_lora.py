@@ -126,7 +126,7 @@ def _looked_up(
     if backward:
         arrays["dz"] = draw.normal(*ids.shape, d, dtype=dtype)
     params = {
-        "module": "peft.lora", "function": "LoRAEmbedding", "names": EMBEDDING,
+        "module": "peft.lora_embedding", "function": "LoRAEmbedding", "names": EMBEDDING,
         "constants": {"s": draw.number(1.5, 3.5)}, "needs": needs.split(),
         "unneeded": more.pop("unneeded", []), "at_most": more.pop("at_most", 0),
     }  # fmt: skip

@@ -37,13 +37,14 @@ def _linear(mp: Any, a: dict[str, Any]) -> Any:
 
 def _adapted(mp: Any, a: dict[str, Any], scale: float, dropout: float = 0.0, base: Any = None, which: str = "") -> Any:
     """A LoraLayer, or with a table "E" a LoraEmbedding, with given A and B."""
-    lora = module(mp, "peft.lora")
     A, B = (mp.Tensor(a[n + which], requires_grad=True) for n in "AB")
     if "E" in a:
-        made = lora.LoraEmbedding(mp.nn.Embedding.from_weight(mp.Tensor(a["E"])), A.shape[0], scale)
+        made = module(mp, "peft.lora_embedding").LoraEmbedding(
+            mp.nn.Embedding.from_weight(mp.Tensor(a["E"])), A.shape[0], scale
+        )
         made.lora_embedding_A, made.lora_embedding_B = A, B
         return made
-    made = lora.LoraLayer(_linear(mp, a) if base is None else base, A.shape[0], scale, dropout)
+    made = module(mp, "peft.lora").LoraLayer(_linear(mp, a) if base is None else base, A.shape[0], scale, dropout)
     made.lora_A, made.lora_B = A, B
     return made
 
@@ -134,7 +135,7 @@ def merged(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
 def add_to_rows(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """AddToRows by hand."""
-    F = module(mp, "peft.lora").AddToRows
+    F = module(mp, "peft.mixed").AddToRows
     out = function(mp, F, "x y index", (a["x"], a["y"], a["index"]), p["needs"], a.get("dz"))
     out["lean"] = out["saved"] <= a["index"].nbytes and not {"x", "y"}.intersection(out["kept"])
     return out
@@ -142,10 +143,9 @@ def add_to_rows(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]
 
 def mixed(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """MixedLora of two adapters of different rank: z, the gradients, and whether the forward made no product twice."""
-    lora = module(mp, "peft.lora")
     base = _linear(mp, a)
     layers = {n: _adapted(mp, a, s, base=base, which=n) for n, s in p["scales"].items()}
-    mix = lora.MixedLora(base, layers, p["examples"])
+    mix = module(mp, "peft.mixed").MixedLora(base, layers, p["examples"])
     x = mp.Tensor(a["x"], requires_grad=True)
     before = a["x"].copy()
     with mp.accounting.count_flops() as flops:

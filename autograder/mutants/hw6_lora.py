@@ -34,7 +34,7 @@ if needs_B:
     dB = (dZ.T @ H) * scale
 return dx, dW, db, dA, dB, None
 """,
-    "minipeft.peft.lora:LoRAEmbedding.forward": """
+    "minipeft.peft.lora_embedding:LoRAEmbedding.forward": """
 needs_E, _, needs_A, needs_B, _ = ctx.needs_grad
 H = lora_A.T[ids]
 z = table[ids]
@@ -48,7 +48,7 @@ ctx.save(
 )
 return z
 """,
-    "minipeft.peft.lora:LoRAEmbedding.backward": """
+    "minipeft.peft.lora_embedding:LoRAEmbedding.backward": """
 ids, H, lora_B, scale, (table_shape, A_shape, *_) = ctx.saved
 needs_E, _, needs_A, needs_B, _ = ctx.needs_grad
 dZ = rows(dz)
@@ -269,7 +269,7 @@ Far too slow: entry by entry, where a matrix product does it.
 +         [[sum(float(g) * float(v) for g, v in zip(p, q)) for q in rows(x).T.tolist()] for p in dH.T.tolist()]
 +     ).reshape(dH.shape[1], -1)
 
-== minipeft.peft.lora:LoRAEmbedding.forward 6.3 with LoRAEmbedding.backward
+== minipeft.peft.lora_embedding:LoRAEmbedding.forward 6.3 with LoRAEmbedding.backward
 
 embedding-scale
 The embedding's change lacks the factor s.
@@ -293,7 +293,7 @@ The table is kept, though no gradient needs it.
 - (table.shape, lora_A.shape)
 + (table.shape, lora_A.shape, table)
 
-== minipeft.peft.lora:LoRAEmbedding.backward 6.4 with LoRAEmbedding.forward
+== minipeft.peft.lora_embedding:LoRAEmbedding.backward 6.4 with LoRAEmbedding.forward
 
 embedding-repeats-lost
 Of an id that comes several times only one gradient arrives in dA.
@@ -402,7 +402,7 @@ A became float64: it keeps its dtype.
 - self.lora_A = trainable(A, self.lora_A)
 + self.lora_A = Tensor(A, requires_grad=True)
 
-== minipeft.peft.lora:LoraEmbedding.draw 6.5
+== minipeft.peft.lora_embedding:LoraEmbedding.draw 6.5
 
 draw-embedding-reversed
 Of an embedding B is random and A zero: an id looks up a column of A.
@@ -571,7 +571,7 @@ The merged layer still adds the low-rank branch, or is no plain Linear.
 + other.in_features, other.out_features = (layer.in_features, layer.out_features)
 + return other
 
-== minipeft.peft.lora:LoraEmbedding.delta 6.8
+== minipeft.peft.lora_embedding:LoraEmbedding.delta 6.8
 
 embedding-delta-scale
 ΔE lacks the factor s.
@@ -583,14 +583,14 @@ embedding-delta-transposed
 - matmul(self.lora_embedding_A.data.T, self.lora_embedding_B.data.T)
 + matmul(self.lora_embedding_B.data, self.lora_embedding_A.data)
 
-== minipeft.peft.lora:LoraEmbedding.merged 6.8
+== minipeft.peft.lora_embedding:LoraEmbedding.merged 6.8
 
 embedding-merged-in-place
 E₀ itself is written.
 - self.weight.data + self.delta()
 + self.weight.data.__iadd__(self.delta())
 
-== minipeft.peft.lora:AddToRows.forward 6.9
+== minipeft.peft.mixed:AddToRows.forward 6.9
 
 rows-in-place
 x is written.
@@ -607,7 +607,7 @@ y goes to the first rows, whatever the index says.
 - z[index] += y
 + z[: len(y)] += y
 
-== minipeft.peft.lora:AddToRows.backward 6.9
+== minipeft.peft.mixed:AddToRows.backward 6.9
 
 rows-dy-whole
 dy has the gradient of the first rows, not of those of the index.
@@ -622,7 +622,7 @@ dx is zero where y was added; x passes there as well.
 +     dx[index] = 0.0
 + return dx if ctx.needs_grad[0] else None, None if index is None else dz[index], None
 
-== minipeft.peft.lora:MixedLora.forward 6.9
+== minipeft.peft.mixed:MixedLora.forward 6.9
 
 mixed-all-rows
 Each change is computed for the whole batch; its own examples are enough.
@@ -763,7 +763,7 @@ MUTANTS = [
     *mistakes(TEXT, PLAIN),
     Mutant(
         "rows-keep-x",
-        "minipeft.peft.lora:AddToRows.forward",
+        "minipeft.peft.mixed:AddToRows.forward",
         "6.9",
         "x is kept for the backward, which needs nothing of it.",
         body="ctx.save(index, x)\nz = x.copy()\nz[index] += y\nreturn z",

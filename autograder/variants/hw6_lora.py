@@ -121,7 +121,7 @@ if ctx.needs_grad[4]:
 return tuple(grads)
 
 === the embedding with one-hot rows
-== minipeft.peft.lora:LoRAEmbedding.forward
+== minipeft.peft.lora_embedding:LoRAEmbedding.forward
 need = ctx.needs_grad
 flat = ids.ravel()
 H = np.take(lora_A, flat, axis=1).T
@@ -129,7 +129,7 @@ z = np.take(table, flat, axis=0) + scale * np.matmul(H, lora_B.T)
 ctx.save(flat, H if need[3] else None, lora_B if need[2] else None, scale, table.shape)
 return z.reshape(*ids.shape, -1) if z.size else np.zeros((*ids.shape, table.shape[1]), dtype=z.dtype)
 
-== minipeft.peft.lora:LoRAEmbedding.backward
+== minipeft.peft.lora_embedding:LoRAEmbedding.backward
 flat, H, B, s, (V, d) = ctx.saved
 need = ctx.needs_grad
 dZ = dz.reshape(len(flat), d)
@@ -140,7 +140,7 @@ return (
 )
 
 === the embedding by add.at
-== minipeft.peft.lora:LoRAEmbedding.backward
+== minipeft.peft.lora_embedding:LoRAEmbedding.backward
 ids, H, lora_B, scale, (table_shape, A_shape) = ctx.saved
 dE = dA = dB = None
 dH = None if lora_B is None else scale * (dz @ lora_B)
@@ -164,7 +164,7 @@ else:
 if init is False:
     self.lora_B.data[...] = rng.uniform(-1, 1, self.lora_B.shape) / np.sqrt(r)
 
-== minipeft.peft.lora:LoraEmbedding.draw
+== minipeft.peft.lora_embedding:LoraEmbedding.draw
 like = self.lora_embedding_B
 values = rng.standard_normal(like.shape, dtype=np.float32)
 self.lora_embedding_B = Tensor(values.astype(like.dtype), requires_grad=True)
@@ -220,10 +220,10 @@ if self.base.bias is not None:
     layer.bias = self.base.bias
 return layer
 
-== minipeft.peft.lora:LoraEmbedding.delta
+== minipeft.peft.lora_embedding:LoraEmbedding.delta
 return (self.scale * (self.lora_embedding_B.data @ self.lora_embedding_A.data)).T
 
-== minipeft.peft.lora:LoraEmbedding.merged
+== minipeft.peft.lora_embedding:LoraEmbedding.merged
 V, d = self.base.weight.shape
 layer = Embedding(V, d, rng=0)
 table = self.base.weight.data.copy()
@@ -232,19 +232,19 @@ layer.weight = Tensor(table)
 return layer
 
 === rows added by add.at; the mixed batch gathered first
-== minipeft.peft.lora:AddToRows.forward
+== minipeft.peft.mixed:AddToRows.forward
 z = np.array(x)
 np.add.at(z, index, y)
 ctx.save(np.array(index))
 return z
 
-== minipeft.peft.lora:AddToRows.backward
+== minipeft.peft.mixed:AddToRows.backward
 index = ctx.saved[0]
 dx = dz.copy() if ctx.needs_grad[0] else None
 dy = np.take(dz, index, axis=0) if ctx.needs_grad[1] else None
 return [dx, dy, None]
 
-== minipeft.peft.lora:MixedLora.forward
+== minipeft.peft.mixed:MixedLora.forward
 if len(x.data) != self.n_examples:
     raise PeftError("one name for each example")
 present = [n for n in self.layers if self.rows[n].size]
@@ -254,6 +254,9 @@ if not present:
 changes = [self.layers[n].change(x[self.rows[n]]) for n in present]
 together = changes[0] if len(changes) == 1 else ops.concatenate(changes, axis=0)
 return AddToRows.apply(z, together, np.concatenate([self.rows[n] for n in present]))
+
+== header
+from minipeft import ops
 
 === biases by kind, the model layer by layer
 == minipeft.peft.lora:LoraConfig.train_biases

@@ -23,12 +23,12 @@ import numpy as np
 
 from minipeft import ops
 from minipeft.autograd import Context, Function, Tensor
-from minipeft.backend import Array, array_module, column_sum, device_of, matmul, rows, scatter_add, to_device
+from minipeft.backend import Array, column_sum, matmul, rows
 from minipeft.nn.layers import Dropout, Embedding, Linear
 from minipeft.nn.module import find
-from minipeft.ops.embedding import checked_ids
 from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
+from minipeft.peft.lora_embedding import LoraEmbedding
 from minipeft.peft.merge import Mergeable
 from minipeft.peft.select import match_modules
 
@@ -53,40 +53,6 @@ class LoRALinear(Function):
         The formulas are above; dW = dZᵀ X and db = Σ_rows dZ, as of any linear layer, where W₀ or b are trained, too.
         """
         raise NotImplementedError("hw6.2: LoRALinear.backward")
-
-
-class LoRAEmbedding(Function):
-    """z = E₀[ids] + s H Bᵀ, H (..., r) the columns of A at ids (...): E₀ (V, d), A (r, V), B (d, r) -> (..., d).
-
-    With dH = s dZ B and rows as above:  dB = s dZᵀ H,  dA[:, v] = Σ of dH where ids = v,  dE₀[v] = Σ of dZ there.
-    """
-
-    @staticmethod
-    def forward(ctx: Context, table: Array, ids: Array, lora_A: Array, lora_B: Array, scale: float) -> Array:
-        """z (..., d), for ids of any number of axes. E₀ is not written, and not kept: no gradient needs it."""
-        raise NotImplementedError("hw6.3: LoRAEmbedding.forward")
-
-    @staticmethod
-    def backward(ctx: Context, dz: Array) -> Any:
-        """dE (V, d), None for the ids, dA (r, V), dB (d, r) and None for s; None for what wants no gradient."""
-        raise NotImplementedError("hw6.4: LoRAEmbedding.backward")
-
-
-class AddToRows(Function):
-    """z = x with y added to the examples ``index``: x (B, ...), y (n, ...), index (n,) of distinct integers.
-
-    dx = dz, dy = dz[index]: of x and y themselves the backward needs nothing.
-    """
-
-    @staticmethod
-    def forward(ctx: Context, x: Array, y: Array, index: Array) -> Array:
-        """z (B, ...), a new array: x is not written."""
-        raise NotImplementedError("hw6.9: AddToRows.forward")
-
-    @staticmethod
-    def backward(ctx: Context, dz: Array) -> Any:
-        """dx, dy and None for the index; None for what wants no gradient."""
-        raise NotImplementedError("hw6.9: AddToRows.backward")
 
 
 class LoraLayer(Mergeable):
@@ -129,66 +95,6 @@ class LoraLayer(Mergeable):
         W₀ is not written.
         """
         raise NotImplementedError("hw6.8: LoraLayer.merged")
-
-
-class LoraEmbedding(Mergeable):
-    """A frozen embedding with a low-rank change: A (r, V) starts at 0 and B (d, r) random, roles as at Hugging Face.
-
-    ``dropout`` is taken as a `LoraLayer` takes it and does not act: ids have no entries that could be zeroed.
-    """
-
-    def __init__(self, base: Embedding, r: int, scale: float, dropout: float = 0.0):
-        self.base = base
-        self.scale = scale
-        V, d = base.weight.shape
-        self.lora_embedding_A = trainable(np.zeros((r, V)), base.weight)
-        self.lora_embedding_B = trainable(np.zeros((d, r)), base.weight)
-
-    def draw(self, rng: np.random.Generator, init: bool | str) -> None:
-        """B ~ N(0, 1) out of ``rng``, anew; A stays 0, unless ``init`` is False: then A ~ N(0, 1), too.
-
-        Both stay trainable and keep their dtype; they may be new tensors.
-        """
-        raise NotImplementedError("hw6.5: LoraEmbedding.draw")
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen table."""
-        return self.base.weight
-
-    def forward(self, ids: Array) -> Tensor:
-        ids = checked_ids(self.weight, ids)
-        return LoRAEmbedding.apply(self.weight, ids, self.lora_embedding_A, self.lora_embedding_B, self.scale)
-
-    def delta(self) -> Array:
-        """ΔE = s (B A)ᵀ, (V, d)."""
-        raise NotImplementedError("hw6.8: LoraEmbedding.delta")
-
-    def merged(self) -> Embedding:
-        """A plain `Embedding` with the new table E₀ + ΔE. E₀ is not written."""
-        raise NotImplementedError("hw6.8: LoraEmbedding.merged")
-
-
-class MixedLora(Mergeable):
-    """One linear layer for a batch whose examples have different adapters: the base's product is made once for all.
-
-    layers: by name; names: one for each example, of a layer or any other for the base alone. ``rows[name]``: the
-    examples of that layer, none where no example names it.
-    """
-
-    def __init__(self, base: Linear, layers: dict[str, LoraLayer], names: Sequence[str]):
-        self.base = base
-        self.layers = layers
-        self.rows = {name: np.flatnonzero(np.asarray(names) == name) for name in layers}
-        self.n_examples = len(names)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, ..., k) -> (B, ..., d): the base's output for all, and each layer's `change` added to its own examples.
-
-        A change is computed for its own examples alone (`AddToRows` puts it in its place); an example of no layer gets
-        the base's output. Raises PeftError where x has another number of examples than there are names.
-        """
-        raise NotImplementedError("hw6.9: MixedLora.forward")
 
 
 @method

@@ -2,7 +2,7 @@
 
 from minipeft.peft.adapters import AdapterConfig
 from minipeft.peft.bitfit import BitFitConfig
-from minipeft.peft.combine import add_weighted_adapter, mixed_adapters
+from minipeft.peft.combine import add_weighted_adapter
 from minipeft.peft.config import PeftConfig, PeftError
 from minipeft.peft.fact import FacTConfig
 from minipeft.peft.huggingface import from_huggingface, to_huggingface
@@ -12,6 +12,7 @@ from minipeft.peft.layernorm import LayerNormConfig
 from minipeft.peft.lnlora import LNLoraConfig
 from minipeft.peft.lora import LoraConfig
 from minipeft.peft.merge import MergeReport
+from minipeft.peft.mixed import mixed_adapters
 from minipeft.peft.model import PeftModel, get_peft_model
 from minipeft.peft.prefix import PrefixTuningConfig
 from minipeft.peft.prompt import PromptTuningConfig

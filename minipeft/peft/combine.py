@@ -1,4 +1,4 @@
-"""Several LoRA adapters together: one for each example of a batch, or a weighted sum that is one adapter again.
+"""A weighted sum of LoRA adapters, which is one adapter again.
 
 The sum is exact: with A' = [w₁ s₁ A₁; w₂ s₂ A₂; …] and B' = [B₁, B₂, …] the change is B' A' = Σ wᵢ sᵢ Bᵢ Aᵢ = Σ wᵢ ΔWᵢ,
 of rank Σ rᵢ. Cut to a smaller rank by its singular values it is the nearest change of that rank. Averaging the factors
@@ -7,8 +7,7 @@ themselves is something else, since (Σ Bᵢ)(Σ Aᵢ) has the cross terms Bᵢ 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from minipeft.autograd import Tensor
 from minipeft.backend import to_numpy
 from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftError, trainable
-from minipeft.peft.lora import LoraConfig, LoraEmbedding, LoraLayer, MixedLora
+from minipeft.peft.lora import LoraConfig, LoraLayer
+from minipeft.peft.lora_embedding import LoraEmbedding
 from minipeft.peft.swaps import Swap
 
 COMBINATIONS = ("cat", "svd", "average_factors")
-BASE = "__base__"
 Layer = LoraLayer | LoraEmbedding
 
 
@@ -30,36 +29,6 @@ def _lora_swaps(peft: AdaptedModel, name: str, what: str) -> dict[str, Swap]:
     if not isinstance(applied.config, LoraConfig):
         raise PeftError(f"{what} is for LoRA adapters; {name!r} is {applied.config.peft_type}")
     return {s.path: s for s in applied.swaps if isinstance(s.new, (LoraLayer, LoraEmbedding))}
-
-
-@contextmanager
-def mixed_adapters(peft: AdaptedModel, names: Sequence[str]) -> Iterator[None]:
-    """Inside, example i of a batch of ``len(names)`` goes through the adapter ``names[i]`` ("__base__" for none).
-
-    The base's products are computed once for the whole batch. This holds for the model, so also for other threads that
-    call it meanwhile. Raises PeftError for adapters that are not LoRA on linear
-    layers alone (heads, biases and embeddings belong to no single example).
-    """
-    peft.check_active()
-    wanted = sorted(set(names) - {BASE})
-    by_path: dict[str, dict[str, LoraLayer]] = {}
-    owners: dict[str, Swap] = {}
-    for name in wanted:
-        swaps = _lora_swaps(peft, name, "a mixed batch")
-        others = [s.path for s in peft._known(name).swaps if not isinstance(s.new, LoraLayer)]
-        if others:
-            raise PeftError(f"a mixed batch needs LoRA on linear layers alone; {name!r} also changes {others[0]}")
-        for path, s in swaps.items():
-            by_path.setdefault(path, {})[name] = s.new
-            owners[path] = s
-    with peft.disable_adapter():
-        for path, layers in by_path.items():
-            owners[path].put(MixedLora(owners[path].old, layers, names))
-        try:
-            yield
-        finally:
-            for s in owners.values():
-                s.put(s.old)
 
 
 def add_weighted_adapter(

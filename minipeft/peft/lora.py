@@ -23,12 +23,12 @@ import numpy as np
 
 from minipeft import ops
 from minipeft.autograd import Context, Function, Tensor
-from minipeft.backend import Array, array_module, column_sum, device_of, matmul, rows, scatter_add, to_device
+from minipeft.backend import Array, column_sum, matmul, rows
 from minipeft.nn.layers import Dropout, Embedding, Linear
 from minipeft.nn.module import find
-from minipeft.ops.embedding import checked_ids
 from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
+from minipeft.peft.lora_embedding import LoraEmbedding
 from minipeft.peft.merge import Mergeable
 from minipeft.peft.select import match_modules
 
@@ -88,65 +88,6 @@ class LoRALinear(Function):
         return dx, dW, db, dA, dB, None
 
 
-class LoRAEmbedding(Function):
-    """z = E₀[ids] + s H Bᵀ, H (..., r) the columns of A at ids (...): E₀ (V, d), A (r, V), B (d, r) -> (..., d).
-
-    With dH = s dZ B and rows as above:  dB = s dZᵀ H,  dA[:, v] = Σ of dH where ids = v,  dE₀[v] = Σ of dZ there.
-    """
-
-    @staticmethod
-    def forward(ctx: Context, table: Array, ids: Array, lora_A: Array, lora_B: Array, scale: float) -> Array:
-        """z (..., d), for ids of any number of axes. E₀ is not written, and not kept: no gradient needs it."""
-        needs_E, _, needs_A, needs_B, _ = ctx.needs_grad
-        H = lora_A.T[ids]  # (..., r)
-        z = table[ids]
-        z += (matmul(rows(H), lora_B.T) * scale).reshape(z.shape)
-        ctx.save(
-            ids if needs_E or needs_A else None, H if needs_B else None, lora_B if needs_A else None, scale,
-            (table.shape, lora_A.shape),
-        )  # fmt: skip
-        return z
-
-    @staticmethod
-    def backward(ctx: Context, dz: Array) -> Any:
-        """dE (V, d), None for the ids, dA (r, V), dB (d, r) and None for s; None for what wants no gradient."""
-        ids, H, lora_B, scale, (table_shape, A_shape) = ctx.saved
-        needs_E, _, needs_A, needs_B, _ = ctx.needs_grad
-        xp, dZ = array_module(dz), rows(dz)
-        dE = dA = dB = None
-        if needs_E:
-            dE = xp.zeros(table_shape, dtype=dz.dtype)
-            scatter_add(dE, ids.reshape(-1), dZ)
-        if needs_A:
-            by_token = xp.zeros((A_shape[1], A_shape[0]), dtype=dz.dtype)
-            scatter_add(by_token, ids.reshape(-1), matmul(dZ, lora_B) * scale)
-            dA = by_token.T.copy()
-        if needs_B:
-            dB = matmul(dZ.T, rows(H)) * scale
-        return dE, None, dA, dB, None
-
-
-class AddToRows(Function):
-    """z = x with y added to the examples ``index``: x (B, ...), y (n, ...), index (n,) of distinct integers.
-
-    dx = dz, dy = dz[index]: of x and y themselves the backward needs nothing.
-    """
-
-    @staticmethod
-    def forward(ctx: Context, x: Array, y: Array, index: Array) -> Array:
-        """z (B, ...), a new array: x is not written."""
-        ctx.save(index if ctx.needs_grad[1] else None)
-        z = x.copy()
-        z[index] += y
-        return z
-
-    @staticmethod
-    def backward(ctx: Context, dz: Array) -> Any:
-        """dx, dy and None for the index; None for what wants no gradient."""
-        (index,) = ctx.saved
-        return dz if ctx.needs_grad[0] else None, None if index is None else dz[index], None
-
-
 class LoraLayer(Mergeable):
     """A frozen linear layer with its low-rank change beside it."""
 
@@ -195,75 +136,6 @@ class LoraLayer(Mergeable):
         W₀ is not written.
         """
         return Linear.from_weight(Tensor(self.base.weight.data + self.delta(), requires_grad=True), self.base.bias)
-
-
-class LoraEmbedding(Mergeable):
-    """A frozen embedding with a low-rank change: A (r, V) starts at 0 and B (d, r) random, roles as at Hugging Face.
-
-    ``dropout`` is taken as a `LoraLayer` takes it and does not act: ids have no entries that could be zeroed.
-    """
-
-    def __init__(self, base: Embedding, r: int, scale: float, dropout: float = 0.0):
-        self.base = base
-        self.scale = scale
-        V, d = base.weight.shape
-        self.lora_embedding_A = trainable(np.zeros((r, V)), base.weight)
-        self.lora_embedding_B = trainable(np.zeros((d, r)), base.weight)
-
-    def draw(self, rng: np.random.Generator, init: bool | str) -> None:
-        """B ~ N(0, 1) out of ``rng``, anew; A stays 0, unless ``init`` is False: then A ~ N(0, 1), too.
-
-        Both stay trainable and keep their dtype; they may be new tensors.
-        """
-        self.lora_embedding_B = trainable(rng.standard_normal(self.lora_embedding_B.shape), self.lora_embedding_B)
-        if init is False:
-            self.lora_embedding_A = trainable(rng.standard_normal(self.lora_embedding_A.shape), self.lora_embedding_A)
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen table."""
-        return self.base.weight
-
-    def forward(self, ids: Array) -> Tensor:
-        ids = checked_ids(self.weight, ids)
-        return LoRAEmbedding.apply(self.weight, ids, self.lora_embedding_A, self.lora_embedding_B, self.scale)
-
-    def delta(self) -> Array:
-        """ΔE = s (B A)ᵀ, (V, d)."""
-        return matmul(self.lora_embedding_A.data.T, self.lora_embedding_B.data.T) * self.scale
-
-    def merged(self) -> Embedding:
-        """A plain `Embedding` with the new table E₀ + ΔE. E₀ is not written."""
-        return Embedding.from_weight(Tensor(self.weight.data + self.delta(), requires_grad=True))
-
-
-class MixedLora(Mergeable):
-    """One linear layer for a batch whose examples have different adapters: the base's product is made once for all.
-
-    layers: by name; names: one for each example, of a layer or any other for the base alone. ``rows[name]``: the
-    examples of that layer, none where no example names it.
-    """
-
-    def __init__(self, base: Linear, layers: dict[str, LoraLayer], names: Sequence[str]):
-        self.base = base
-        self.layers = layers
-        self.rows = {name: np.flatnonzero(np.asarray(names) == name) for name in layers}
-        self.n_examples = len(names)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, ..., k) -> (B, ..., d): the base's output for all, and each layer's `change` added to its own examples.
-
-        A change is computed for its own examples alone (`AddToRows` puts it in its place); an example of no layer gets
-        the base's output. Raises PeftError where x has another number of examples than there are names.
-        """
-        if x.shape[0] != self.n_examples:
-            raise PeftError(f"a mixed batch of {self.n_examples} adapters got {x.shape[0]} examples; give one for each")
-        z = self.base(x)
-        for name, layer in self.layers.items():
-            if len(self.rows[name]):
-                index = to_device(self.rows[name], device_of(x.data))
-                z = AddToRows.apply(z, layer.change(x[index]), index)
-        return z
 
 
 @method

@@ -135,7 +135,8 @@ def test_a_case_is_told_alone():
 
 
 def test_the_commands_grade_what_was_handed_in(tmp_path, capsys):
-    (tmp_path / "lora.py").write_text(source_path(MODULE).read_text("utf-8"), "utf-8")
+    for file in LORA.files:
+        (tmp_path / file.stub).write_text(source_path(file.module).read_text("utf-8"), "utf-8")
     pack(LORA, tmp_path, tmp_path / "s.zip")
     out = tmp_path / "results.json"
     assert main(["grade", str(tmp_path / "s.zip"), "--homework", "hw6_lora", "--out", str(out), "--trust"]) == 0
@@ -153,7 +154,7 @@ def test_a_submission_without_the_files_gets_one_clear_message_and_no_attempt(tm
     assert main(["grade", str(tmp_path / "s"), "--homework", "hw6_lora", "--out", str(out), "--trust"]) == 1
     made = json.loads(out.read_text())
     assert made["extra_data"]["attempt"] is False
-    assert "expected lora.py; it has 'loar.py'" in made["output"]
+    assert "expected lora.py and lora_embedding.py and mixed.py; it has 'loar.py'" in made["output"]
     assert validate(out) == []
     assert "does not count as an attempt" in capsys.readouterr().out
 
@@ -189,7 +190,7 @@ def test_submit_says_what_is_missing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["submit", "hw6_lora"]) == 0
     said = capsys.readouterr().out
-    assert "hw6_lora.zip holds lora.py" in said
+    assert "hw6_lora.zip holds lora.py, lora_embedding.py, mixed.py" in said
     assert "6.1  not written: LoRALinear.forward" in said
 
 

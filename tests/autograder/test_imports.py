@@ -4,19 +4,19 @@ import json
 import zipfile
 
 import pytest
+from single import single_file
 
 from autograder import report
 from autograder.check import Raised
 from autograder.cli import main
 from autograder.grade import grade
-from autograder.homework import load_homework
 from autograder.imports import absent
 from autograder.intake import Submission, take
 from autograder.lint import lint
 from autograder.results import results, validate, write
 from autograder.strip import replace_bodies, source_path
 
-LORA = load_homework("hw6_lora")
+LORA = single_file("hw6_lora")
 MODULE = "minipeft.peft.lora"
 SOURCE = source_path(MODULE).read_text("utf-8")
 NUMPY = "import numpy as np\n"
@@ -114,10 +114,11 @@ def test_code_before_a_future_import_is_told_with_its_line(tmp_path):
 
 @pytest.fixture
 def own(tmp_path):
-    """A homework's folder of a student's."""
+    """A student's folder of a homework, with the stubs."""
     folder = tmp_path / LORA.name
     folder.mkdir()
-    (folder / "homework.toml").write_bytes((LORA.folder / "homework.toml").read_bytes())
+    for path in (LORA.folder / "homework.toml", *LORA.folder.glob("*.py")):
+        (folder / path.name).write_bytes(path.read_bytes())
     return folder
 
 
@@ -141,4 +142,4 @@ def test_submit_warns_of_an_import_inside_a_function(own, tmp_path, capsys):
     (own / "lora.py").write_text(replace_bodies(SOURCE, {"LoRALinear.forward": BODY}), "utf-8")
     assert main(["submit", str(own), "--out", str(tmp_path / "s.zip")]) == 0
     assert "imports matplotlib, which the grader does not have: a call" in capsys.readouterr().out
-    assert zipfile.ZipFile(tmp_path / "s.zip").namelist() == ["lora.py"]
+    assert zipfile.ZipFile(tmp_path / "s.zip").namelist() == ["lora.py", "lora_embedding.py", "mixed.py"]

@@ -11,6 +11,7 @@ import zipfile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from single import single_file
 
 from autograder import intake
 from autograder.homework import load_homework
@@ -19,7 +20,7 @@ from autograder.lint import lint
 from autograder.strip import source_path, stubs
 from autograder.submit import pack, unwritten
 
-HOMEWORK = load_homework("hw6_lora")
+HOMEWORK = single_file("hw6_lora")
 MODULE = "minipeft.peft.lora"
 SOURCE = source_path(MODULE).read_text("utf-8")
 

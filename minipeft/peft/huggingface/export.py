@@ -26,7 +26,8 @@ from minipeft.peft.huggingface.places import (
     sequences,
 )
 from minipeft.peft.ia3 import IA3Layer
-from minipeft.peft.lora import LoraConfig, LoraEmbedding, LoraLayer
+from minipeft.peft.lora import LoraConfig, LoraLayer
+from minipeft.peft.lora_embedding import LoraEmbedding
 from minipeft.peft.prefix import PrefixedCore
 from minipeft.peft.prompt import Prompt
 from minipeft.peft.select import heads
