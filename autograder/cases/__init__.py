@@ -136,6 +136,15 @@ def by_hand(
     return Case(name, driver, arrays, checks, params, **settings)
 
 
+def calls(function: str, names: str, module: str) -> Callable[..., Case]:
+    """Return what makes cases of one Function: `by_hand` from its arrays on, after the case's name."""
+
+    def case(name: str, *args: Any, **settings: Any) -> Case:
+        return by_hand(name, function, names, *args, module=module, **settings)
+
+    return case
+
+
 CaseSource = Callable[[Draw], Iterator[Case]]
 _sources: dict[str, dict[str, CaseSource]] = defaultdict(dict)  # by module and problem
 

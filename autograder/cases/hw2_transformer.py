@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from autograder.cases import FORWARD, FROZEN, LARGE, SMALL, UNTOUCHED, Case, Draw, as_float32, by_hand, problem
+from autograder.cases import FORWARD, FROZEN, LARGE, SMALL, UNTOUCHED, Case, Draw, as_float32, calls, problem
 
 HIDDEN_ROWS = "queries that see nothing"
-
-
-def _op(name: str, function: str, where: str, *args: Any, **settings: Any) -> Case:
-    return by_hand(name, function, *args, module=f"ops.{where}", **settings)
 
 
 @problem("2.1")
@@ -37,68 +33,49 @@ def softmax(draw: Draw) -> Iterator[Case]:
     yield stable("a row of -inf", masked, "-inf")
     single = {"s": rows.astype("float32")}
     yield Case("rows, float32", "stable_softmax", single, {"p": SMALL}, {"axis": -1}, tol=1e-5)
+    case = calls("Softmax", "s axis", "ops.softmax")
     for axis, shape in ((-1, (n, m)), (0, (n, m)), (1, (b, n, m)), (-1, (b, n, m))):
         s = draw.normal(*shape, scale=2.2)
         layout = {"s": ("strided", "fortran", "readonly", "negative")[(len(shape) + axis) % 4]}
         constants = {"axis": axis}
         name = f"axis {axis} of {len(shape)}"
-        yield _op(name, "Softmax", "softmax", "s axis", {"s": s}, FORWARD, "", constants, layouts=layout)
+        yield case(name, {"s": s}, FORWARD, "", constants, layouts=layout)
         arrays = {"s": s, "dz": draw.normal(*shape)}
         layout = {**layout, "dz": "readonly"}
         checks = {"ds": "backward", **UNTOUCHED}
-        yield _op(f"{name}, backward", "Softmax", "softmax", "s axis", arrays, checks, "s", constants, layouts=layout)
+        yield case(f"{name}, backward", arrays, checks, "s", constants, layouts=layout)
     s = draw.normal(n, m) + 900.0 * draw.rng.permutation(np.arange(n) % 3 - 1)[:, None]
     s[1] = -np.inf
     arrays = {"s": s, "dz": draw.normal(n, m)}
     checks = {"z": "large entries", "ds": "large entries"}
-    yield _op("large entries and a row of -inf", "Softmax", "softmax", "s axis", arrays, checks, "s", {"axis": 1})
+    yield case("large entries and a row of -inf", arrays, checks, "s", {"axis": 1})
     many = {"s": draw.normal(1500, 60), "dz": draw.normal(1500, 60)}
-    yield _op(
-        "1500 rows", "Softmax", "softmax", "s axis", many, {"z": LARGE, "ds": LARGE}, "s", {"axis": 1}, seconds=1.0
-    )
+    yield case("1500 rows", many, {"z": LARGE, "ds": LARGE}, "s", {"axis": 1}, seconds=1.0)
 
 
 @problem("2.2")
 def gelu(draw: Draw) -> Iterator[Case]:
+    case = calls("Activation", "x name", "ops.activation")
     for curve, what in (("gelu", "exact"), ("gelu_tanh", "tanh")):
         n, m = draw.sizes(2, 4, 9)
+        constants = {"name": curve}
         for name, x in {
             "around 0": draw.normal(n, m),
             "wide": draw.normal(n, m, scale=3.0),
             "far": np.array([[-40.0, -9.0, -6.5, 0.0, 6.5, 9.0, 40.0]]),
         }.items():
-            constants = {"name": curve}
             forward = {"z": f"{what}: value", **UNTOUCHED}
             layout = {"x": "strided" if name == "wide" else "readonly"}
-            yield _op(
-                f"{what}, {name}",
-                "Activation",
-                "activation",
-                "x name",
-                {"x": x},
-                forward,
-                "",
-                constants,
-                layouts=layout,
-            )
+            yield case(f"{what}, {name}", {"x": x}, forward, "", constants, layouts=layout)
             arrays = {"x": x, "dz": draw.away(*x.shape)}
             checks = {"dx": f"{what}: derivative", **UNTOUCHED}
-            yield _op(
-                f"{what}, {name}, backward", "Activation", "activation", "x name", arrays, checks, "x", constants,
-                layouts=layout,
-            )  # fmt: skip
+            yield case(f"{what}, {name}, backward", arrays, checks, "x", constants, layouts=layout)
         arrays = as_float32({"x": draw.normal(n, m, scale=2.0), "dz": draw.normal(n, m)})
-        checks = {"z": SMALL, "dx": SMALL}
-        yield _op(
-            f"{what}, float32", "Activation", "activation", "x name", arrays, checks, "x", {"name": curve}, tol=1e-5
-        )
+        yield case(f"{what}, float32", arrays, {"z": SMALL, "dx": SMALL}, "x", constants, tol=1e-5)
     many = {"x": draw.normal(300, 400), "dz": draw.normal(300, 400)}
     for curve in ("gelu", "gelu_tanh"):
         checks = {"z": LARGE, "dx": LARGE}
-        yield _op(
-            f"120000 entries, {curve}", "Activation", "activation", "x name", many, checks, "x", {"name": curve},
-            seconds=1.5,
-        )  # fmt: skip
+        yield case(f"120000 entries, {curve}", many, checks, "x", {"name": curve}, seconds=1.5)
 
 
 def _normed(draw: Draw, *shape: int, spread: float = 1.0, mean: float = 0.0) -> dict[str, np.ndarray]:
@@ -110,10 +87,10 @@ def _normed(draw: Draw, *shape: int, spread: float = 1.0, mean: float = 0.0) -> 
 @problem("2.3")
 def layer_norm(draw: Draw) -> Iterator[Case]:
     b, n, d = draw.sizes(3, 3, 8)
-    names, where = "x gamma beta eps", "normalize"
+    call = calls("LayerNorm", "x gamma beta eps", "ops.normalize")
 
     def case(name: str, arrays: dict[str, np.ndarray], checks: dict[str, str], eps: float = 1e-5, **kw: Any) -> Case:
-        return _op(name, "LayerNorm", where, names, arrays, checks, kw.pop("needs", ""), {"eps": eps}, **kw)
+        return call(name, arrays, checks, kw.pop("needs", ""), {"eps": eps}, **kw)
 
     yield case("rows", _normed(draw, n, d, mean=0.7), FORWARD, layouts={"x": "readonly"})
     yield case("sequences", _normed(draw, b, n, d, spread=2.5, mean=-3.0), FORWARD, layouts={"x": "fortran"})
@@ -140,13 +117,13 @@ def layer_norm(draw: Draw) -> Iterator[Case]:
 @problem("2.4")
 def layer_norm_backward(draw: Draw) -> Iterator[Case]:
     b, n, d = draw.sizes(3, 3, 8)
-    names, where = "x gamma beta eps", "normalize"
+    call = calls("LayerNorm", "x gamma beta eps", "ops.normalize")
     grads = {"dx": "dx", "dgamma": "dgamma", "dbeta": "dbeta", **UNTOUCHED}
 
     def case(name: str, arrays: dict[str, np.ndarray], checks: dict[str, str], needs: str = "x gamma beta",
              eps: float = 1e-5, **kw: Any) -> Case:  # fmt: skip
         arrays = {**arrays, "dz": draw.normal(*arrays["x"].shape, dtype=arrays["x"].dtype.name)}
-        return _op(name, "LayerNorm", where, names, arrays, checks, needs, {"eps": eps}, **kw)
+        return call(name, arrays, checks, needs, {"eps": eps}, **kw)
 
     yield case("rows", _normed(draw, n, d, mean=0.7), grads, layouts={"dz": "readonly"})
     yield case("sequences", _normed(draw, b, n, d, spread=2.5), grads, layouts={"dz": "strided", "x": "fortran"})
@@ -169,7 +146,7 @@ def layer_norm_backward(draw: Draw) -> Iterator[Case]:
 @problem("2.5")
 def rms_norm(draw: Draw) -> Iterator[Case]:
     b, n, d = draw.sizes(3, 3, 8)
-    names, where = "x gamma eps", "normalize"
+    call = calls("RMSNorm", "x gamma eps", "ops.normalize")
     back = {"dx": "dx", "dgamma": "dgamma", **UNTOUCHED}
 
     def case(name: str, arrays: dict[str, np.ndarray], checks: dict[str, str], needs: str = "",
@@ -177,7 +154,7 @@ def rms_norm(draw: Draw) -> Iterator[Case]:
         arrays = {n: x for n, x in arrays.items() if n != "beta"}
         if needs:
             arrays["dz"] = draw.normal(*arrays["x"].shape, dtype=arrays["x"].dtype.name)
-        return _op(name, "RMSNorm", where, names, arrays, checks, needs, {"eps": eps}, **kw)
+        return call(name, arrays, checks, needs, {"eps": eps}, **kw)
 
     for name, shape, mean in (("rows", (n, d), 1.5), ("sequences", (b, n, d), -0.4)):
         arrays = _normed(draw, *shape, spread=1.7, mean=mean)
@@ -207,12 +184,12 @@ def _labelled(draw: Draw, R: int, V: int, n: int) -> dict[str, np.ndarray]:
 @problem("2.6")
 def cross_entropy(draw: Draw) -> Iterator[Case]:
     R, V, n = (*draw.sizes(2, 6, 11), 4)
-    names, where = "s kept labels", "loss"
+    call = calls("CrossEntropy", "s kept labels", "ops.loss")
 
     def case(name: str, arrays: dict[str, np.ndarray], checks: dict[str, str], needs: str = "", **kw: Any) -> Case:
         if needs:
             arrays = {**arrays, "dz": np.asarray(draw.number(1.5, 4.0), dtype=arrays["s"].dtype)}
-        return _op(name, "CrossEntropy", where, names, arrays, checks, needs, driver="cross_entropy", **kw)
+        return call(name, arrays, checks, needs, driver="cross_entropy", **kw)
 
     some, every = _labelled(draw, R, V, n), _labelled(draw, R, V, R)
     back = {"ds": "backward", **UNTOUCHED}
@@ -240,9 +217,6 @@ def cross_entropy(draw: Draw) -> Iterator[Case]:
     yield Case("a block of large logits", "block_loss", direct, {"L": "one block", "ds": "one block"}, {"want": True})
     many = _labelled(draw, 1200, 90, 1000)
     yield case("1200 rows of 90", many, {"z": LARGE, "ds": LARGE}, "s", seconds=1.0)
-
-
-NAMES = "q k v mask causal scale"
 
 
 def _qkv(draw: Draw, B: int, H: int, Hk: int, N: int, S: int, D: int, Dv: int) -> dict[str, np.ndarray]:
@@ -286,7 +260,8 @@ def _attend(draw: Draw, name: str, arrays: dict[str, np.ndarray], causal: bool, 
             needs: str = "", scale: float | None = None, **kw: Any) -> Case:  # fmt: skip
     scale = draw.number(0.4, 0.9) if scale is None else scale
     constants = {"mask": None, "causal": causal, "scale": scale}
-    return _op(name, "Attention", "attention", NAMES, arrays, checks, needs, constants, **kw)
+    call = calls("Attention", "q k v mask causal scale", "ops.attention")
+    return call(name, arrays, checks, needs, constants, **kw)
 
 
 @problem("2.7")
@@ -357,30 +332,23 @@ def attention_backward(draw: Draw) -> Iterator[Case]:
 @problem("2.9")
 def heads(draw: Draw) -> Iterator[Case]:
     B, N, H, D = draw.sizes(4)
-    where = "attention"
-    flat, split = draw.normal(B, N, H * D), draw.normal(B, H, N, D)
+    flat, halves = draw.normal(B, N, H * D), draw.normal(B, H, N, D)
+    split, merge = calls("SplitHeads", "x n", "ops.attention"), calls("MergeHeads", "x", "ops.attention")
     for place in ("plain", "strided"):
         arrays = {"x": flat, "dz": draw.normal(B, H, N, D)}
         checks = {"z": "split", "dx": "split", **UNTOUCHED}
-        yield _op(
-            f"split, {place}", "SplitHeads", where, "x n", arrays, checks, "x", {"n": H},
-            layouts={"x": place, "dz": "readonly"},
-        )  # fmt: skip
-        arrays = {"x": split, "dz": draw.normal(B, N, H * D)}
+        yield split(f"split, {place}", arrays, checks, "x", {"n": H}, layouts={"x": place, "dz": "readonly"})
+        arrays = {"x": halves, "dz": draw.normal(B, N, H * D)}
         checks = {"z": "merge", "dx": "merge", **UNTOUCHED}
-        yield _op(
-            f"merge, {place}", "MergeHeads", where, "x", arrays, checks, "x", layouts={"x": "readonly", "dz": place}
-        )
+        yield merge(f"merge, {place}", arrays, checks, "x", layouts={"x": "readonly", "dz": place})
+    rotary = calls("Rotary", "x cos sin", "ops.attention")
     for name, shape in (("one order of positions", (N, D)), ("positions by example", (B, 1, N, D))):
         angle = draw.rng.uniform(-3.0, 3.0, shape)
         x = draw.normal(B, H, N, 2 * D)
         arrays = {"x": x, "cos": np.cos(angle), "sin": np.sin(angle), "dz": draw.normal(*x.shape)}
         checks = {"z": "rotary: forward", "dx": "rotary: backward", **UNTOUCHED}
-        layout = {"x": "fortran", "dz": "readonly"}
-        yield _op(f"rotary, {name}", "Rotary", where, "x cos sin", arrays, checks, "x", layouts=layout)
-    yield _op(
-        "rotary, float32", "Rotary", where, "x cos sin", as_float32(arrays), {"z": SMALL, "dx": SMALL}, "x", tol=1e-5
-    )
+        yield rotary(f"rotary, {name}", arrays, checks, "x", layouts={"x": "fortran", "dz": "readonly"})
+    yield rotary("rotary, float32", as_float32(arrays), {"z": SMALL, "dx": SMALL}, "x", tol=1e-5)
 
 
 @problem("2.10")
