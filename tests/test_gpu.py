@@ -10,6 +10,7 @@ from devices import available
 from tiny_gguf import small_llama, write_llama
 
 import minipeft as mp
+from minipeft.accounting.peak import memory_of
 from minipeft.backend import arrays, cuda
 from minipeft.cli import main
 from minipeft.files import read_safetensors
@@ -135,6 +136,19 @@ def test_the_peak_of_the_pool_follows_its_allocations(monkeypatch):
     assert cupy.hooks == []
     cuda.free_memory()
     assert cupy.pool.freed == 1
+
+
+def test_a_forecast_reads_the_peak_of_the_pool_since_it_was_last_read(monkeypatch):
+    cupy = fake_cupy()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with memory_of("cuda") as lap:
+        (hook,) = cupy.hooks
+        assert lap() == (100, 100)
+        hook.malloc_postprocess(device_id=0, size=1024, mem_size=1024, mem_ptr=1, pmem_id=1)
+        hook.free_postprocess(device_id=0, mem_size=512, mem_ptr=1, pmem_id=1)
+        assert lap() == (612, 1124)
+        assert lap() == (612, 612)
+    assert cupy.hooks == []
 
 
 def test_info_describes_the_gpu(monkeypatch, capsys):

@@ -177,7 +177,7 @@ class Forecast:
 
     def _measure(self, batch: Any) -> Work:
         peaks = {}
-        with _memory(device_of(next(self.model.parameters()).data)) as lap:
+        with memory_of(device_of(next(self.model.parameters()).data)) as lap:
             gradients = Gradients(lap)
             for accumulating in (False, True):
                 before, _ = lap()
@@ -196,7 +196,7 @@ class Forecast:
 
 
 @contextmanager
-def _memory(device: str) -> Iterator[Lap]:
+def memory_of(device: str) -> Iterator[Lap]:
     """Yield lap(), which returns the bytes held on a device now, and the most since the last call."""
     if device == "cuda":
         with peak_memory() as pool:
