@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.autograd import Context, Function
-from minipeft.backend import Array, array_module, empty, matmul
+from minipeft.backend import Array, array_module, matmul
 
 
 class BlockwiseAttention(Function):
@@ -66,8 +66,8 @@ class BlockwiseAttention(Function):
         dZ = dz.reshape(*Q.shape[:4], v_shape[-1])
         delta: Any = (dZ * z).sum(axis=-1, keepdims=True) if needs_q or needs_k else None
         dQ: Any = xp.zeros_like(Q) if needs_q else None
-        dk: Any = empty(k) if needs_k else None
-        dv: Any = empty(dz, v_shape) if needs_v else None
+        dk: Any = xp.empty_like(k) if needs_k else None
+        dv: Any = xp.empty(v_shape, dtype=dz.dtype) if needs_v else None
         for keys, first in _blocks(Q.shape[3], S, block, causal):
             p = _scores(Q, k, keys, first, mask, causal, S)
             p -= log_sum[..., first:, :]
@@ -76,7 +76,7 @@ class BlockwiseAttention(Function):
             if needs_v:
                 dv[:, :, keys] = matmul(p.swapaxes(-1, -2), own).sum(axis=2)
             if needs_q or needs_k:
-                ds = matmul(own, v[:, :, None, keys].swapaxes(-1, -2), out=empty(p))
+                ds = matmul(own, v[:, :, None, keys].swapaxes(-1, -2))
                 ds -= delta[..., first:, :]
                 ds *= p
                 if needs_q:
@@ -98,8 +98,7 @@ def _scores(Q: Array, k: Array, keys: slice, first: int, mask: Array | None, cau
     """Masked scores of the queries from ``first`` on against a block of keys, (B, Hk, G, N - first, J)."""
     xp = array_module(Q)
     Hk, G, N = Q.shape[1:4]
-    s = empty(Q, (*Q.shape[:3], N - first, keys.stop - keys.start))
-    matmul(Q[..., first:, :], k[:, :, None, keys].swapaxes(-1, -2), out=s)
+    s = matmul(Q[..., first:, :], k[:, :, None, keys].swapaxes(-1, -2))
     visible = None
     if causal and keys.stop > S - N + first + 1:  # else the first of them sees the whole block
         visible = xp.arange(keys.start, keys.stop)[None] <= xp.arange(S - N + first, S)[:, None]
