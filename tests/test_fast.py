@@ -25,7 +25,7 @@ from minipeft.ops.attention import Attention
 from minipeft.ops.loss import CrossEntropy, LinearCrossEntropy
 from minipeft.optim import SGD, AdamW
 from minipeft.peft.lora import LoRALinear
-from minipeft.train import step
+from minipeft.train import shards
 
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
 dtypes = st.sampled_from([np.float32, np.float64])
@@ -319,5 +319,5 @@ def test_the_sum_over_shards_has_the_same_bits_each_time_and_is_the_sum(rng):
     for n in (1, 2):
         summed = {t: g.copy() for t, g in total.items()}
         with arr.use_threads(n):
-            step._add(summed, more)
+            shards._add(summed, more)
         assert all(np.array_equal(summed[t], expected[t]) for t in tensors)

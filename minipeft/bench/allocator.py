@@ -17,7 +17,7 @@ from minipeft.bench.profile import our_model
 from minipeft.bench.step import QUICK, REPEATS, SHAPES, WEIGHTS, in_own_process, quartiles
 from minipeft.bench.torch_side import batch_of, shifted
 from minipeft.optim import AdamW
-from minipeft.train.step import backward
+from minipeft.train.shards import backward
 
 PAIRS = 3
 

@@ -18,8 +18,9 @@ from minipeft.files.errors import FileError
 from minipeft.nn.module import Module
 from minipeft.optim import Optimizer
 from minipeft.peft.untrained import MAKE_IT_AFTER, strangers, why_nothing_trains
+from minipeft.train.shards import Batch
 from minipeft.train.state import CheckpointError, History, State, has_checkpoint
-from minipeft.train.step import Batch, check_kinds, not_in_model, train_step
+from minipeft.train.step import check_kinds, not_in_model, train_step
 
 Evaluate = Callable[[Any], Any]
 

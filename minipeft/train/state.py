@@ -24,7 +24,7 @@ from minipeft.nn.module import Module
 from minipeft.optim import Optimizer
 from minipeft.peft.saving import base_checksum
 from minipeft.train.finite import bad_parameter
-from minipeft.train.step import Batch, TrainingError
+from minipeft.train.shards import Batch, TrainingError
 
 Row = dict[str, float]
 ARRAYS_FILE, FACTS_FILE = "training.safetensors", "training.json"  # of a checkpoint
