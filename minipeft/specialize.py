@@ -47,6 +47,11 @@ def specialized(page: type, kind: str) -> Any:
     return page if _reference.get() else _faster.get((page, kind), page)
 
 
+def registered() -> list[tuple[type, str, Any]]:
+    """Return each page, kind of device, and what runs in place of the page there."""
+    return [(page, kind, faster) for (page, kind), faster in _faster.items()]
+
+
 def page_of(what: Any) -> Any:
     """Return the page in whose place ``what`` runs; a page is its own."""
     return _pages.get(what, what)

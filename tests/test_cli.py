@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,7 +96,9 @@ def test_info_tells_what_it_runs_on(capsys):
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert {"minipeft", "python", "numpy", "blas", "cupy", "cache"} <= set(facts)
+    assert {"LayerNorm", "AdamW"} <= set(facts["faster"]["cpu"]) & set(facts["faster"]["cuda"])
     assert main(["info"]) == 0
+    assert re.search("faster, cpu .*Attention", capsys.readouterr().out)
 
 
 def test_fetch_lists_what_there_is(capsys):

@@ -16,6 +16,7 @@ import pytest
 
 from minipeft.lab.teach import notebook as lab
 from minipeft.ops.linear import Linear
+from minipeft.ops.normalize import LayerNorm
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
@@ -258,6 +259,8 @@ def test_source_is_shown_with_its_file_and_not_run():
     shown = lab.show(Linear.forward, lab.show)
     assert shown.startswith("# minipeft/ops/linear.py\n@staticmethod\ndef forward(ctx")
     assert "# minipeft/lab/teach/notebook.py\ndef show(" in shown
+    assert "# on cpu runs LayerNormInBlocks of minipeft.fast.cpu\n" in lab.show(LayerNorm)
+    assert "# on" not in lab.show(Linear)
     assert shown._repr_markdown_().startswith("```python\n# minipeft/")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from minipeft.cli.arguments import Subparsers, default_jobs, installed
 
@@ -25,8 +26,9 @@ def run_info(args: argparse.Namespace) -> int:
 
     import minipeft
     from minipeft.data.fetch import cache_folder
+    from minipeft.specialize import registered
 
-    facts = {
+    facts: dict[str, Any] = {
         "minipeft": minipeft.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -35,12 +37,15 @@ def run_info(args: argparse.Namespace) -> int:
         "cupy": installed("cupy"),
         "gpu": gpu_facts(),
         "cache": str(cache_folder()),
+        "faster": {kind: sorted(page.__name__ for page, k, _ in registered() if k == kind) for kind in ("cpu", "cuda")},
     }
     if args.json:
         print(json.dumps(facts, indent=2))
     else:
+        for kind, pages in facts.pop("faster").items():
+            facts[f"faster, {kind}"] = pages
         for name, value in facts.items():
-            print(f"{name:<9} {', '.join(value) if isinstance(value, list) else value or 'not installed'}")
+            print(f"{name:<12} {', '.join(value) if isinstance(value, list) else value or 'not installed'}")
     return 0
 
 

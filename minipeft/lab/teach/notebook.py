@@ -22,6 +22,7 @@ import numpy as np
 from minipeft.accounting import readable_bytes
 from minipeft.backend import to_numpy
 from minipeft.lab.framework.plots import STYLE, few_colours, plt
+from minipeft.specialize import registered
 
 STATIC = "MINIPEFT_STATIC"  # set: every slider is a row of pictures
 TRAINED, FROZEN, HIDDEN = "#f2b266", "#cfd8dc", "0.88"
@@ -49,12 +50,17 @@ class Source(str):
 
 
 def show(*objects: Any) -> Source:
-    """The source of functions, classes and methods of the library, under the name of their file; nothing is run."""
+    """The source of functions, classes and methods of the library, under the name of their file; nothing is run.
+
+    For a class in whose place another runs, that one is named.
+    """
     parts = []
     for x in objects:
         file = Path(inspect.getsourcefile(x) or "").as_posix()
         source = textwrap.dedent(inspect.getsource(x)).rstrip()
-        parts.append(f"# minipeft/{file.rpartition('/minipeft/')[2]}\n{source}")
+        lines = [f"# minipeft/{file.rpartition('/minipeft/')[2]}"]
+        lines += [f"# on {kind} runs {y.__name__} of {y.__module__}" for page, kind, y in registered() if page is x]
+        parts.append("\n".join([*lines, source]))
     return Source("\n\n".join(parts))
 
 
