@@ -31,15 +31,27 @@ def generate(
     pad: int | None = None,
     use_cache: bool = True,
 ) -> np.ndarray:
-    """Continue ids (B, T) by n tokens, n at most ``max_new_tokens``: (B, T + n). Also a method of the models.
+    """Continue ids by at most ``max_new_tokens`` tokens. Also a method of the models.
 
-    From an encoder-decoder come the targets alone, (B, 1 + n), the start token first.
-    mask (B, T): True for real tokens; pad on the left, so that every row goes on from its last token (an
-    encoder-decoder's source may be padded anywhere). temperature 0: the likeliest token; else samples from
-    softmax(logits / temperature), of the top_k likeliest, and of the smallest set whose probability reaches top_p.
-    After ``eos`` a row is filled with ``pad`` (by default eos), and all stop when all have. Without the cache every
-    step reads all again: the same tokens, slower.
-    Raises ValueError for arguments that do not fit and for more tokens than the context holds, before anything is run.
+    Args:
+        model: a decoder, or an encoder-decoder.
+        ids: (B, T), the texts to continue, or an encoder-decoder's source.
+        mask: (B, T), True for real tokens. Pad on the left, so that every row goes on from its last token; a source may
+            be padded anywhere.
+        max_new_tokens: n at most.
+        temperature: 0 takes the likeliest token; otherwise tokens are drawn from softmax(logits / temperature).
+        top_k: draw from so many likeliest tokens.
+        top_p: draw from the smallest set of tokens whose probability reaches this.
+        rng: a seed or generator.
+        eos: the token that ends a row. All rows stop when all have ended.
+        pad: what follows ``eos``, by default eos.
+        use_cache: keep keys and values; without, every step reads all again: the same tokens, slower.
+
+    Returns:
+        (B, T + n); of an encoder-decoder the targets alone, (B, 1 + n), the start token first.
+
+    Raises:
+        ValueError: arguments that do not fit, or more tokens than the context holds, before anything is run.
     """
     columns = list(
         stream(model, ids, mask, max_new_tokens, temperature, top_k, top_p, rng, eos, pad, use_cache)

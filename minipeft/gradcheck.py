@@ -24,14 +24,26 @@ def gradcheck(
     seed: int = 0,
     directions: int = 0,
 ) -> bool:
-    """Compare the gradients of ``fn(*tensors)`` with central differences; True, or GradcheckError.
+    """Compare the gradients of ``fn(*tensors)`` with central differences.
 
-    fn takes one Tensor for each floating-point array (float64) and the array itself for an integer or boolean one,
-    and returns a Tensor of any shape. Its output is contracted with a random cotangent, since a cotangent of ones
-    hides every error that sums to zero. An entry is wrong when it is off by more than ``tolerance`` times the
-    largest entry of the gradient. With ``directions=n`` only n random directional derivatives are taken
-    for each input: 2n evaluations in place of two an entry, for whole models.
-    Raises TypeError for floating-point inputs that are not float64.
+    The output is contracted with a random cotangent, since a cotangent of ones hides every error that sums to zero.
+
+    Args:
+        fn: takes one Tensor for each floating-point array and the array itself for an integer or boolean one; returns a
+            Tensor of any shape.
+        arrays: the inputs, float64 where they are floating-point.
+        step: of the differences.
+        tolerance: an entry is wrong if it is off by more than this times the largest entry of the gradient.
+        seed: of the cotangent and the directions.
+        directions: if positive, take only so many random directional derivatives for each input: 2n evaluations
+            in place of two an entry, for whole models.
+
+    Returns:
+        True.
+
+    Raises:
+        GradcheckError: a gradient is wrong; names the input, the worst entry and both values.
+        TypeError: a floating-point input is not float64.
     """
     for i, x in enumerate(arrays):
         if is_array(x) and x.dtype.kind == "f" and x.dtype != np.float64:
@@ -90,8 +102,20 @@ def gradcheck_parameters(
 ) -> bool:
     """Check the gradients of a whole model by directional derivatives, one parameter at a time.
 
-    ``loss()`` computes a scalar from the float64 tensors of ``named`` (as ``model.named_parameters()`` gives them);
-    frozen ones must receive no gradient. Leaves every ``.grad`` as it is. Raises GradcheckError naming the parameter.
+    Args:
+        loss: computes a scalar from the tensors of ``named``.
+        named: float64 tensors by name, as ``model.named_parameters()`` gives them; frozen ones must receive no
+            gradient. Every ``.grad`` is left as it is.
+        step: of the differences.
+        tolerance: as in `gradcheck`.
+        directions: how many for each parameter.
+        seed: of the directions.
+
+    Returns:
+        True.
+
+    Raises:
+        GradcheckError: a gradient is wrong; names the parameter.
     """
     rng = np.random.default_rng(seed)
     for name, p in named.items():

@@ -101,12 +101,23 @@ def attention(
     scale: float | None = None,
     block: int | None = None,
 ) -> Tensor:
-    """softmax(s Q Kᵀ + M) V: q (B, H, N, D), k (B, Hk, S, D), v (B, Hk, S, D') -> (B, H, N, D').
+    """Return softmax(s Q Kᵀ + M) V. A query that may look nowhere gets zeros, and no gradient.
 
-    mask: boolean, True where a query may look, (B, S) for padding or broadcastable to (B, H, N, S). causal: query i
-    sees keys 0 … S - N + i. scale: 1/√D by default. block: work by so many keys at a time and keep no (N, S) matrix.
-    A query that may look nowhere gets zeros, and no gradient.
-    Raises ValueError where the shapes do not fit, TypeError for a mask that is not boolean.
+    Args:
+        q: (B, H, N, D).
+        k: (B, Hk, S, D), Hk a divisor of H.
+        v: (B, Hk, S, D').
+        mask: boolean, True where a query may look: (B, S) for padding, or broadcastable to (B, H, N, S).
+        causal: query i sees keys 0 … S - N + i.
+        scale: s, 1/√D by default.
+        block: work by so many keys at a time and keep no (N, S) matrix.
+
+    Returns:
+        (B, H, N, D').
+
+    Raises:
+        ValueError: shapes that do not fit.
+        TypeError: a mask that is not boolean.
     """
     if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
         raise ValueError(f"attention takes (B, H, N, D) arrays, got q {q.shape}, k {k.shape}, v {v.shape}")

@@ -174,10 +174,18 @@ class PeftModel(AdaptedModel):
 def get_peft_model(
     model: Module, config: PeftConfig, rng: int | np.random.Generator = 0, adapter_name: str = DEFAULT
 ) -> PeftModel:
-    """Freeze ``model`` and apply the method of ``config``; new parameters are drawn from ``rng``.
+    """Freeze ``model`` and apply the method of ``config``.
 
     The model's modules are swapped in place (``unload()`` puts them back); its weights are not touched.
-    Raises PeftError if the configuration does not fit the model; the model is then as it was.
+
+    Args:
+        model: to adapt.
+        config: of the method, for example a `LoraConfig`.
+        rng: a seed or generator for the new parameters.
+        adapter_name: under which the adapter is switched and saved.
+
+    Raises:
+        PeftError: the configuration does not fit the model; the model is then as it was.
     """
     peft = PeftModel(model)
     try:

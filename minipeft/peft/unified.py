@@ -57,7 +57,16 @@ def softmax(s: np.ndarray) -> np.ndarray:
 def attention_with_prefix(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, prefix_k: np.ndarray, prefix_v: np.ndarray, scale: float
 ) -> np.ndarray:
-    """Attention behind a prefix, as it is: q (N, D), k and v (S, D), prefix (P, D) -> (N, D)."""
+    """Return attention behind a prefix, as it is, (N, D).
+
+    Args:
+        q: (N, D).
+        k: (S, D).
+        v: (S, D).
+        prefix_k: (P, D).
+        prefix_v: (P, D).
+        scale: s of the scores.
+    """
     keys, values = np.concatenate([prefix_k, k]), np.concatenate([prefix_v, v])
     return softmax(scale * q @ keys.T) @ values
 
