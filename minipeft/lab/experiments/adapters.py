@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minipeft.lab.framework import study
-from minipeft.lab.framework.experiment import UNDECIDED, Experiment, Published, Row, Table, Verdict, chosen, select
+from minipeft.lab.framework.experiment import UNDECIDED, Experiment, Published, Row, Table, Verdict, select
 from minipeft.lab.framework.study import PROSE, SENTIMENT, Plan, Variant
 from minipeft.peft import AdapterConfig, TopLayersConfig
 
@@ -75,17 +75,6 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     return found
 
 
-def best_on_validation(rows: Sequence[Row], task: str, variants: Sequence[str]) -> str | None:
-    """Return the variant with the best validation value at its own best rate; None if none has finished."""
-    means = []
-    for variant in variants:
-        done = select(rows, task=task, arm=variant, split="val")
-        if done and any(r["value"] is not None for r in done):
-            rate = chosen(done, "rate", higher_is_better=task == SENTIMENT)
-            means += [{"arm": variant, "value": r["value"]} for r in select(done, rate=rate)]
-    return None if not means else str(chosen(means, "arm", higher_is_better=task == SENTIMENT))
-
-
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """Say whether adapters are nearly as good as everything, and better than top layers that train at least as much."""
     found = []
@@ -94,8 +83,8 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         adapters = [a for a in names if a.startswith(ADAPTERS)]
         tops = [a for a in names if a.startswith(TOP) and not a.endswith(" 0")]
         full = study.values(rows, task=task, arm=FULL)
-        best = best_on_validation(rows, task, adapters)
-        best_top = best_on_validation(rows, task, tops)
+        best = study.best_on_validation(rows, task, adapters)
+        best_top = study.best_on_validation(rows, task, tops)
         if best is None or best_top is None or not full:
             found.append(Verdict(f"{task}: adapters", UNDECIDED, "too few finished runs"))
             continue
@@ -105,7 +94,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         why = f"{best} (chosen on validation) trains {share:.1f} % as much and is at {{}} of full"
         found.append(study.claim(task, text, of[best], full, why, study.MARGIN[task]))
         smaller = [a for a in adapters if trained(rows, task, a) <= min(trained(rows, task, t) for t in tops)]
-        small = best_on_validation(rows, task, smaller)
+        small = study.best_on_validation(rows, task, smaller)
         if small is None:
             found.append(Verdict(f"{task}: adapters and top layers", UNDECIDED, "no adapter trains less than a layer"))
             continue

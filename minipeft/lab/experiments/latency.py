@@ -159,16 +159,12 @@ def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
     from minipeft.lab.framework import layer_diagram, plots
 
     names = [f"{b} × {t}" for b, t in cells(rows)]
-    width = 0.8 / len(METHODS)
     where = layer_diagram.draw_layer(stem.with_name("where_methods_sit"))
     with plots.sheet(1, 1, (8, 3.8)) as (figure, ((ax,),)):
         for i, name in enumerate(METHODS):
-            x = [j + (i - (len(METHODS) - 1) / 2) * width for j in range(len(names))]
             means, spreads = zip(*(mean_and_spread(overheads(rows, c, name)) for c in cells(rows)), strict=True)
-            ax.bar(
-                x, 100 * np.array(means), width, yerr=100 * np.array(spreads), capsize=2, label=name,
-                color=("1.0", "0.75", "0.4")[i % 3], hatch=plots.HATCHES[i], edgecolor="0.0", lw=0.5,
-            )  # fmt: skip
+            heights, errors, shade = 100 * np.array(means), 100 * np.array(spreads), ("1.0", "0.75", "0.4")[i]
+            x = plots.grouped_bars(ax, i, len(METHODS), heights, errors, name, shade)
             flops = [100 * (select(rows, batch=b, length=t)[0][f"{name} FLOPs"] - 1) for b, t in cells(rows)]
             ax.plot(x, flops, "k_", ms=14, mew=2, label="in FLOPs" if i == 0 else None)
         ax.axhline(0, color="0.0", lw=0.8)

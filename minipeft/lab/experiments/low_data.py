@@ -86,9 +86,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 def better_start(rows: Sequence[Row], task: str, n: int, kind: Sequence[str]) -> str:
     """Return which of the two starts does better on validation, at its best rate."""
-    from minipeft.lab.experiments.adapters import best_on_validation
-
-    return best_on_validation(select(rows, n=n), task, kind) or kind[0]
+    return study.best_on_validation(select(rows, n=n), task, kind) or kind[0]
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:

@@ -15,30 +15,15 @@ import numpy as np
 
 from minipeft.accounting import Forecast, gpt3_parameters, memory, trained_parameters, zero_memory
 from minipeft.lab.framework.experiment import Config, Experiment, Published, Row, Table, Verdict, outcome, select
+from minipeft.lab.framework.tasks import small_methods
 from minipeft.lab.framework.training import adapted
 from minipeft.models import DecoderConfig, DecoderLM
 from minipeft.optim import AdamW
-from minipeft.peft import (
-    AdapterConfig,
-    BitFitConfig,
-    LoraConfig,
-    PeftConfig,
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    TopLayersConfig,
-)
+from minipeft.peft import LoraConfig
 from minipeft.specialize import reference
 from minipeft.train import train_step
 
-METHODS: dict[str, PeftConfig | None] = {
-    "full": None,
-    "top-1 layer": TopLayersConfig(n_layers=1),
-    "BitFit": BitFitConfig(),
-    "adapters": AdapterConfig(r=8),
-    "prompt": PromptTuningConfig(num_virtual_tokens=8),
-    "prefix": PrefixTuningConfig(num_virtual_tokens=8),
-    "LoRA": LoraConfig(r=8, lora_alpha=16),
-}
+METHODS = {n: m for n, m in small_methods().items() if n != "probe"} | {"LoRA": LoraConfig(r=8, lora_alpha=16)}
 SIZES = {
     "quick": {"vocab_size": 256, "d_model": 64, "n_layers": 4, "n_heads": 4, "context": 64},
     "full": {"vocab_size": 1024, "d_model": 256, "n_layers": 8, "n_heads": 8, "context": 128},

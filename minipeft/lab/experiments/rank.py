@@ -30,9 +30,9 @@ from minipeft.lab.framework.experiment import (
     select,
 )
 from minipeft.lab.framework.study import PROSE, SENTIMENT, Plan, Variant
-from minipeft.optim import AdamW, LinearSchedule
+from minipeft.lab.framework.training import train
 from minipeft.peft.lora import LoraLayer
-from minipeft.train import fit
+from minipeft.train import TrainingError
 
 RANKS = (1, 2, 4, 8, 64)
 SETS = ("q", "qv", "qkvo")
@@ -102,8 +102,8 @@ def _trained(config: Config, folder: Path, r: int, rate: float, seed: int) -> di
     """Return the factors A (r, k) of a training on W_q and W_v, by path; ``seed`` gives A and the batches."""
     sampled = study.sample({**config, "seed": seed}, folder)
     model = study.adapt(sampled.model, lora("qv", r), seed)
-    schedule = LinearSchedule(rate, config["steps"], warmup=config["steps"] // 10)
-    fit(model, sampled.batches, AdamW(model, lr=schedule), steps=config["steps"], progress=False, max_norm=1.0)
+    if not train(model, sampled.batches, rate, config["steps"], max_norm=1.0):
+        raise TrainingError(f"training diverged at rank {r} with seed {seed}, rate {rate:g}")
     return {path: to_numpy(m.lora_A.data) for path, m in model.named_modules() if isinstance(m, LoraLayer)}
 
 

@@ -17,7 +17,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-__all__ = ["STYLE", "bars", "legend_below", "lines", "plt", "save", "series", "sheet"]  # plt for teach/notebook.py
+# plt: teach/notebook.py takes it from here
+__all__ = ["STYLE", "bars", "grouped_bars", "legend_below", "lines", "plt", "save", "series", "sheet"]
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -77,6 +78,15 @@ def series(ax: Any, i: int, x: Sequence[float], y: Sequence[float], spread: Any,
         x, y, yerr=spread, fmt=MARKERS[i % len(MARKERS)], ls=DASHES[i % len(DASHES)], color=SHADES[i % len(SHADES)],
         ms=5, capsize=3, label=label,
     )  # fmt: skip
+
+
+def grouped_bars(ax: Any, i: int, groups: int, means: Any, spreads: Any, label: str, shade: str) -> list[float]:
+    """Draw the i-th bar of every group of that many bars, with error bars; return the bars' centres."""
+    width = 0.8 / groups
+    x = [j + (i - (groups - 1) / 2) * width for j in range(len(means))]
+    hatch = HATCHES[i % len(HATCHES)]
+    ax.bar(x, means, width, yerr=spreads, capsize=2, label=label, color=shade, hatch=hatch, edgecolor="0.0", lw=0.5)
+    return x
 
 
 def legend_below(ax: Any, ncols: int, x: float = 0.5, y: float = -0.16) -> None:

@@ -27,7 +27,7 @@ from minipeft.data.sentiment import load_sentiment, split_sentiment
 from minipeft.data.text import characters, stretches
 from minipeft.data.wordpiece import WordPiece
 from minipeft.lab.framework import training
-from minipeft.lab.framework.experiment import UNDECIDED, Config, Row, Verdict, decided, select, tuned
+from minipeft.lab.framework.experiment import UNDECIDED, Config, Row, Verdict, chosen, decided, select, tuned
 from minipeft.lab.framework.training import adapted, train
 from minipeft.lab.framework.welch import welch
 from minipeft.models import DecoderConfig, DecoderLM, EncoderClassifier
@@ -356,6 +356,17 @@ def nearly(task: str) -> str:
 def scaled(rows: Sequence[Row], task: str, variant: str, **wanted: Any) -> list[float]:
     """Return the values of a variant in the unit of a figure's axis: percent, or nats per character."""
     return [(100.0 if task == SENTIMENT else 1.0) * v for v in values(rows, task=task, arm=variant, **wanted)]
+
+
+def best_on_validation(rows: Sequence[Row], task: str, variants: Sequence[str]) -> str | None:
+    """Return the variant with the best validation value at its own best rate; None if none has finished."""
+    means = []
+    for variant in variants:
+        done = select(rows, task=task, arm=variant, split="val")
+        if done and any(r["value"] is not None for r in done):
+            rate = chosen(done, "rate", higher_is_better=task == SENTIMENT)
+            means += [{"arm": variant, "value": r["value"]} for r in select(done, rate=rate)]
+    return None if not means else str(chosen(means, "arm", higher_is_better=task == SENTIMENT))
 
 
 def tasks_of(rows: Sequence[Row]) -> list[str]:

@@ -75,7 +75,8 @@ class Task:
     pretrains: bool = True
 
 
-def digits_methods() -> dict[str, PeftConfig | None]:
+def small_methods() -> dict[str, PeftConfig | None]:
+    """Return every method at the size of a small model; None trains every parameter."""
     return {
         "full": None,
         "probe": TopLayersConfig(n_layers=0),
@@ -192,7 +193,7 @@ TASKS = {
         "test accuracy",
         "%",
         True,
-        digits_methods(),
+        small_methods(),
         Budget((1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (101, 102), (0, 1, 2, 3, 4), 80),
         prepare_digits,
         draw_digits,
@@ -203,7 +204,7 @@ TASKS = {
         "test loss",
         "nats/char",
         False,
-        {name: config for name, config in digits_methods().items() if name != "probe"},  # no head of its own to probe
+        {name: config for name, config in small_methods().items() if name != "probe"},  # no head of its own to probe
         Budget((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (101,), (0, 1, 2), 150),
         prepare_text,
         draw_text,
@@ -214,7 +215,7 @@ TASKS = {
         "test accuracy",
         "%",
         True,
-        {**digits_methods(), "adapters": AdapterConfig(r=16), "LoRA": LoraConfig(r=8, lora_alpha=16)},
+        {**small_methods(), "adapters": AdapterConfig(r=16), "LoRA": LoraConfig(r=8, lora_alpha=16)},
         Budget((2e-5, 1e-4, 5e-4, 2e-3, 1e-2, 5e-2), (101,), (0, 1, 2), 75),
         prepare_sentiment,
         draw_sentiment,

@@ -231,15 +231,10 @@ def draw(rows: Sequence[Row], stem: Path) -> dict[Path, str]:
     scores = by_group(rows)
     trained = {r["method"]: r["without head"] for r in rows}
     kinds = list(next(iter(scores.values())))
-    width = 0.8 / len(kinds)
     with plots.sheet(1, 2, (10.5, 3.6), width_ratios=(1.7, 1)) as (figure, ((bars, cloud),)):
         for i, kind in enumerate(kinds):
             means, spreads = zip(*(mean_and_spread([100 * v for v in s[kind]]) for s in scores.values()), strict=True)
-            bars.bar(
-                [j + (i - (len(kinds) - 1) / 2) * width for j in range(len(scores))], means, width, yerr=spreads,
-                capsize=2, label=kind, edgecolor="0.0", color=("0.95", "0.8", "0.6", "0.25")[i % 4],
-                hatch=plots.HATCHES[i % len(plots.HATCHES)], lw=0.5,
-            )  # fmt: skip
+            plots.grouped_bars(bars, i, len(kinds), means, spreads, kind, ("0.95", "0.8", "0.6", "0.25")[i % 4])
         bars.set_xticks(range(len(scores)), list(scores))
         bars.set_ylabel("test accuracy (%)")
         plots.legend_below(bars, len(kinds), y=1.12)
