@@ -23,6 +23,15 @@ def error_of(call: Any) -> str:
     return ""
 
 
+def refusal(call: Any) -> str:
+    """Return the name of the ValueError that a call raises, or "accepted"."""
+    try:
+        call()
+    except ValueError as error:
+        return type(error).__name__
+    return "accepted"
+
+
 def constant(value: Any, a: dict[str, Any]) -> Any:
     """An argument out of JSON: lists are tuples, {"slice": [a, b, c]} a slice, {"array": name} an input, "..." an
     ellipsis."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autograder.drivers.common import function
+from autograder.drivers.common import function, refusal
 
 
 def _prefix() -> Any:
@@ -137,9 +137,9 @@ def model(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     base = adapted.unload()
     out["base"] = bool(all(np.array_equal(x.data, before[n]) for n, x in base.named_parameters()))
     out["offset afterwards"] = int(base.input.position_offset)
-    try:
+
+    def fill() -> None:
         mp.peft.get_peft_model(_decoder(mp, p), mp.peft.PrefixTuningConfig(p["sizes"]["context"]))
-        out["no room"] = "accepted"
-    except ValueError as error:
-        out["no room"] = type(error).__name__
+
+    out["no room"] = refusal(fill)
     return out

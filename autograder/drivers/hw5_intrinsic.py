@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tracemalloc
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from autograder.drivers.common import function
+from autograder.drivers.common import function, refusal
 
 
 def _module() -> Any:
@@ -151,14 +152,11 @@ def applied(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     out["gradient norms"] = np.sort([float(np.linalg.norm(x.grad)) for x in trained])
     base = adapted.unload()
     out["base"] = bool(all(np.array_equal(x.data, before[n]) for n, x in base.named_parameters()))
-    refused = []
-    for bad in p["refused"]:
-        try:
-            mp.peft.get_peft_model(model(), mp.peft.IntrinsicConfig(**{**p["config"], **bad}))
-            refused.append("accepted")
-        except ValueError as error:
-            refused.append(type(error).__name__)
-    out["refused"] = refused
+
+    def adapt(bad: dict[str, Any]) -> None:
+        mp.peft.get_peft_model(model(), mp.peft.IntrinsicConfig(**{**p["config"], **bad}))
+
+    out["refused"] = [refusal(partial(adapt, bad)) for bad in p["refused"]]
     return out
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tracemalloc
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from autograder.drivers.common import by_hand, function, module
+from autograder.drivers.common import by_hand, function, module, refusal
 
 __all__ = ["add_to_rows", "by_hand", "decoder", "draw", "layer", "merged", "mixed", "scale", "thin", "train_biases"]
 
@@ -162,11 +163,7 @@ def mixed(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
         for n, made in layers.items():
             out.update({f"dA{n}": made.lora_A.grad, f"dB{n}": made.lora_B.grad})
     out["changed"] = not np.array_equal(a["x"], before)
-    try:
-        mix(mp.Tensor(a["x"][1:]))
-        out["refused"] = "accepted"
-    except ValueError as error:
-        out["refused"] = type(error).__name__
+    out["refused"] = refusal(lambda: mix(mp.Tensor(a["x"][1:])))
     return out
 
 
@@ -243,14 +240,11 @@ def decoder(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     out["base"] = bool(
         all(np.array_equal(x.data, before[n]) and x.grad is None and not x.requires_grad for n, x in base.items())
     )
-    refused = []
-    for options in p["refused"]:
-        try:
-            mp.peft.get_peft_model(_model(mp, p), LoraConfig(**options))
-            refused.append("accepted")
-        except ValueError as error:
-            refused.append(type(error).__name__)
-    out["refused"] = refused
+
+    def adapt(options: dict[str, Any]) -> None:
+        mp.peft.get_peft_model(_model(mp, p), LoraConfig(**options))
+
+    out["refused"] = [refusal(partial(adapt, options)) for options in p["refused"]]
     return out
 
 

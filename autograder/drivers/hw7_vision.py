@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from autograder.drivers.common import function
+from autograder.drivers.common import function, refusal
 
 
 def _without_weight(out: dict[str, Any]) -> dict[str, Any]:
@@ -105,12 +106,9 @@ def vision(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     out["every tensor has a gradient"] = bool(all(x.grad is not None and np.abs(x.grad).max() > 0 for x in trained))
     base = adapted.unload()
     out["base"] = bool(all(np.array_equal(x.data, before[n]) for n, x in base.named_parameters()))
-    refused = []
-    for bad in ({"factorization": "cp"}, {"r": config.d_model + 1}):
-        try:
-            mp.peft.get_peft_model(mp.models.ViT(config, rng=1), mp.peft.FacTConfig(**{**settings, **bad}))
-            refused.append("accepted")
-        except ValueError as error:
-            refused.append(type(error).__name__)
-    out["refused"] = refused
+
+    def adapt(bad: dict[str, Any]) -> None:
+        mp.peft.get_peft_model(mp.models.ViT(config, rng=1), mp.peft.FacTConfig(**{**settings, **bad}))
+
+    out["refused"] = [refusal(partial(adapt, bad)) for bad in ({"factorization": "cp"}, {"r": config.d_model + 1})]
     return out
