@@ -73,7 +73,7 @@ def test_patterns_set_rank_and_scale_of_single_modules(rng):
     assert peft.stack.layers[1].attention.q_proj.scale == 8 / 3
     for bad, message in (
         ({"x_proj": 2}, "matches none"),
-        ({"(": 2}, "no regular expression"),
+        ({"(": 2}, "not a regular expression"),
         ({"v_proj": 99}, "r=99"),
     ):
         with pytest.raises(PeftError, match=message):

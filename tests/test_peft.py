@@ -448,7 +448,7 @@ def test_a_classification_head_is_trained_beside_the_method_and_saved_with_it(rn
         (LoraConfig(target_modules=["q_prj"]), r"'q_prj' matches no Linear or Embedding; did you mean 'q_proj'"),
         (LoraConfig(target_modules=["q_proj", "query"]), "'query' matches no Linear or Embedding"),
         (LoraConfig(target_modules=r".*\.wat"), "matches no Linear or Embedding; there are: down_proj"),
-        (LoraConfig(target_modules="("), "no regular expression"),
+        (LoraConfig(target_modules="("), "not a regular expression"),
         (LoraConfig(target_modules=[]), "empty"),
         (LoraConfig(layers_to_transform=[1, 7]), r"\[7\] chooses no layer; the targets are in \[0, 1, 2\]"),
         (LoraConfig(r=0), "r must be at least 1, got 0"),

@@ -486,14 +486,14 @@ The scale divides by the configuration's r, where a pattern gives this module an
 
 alpha-pattern-ignored
 alpha_pattern is ignored.
-- next((v for p, v in self.alpha_pattern.items() if _ends_in(p, path)), self.lora_alpha)
+- next((v for p, v in self.alpha_pattern.items() if ends_in(p, path)), self.lora_alpha)
 + self.lora_alpha
 
 == minipeft.peft.lora:LoraConfig.rank 6.7
 
 rank-pattern-ignored (also 6.11: the model has such patterns)
 rank_pattern is ignored.
-- next((v for p, v in self.rank_pattern.items() if _ends_in(p, path)), self.r)
+- next((v for p, v in self.rank_pattern.items() if ends_in(p, path)), self.r)
 + self.r
 
 rank-pattern-last
@@ -503,12 +503,12 @@ Of several patterns that fit, the last is taken, not the first.
 
 rank-pattern-anywhere
 A pattern is searched anywhere in the path; the path must end in it, from one of its dots on.
-- _ends_in(p, path)
-+ re.search(p, path)
+- ends_in(p, path)
++ ends_in(f".*({p}).*", path)
 
 rank-pattern-by-name
 A pattern is compared as a name; it is a regular expression.
-- _ends_in(p, path)
+- ends_in(p, path)
 + path.endswith(p)
 
 == minipeft.peft.lora:LoraLayer.delta 6.8
@@ -717,7 +717,7 @@ An α of 0 is not refused: nothing would be learnt.
 
 apply-pattern-unchecked
 A pattern that matches none of the targets is not refused.
-- not any((_ends_in(pattern, path) for path in paths))
+- not any((ends_in(pattern, path) for path in paths))
 + False
 
 apply-default-rank

@@ -194,14 +194,14 @@ return change + self.base(x)
 === rank and scale by loops
 == minipeft.peft.lora:LoraConfig.rank
 for pattern in self.rank_pattern:
-    if _ends_in(pattern, path):
+    if ends_in(pattern, path):
         return self.rank_pattern[pattern]
 return self.r
 
 == minipeft.peft.lora:LoraConfig.rank_and_scale
 alpha = self.lora_alpha
 for pattern, value in reversed(list(self.alpha_pattern.items())):
-    if _ends_in(pattern, path):
+    if ends_in(pattern, path):
         alpha = value
 r = self.rank(path)
 if self.use_rslora:
@@ -283,7 +283,7 @@ found = match_modules(
     peft.base_model, names, kinds, layers=self.layers_to_transform, exclude=self.exclude_modules
 )
 for pattern in {**self.rank_pattern, **self.alpha_pattern}:
-    if sum(_ends_in(pattern, path) for path in found) == 0:
+    if sum(ends_in(pattern, path) for path in found) == 0:
         raise PeftError(pattern)
 made = {}
 for path in found:

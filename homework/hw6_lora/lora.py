@@ -14,7 +14,6 @@ No gradient of W₀ is computed, but dX still flows through W₀, to whatever is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -30,7 +29,7 @@ from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.lora_embedding import LoraEmbedding
 from minipeft.peft.merge import Mergeable
-from minipeft.peft.select import match_modules
+from minipeft.peft.select import ends_in, match_modules
 
 
 class LoRALinear(Function):
@@ -108,7 +107,7 @@ class LoraConfig(PeftConfig):
     A uniform in ±1/√k (of an embedding: B ~ N(0, 1)), "gaussian" for A ~ N(0, 1/r²), False for a random B as well.
     bias: "none", "lora_only" (of the wrapped layers) or "all"; trained as copies, so that the base keeps its own.
     rank_pattern and alpha_pattern: other r and α for modules whose path ends in a regular expression, the first that
-    fits (`_ends_in`).
+    fits (`ends_in`).
     """
 
     peft_type: ClassVar[str] = "LORA"
@@ -149,11 +148,3 @@ class LoraConfig(PeftConfig):
         trained already (`peft.trained`) stay as they are.
         """
         raise NotImplementedError("hw6.10: LoraConfig.train_biases")
-
-
-def _ends_in(pattern: str, path: str) -> bool:
-    """Whether the path, or what follows one of its dots, is the regular expression ``pattern``."""
-    try:
-        return re.fullmatch(rf"(.*\.)?({pattern})", path) is not None
-    except re.error as error:
-        raise PeftError(f"LoRA: the pattern {pattern!r} is no regular expression: {error}") from None

@@ -14,7 +14,6 @@ No gradient of W₀ is computed, but dX still flows through W₀, to whatever is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -30,7 +29,7 @@ from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, check_not_zero, method, trainable
 from minipeft.peft.lora_embedding import LoraEmbedding
 from minipeft.peft.merge import Mergeable
-from minipeft.peft.select import match_modules
+from minipeft.peft.select import ends_in, match_modules
 
 
 class LoRALinear(Function):
@@ -149,7 +148,7 @@ class LoraConfig(PeftConfig):
     A uniform in ±1/√k (of an embedding: B ~ N(0, 1)), "gaussian" for A ~ N(0, 1/r²), False for a random B as well.
     bias: "none", "lora_only" (of the wrapped layers) or "all"; trained as copies, so that the base keeps its own.
     rank_pattern and alpha_pattern: other r and α for modules whose path ends in a regular expression, the first that
-    fits (`_ends_in`).
+    fits (`ends_in`).
     """
 
     peft_type: ClassVar[str] = "LORA"
@@ -167,12 +166,12 @@ class LoraConfig(PeftConfig):
 
     def rank(self, path: str) -> int:
         """r of the module at ``path``."""
-        return next((v for p, v in self.rank_pattern.items() if _ends_in(p, path)), self.r)
+        return next((v for p, v in self.rank_pattern.items() if ends_in(p, path)), self.r)
 
     def rank_and_scale(self, path: str) -> tuple[int, float]:
         """r and s = α / r (α / √r with use_rslora) of the module at ``path``, both by its own r and α."""
         r = self.rank(path)
-        alpha = next((v for p, v in self.alpha_pattern.items() if _ends_in(p, path)), self.lora_alpha)
+        alpha = next((v for p, v in self.alpha_pattern.items() if ends_in(p, path)), self.lora_alpha)
         return r, alpha / (r**0.5 if self.use_rslora else r)
 
     def apply(self, peft: AdaptedModel, rng: np.random.Generator) -> None:
@@ -194,7 +193,7 @@ class LoraConfig(PeftConfig):
         kinds = Linear if targets == "all-linear" else (Linear, Embedding)
         paths = match_modules(model, targets, kinds, layers=self.layers_to_transform, exclude=self.exclude_modules)
         for pattern in (*self.rank_pattern, *self.alpha_pattern):
-            if not any(_ends_in(pattern, path) for path in paths):
+            if not any(ends_in(pattern, path) for path in paths):
                 raise PeftError(f"LoRA: the pattern {pattern!r} matches none of the target modules")
         for path in paths:
             base = find(model, path)
@@ -222,11 +221,3 @@ class LoraConfig(PeftConfig):
         for name in [n for n, _ in peft.base_model.named_parameters() if n.endswith(".bias") and n not in taken]:
             if self.bias == "all" or (self.bias == "lora_only" and name.startswith(wrapped)):
                 peft.train_copy(name)
-
-
-def _ends_in(pattern: str, path: str) -> bool:
-    """Whether the path, or what follows one of its dots, is the regular expression ``pattern``."""
-    try:
-        return re.fullmatch(rf"(.*\.)?({pattern})", path) is not None
-    except re.error as error:
-        raise PeftError(f"LoRA: the pattern {pattern!r} is no regular expression: {error}") from None

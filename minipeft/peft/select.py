@@ -61,7 +61,7 @@ def match_paths(
             try:
                 pattern = re.compile(targets)
             except re.error as error:
-                raise PeftError(f"{option}: {targets!r} is no regular expression: {error}") from None
+                raise PeftError(f"{option}: {targets!r} is not a regular expression ({error})") from None
             chosen = [p for p in paths if pattern.fullmatch(p)]
         if not chosen:
             raise PeftError(f"{option}: {targets!r} matches no {called}; there are: {_listed(paths)}")
@@ -70,7 +70,7 @@ def match_paths(
             raise PeftError(f"{option} is empty; name modules, for example {_listed(paths)}")
         wanted = set()
         for t in targets:
-            found = {p for p in paths if p == t or p.endswith("." + t)}
+            found = {p for p in paths if is_end(t, p)}
             if not found:
                 ends = sorted({p.rpartition(".")[2] for p in paths})
                 guess = close_to(t, [*ends, *paths]) or f"; there are: {_listed(paths)}"
@@ -91,6 +91,22 @@ def match_paths(
     if absent or not layers:
         raise PeftError(f"layers_to_transform: {absent or list(layers)} chooses no layer; the targets are in {there}")
     return [p for p in chosen if layer_index(p) in set(layers)]
+
+
+def is_end(name: str, path: str) -> bool:
+    """Return whether ``name`` is the path or the last parts of it."""
+    return path == name or path.endswith("." + name)
+
+
+def ends_in(pattern: str, path: str) -> bool:
+    """Return whether the path, or what follows one of its dots, is the regular expression ``pattern``.
+
+    Raises PeftError for a pattern that is not a regular expression.
+    """
+    try:
+        return re.fullmatch(rf"(.*\.)?({pattern})", path) is not None
+    except re.error as error:
+        raise PeftError(f"{pattern!r} is not a regular expression ({error})") from None
 
 
 def layer_index(path: str) -> int | None:

@@ -39,7 +39,7 @@ from minipeft.peft.layernorm import LayerNormConfig
 from minipeft.peft.lora import LoraConfig
 from minipeft.peft.prefix import SIDES, PrefixTuningConfig
 from minipeft.peft.prompt import PromptTuningConfig
-from minipeft.peft.select import on_sides
+from minipeft.peft.select import is_end, on_sides
 
 TIES = ("embed_tokens", "lm_head")  # the names for which PEFT's ensure_weight_tying acts
 
@@ -166,7 +166,8 @@ class Reader:
         self.tensors = {k: x for k, x in self.tensors.items() if k not in used}
         modules = {theirs.rpartition(".")[0] for theirs, _ in names.values()}
         wanted = self.settings.modules_to_save or []
-        missing = [n for n in wanted if _named(n, modules) - set(used.values())]  # heads of other models may be listed
+        unread = modules - set(used.values())
+        missing = [n for n in wanted if any(is_end(n, m) for m in unread)]  # heads of other models may be listed
         if not found and self.settings.task_type == "SEQ_CLS":
             missing = ["classifier"]
         if missing:
@@ -192,11 +193,6 @@ class Reader:
                 f"{self.path}: ensure_weight_tying is True, but the file has no tensor for {missing[0]!r}, which is "
                 f"tied to {min(trained)!r}; save the adapter again, with all tied modules"
             )
-
-
-def _named(end: str, modules: set[str]) -> set[str]:
-    """Return the modules that ``end`` names: in full, or by the last parts of their path."""
-    return {m for m in modules if m == end or m.endswith("." + end)}
 
 
 def _import_lora(reader: Reader) -> tuple[PeftConfig, Arrays]:
@@ -247,7 +243,7 @@ def _checked_rank(reader: Reader, module: str, A: np.ndarray) -> int:
 def _import_biases(reader: Reader, values: Arrays, adapted: Mapping[str, Any]) -> None:
     """Put the biases that ``bias`` trained into ``values``; the file also holds those that this model has no place for.
 
-    PEFT stores every tensor with "bias" in its name, buffers as well.
+    PEFT stores every tensor with "bias" in its name, constants as well.
     """
     used = set()  # several of minipeft's modules read a fused one
     for name, (theirs, how) in names_of(reader.model).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from minipeft.files.config import dataclass_from_json, is_off, shown
 from minipeft.peft.config import PeftError
+from minipeft.peft.select import ends_in
 
 WITHOUT_EFFECT = {
     *("auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
@@ -82,9 +82,9 @@ class AdapterSettings:
         for name in ("rank_pattern", "alpha_pattern"):
             for pattern in getattr(self, name) or {}:
                 try:
-                    re.compile(_ending(pattern))
-                except re.error as error:
-                    raise PeftError(f"{path}: {name}: {pattern!r} is not a regular expression ({error})") from None
+                    ends_in(pattern, "")
+                except PeftError as error:
+                    raise PeftError(f"{path}: {name}: {error}") from None
 
     def rank(self, module: str) -> int | None:
         """Return the rank that the file claims for a module, None if it claims none."""
@@ -95,10 +95,6 @@ class AdapterSettings:
         return _first(self.alpha_pattern, module, self.lora_alpha)
 
 
-def _ending(pattern: str) -> str:
-    return rf"(.*\.)?({pattern})$"
-
-
 def _first(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """Return the value of the first pattern that the module's name ends in, or the default."""
-    return next((value for pattern, value in (patterns or {}).items() if re.match(_ending(pattern), module)), default)
+    return next((value for pattern, value in (patterns or {}).items() if ends_in(pattern, module)), default)
