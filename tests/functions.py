@@ -41,12 +41,13 @@ from minipeft.ops.softmax import LogSoftmax, Softmax
 from minipeft.peft.adapters import Bottleneck
 from minipeft.peft.fact import FactorizedLinear
 from minipeft.peft.ia3 import ScaledLinear
-from minipeft.peft.intrinsic import Dense, Fastfood, Sparse, Subspace
+from minipeft.peft.intrinsic import Subspace
 from minipeft.peft.lnlora import LNLoRALinear
 from minipeft.peft.lora import LoRALinear
 from minipeft.peft.lora_embedding import LoRAEmbedding
 from minipeft.peft.mixed import AddToRows
 from minipeft.peft.prefix import PrefixAttention
+from minipeft.peft.projections import Dense, Fastfood, Sparse
 from minipeft.peft.prompt import Prepend
 
 

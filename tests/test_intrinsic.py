@@ -22,7 +22,7 @@ from minipeft.peft import (
     get_peft_model,
     intrinsic_dimension,
 )
-from minipeft.peft.intrinsic import KINDS, Fastfood, walsh_hadamard
+from minipeft.peft.projections import KINDS, Fastfood, walsh_hadamard
 from minipeft.peft.unified import DESIGNS, attention_with_prefix, gate, gated_parallel_adapter
 from minipeft.train import fit
 

@@ -24,7 +24,7 @@ from minipeft.lab.framework import layer_diagram, runner
 from minipeft.lab.framework.experiment import NOT_REPRODUCED, REPRODUCED, UNDECIDED, select
 from minipeft.models import MLP
 from minipeft.peft import IntrinsicConfig, get_peft_model
-from minipeft.peft.intrinsic import Sparse
+from minipeft.peft.projections import Sparse
 
 MORE = ("intrinsic_dimension", "latency", "memory", "throughput", "vision")
 

@@ -3,7 +3,7 @@
 from autograder.mutants import mistakes
 
 MUTANTS = mistakes("""
-== minipeft.peft.intrinsic:Dense._block 5.1
+== minipeft.peft.projections:Dense._block 5.1
 
 block-not-scaled
 The entries lack the factor 1/√D: columns of P shall have length 1.
@@ -55,7 +55,7 @@ block-kept-forgotten
 - self._kept(values, start)
 + values
 
-== minipeft.peft.intrinsic:Dense.apply 5.2
+== minipeft.peft.projections:Dense.apply 5.2
 
 apply-first-block
 Only the first block of rows is there.
@@ -85,7 +85,7 @@ The input x is written.
 + 'P x for x (d,): (size,), block by block.'
 + x *= 1.000001
 
-== minipeft.peft.intrinsic:Dense.transpose 5.2
+== minipeft.peft.projections:Dense.transpose 5.2
 
 transpose-last-block
 Every block of rows adds to Pᵀ y; here only the last is left.
@@ -102,14 +102,14 @@ Pᵀ y sums over the rows; this is divided by their number.
 - return result
 + return result / self.size
 
-== minipeft.peft.intrinsic:Dense.apply 5.2
+== minipeft.peft.projections:Dense.apply 5.2
 
 dense-whole
 P is formed as a whole: for a real model it is larger than the model.
 + P = np.concatenate([self._block(s, x) for s in range(0, self.size, ROWS)])
 + return P @ x
 
-== minipeft.peft.intrinsic:Dense.transpose 5.2
+== minipeft.peft.projections:Dense.transpose 5.2
 
 dense-stored
 P is kept in the object; it shall be drawn again from its seed.
@@ -117,7 +117,7 @@ P is kept in the object; it shall be drawn again from its seed.
 +     self.kept_P = np.concatenate([self._block(s, y) for s in range(0, self.size, ROWS)])
 + return y @ self.kept_P
 
-== minipeft.peft.intrinsic:Sparse._kept 5.3
+== minipeft.peft.projections:Sparse._kept 5.3
 
 sparse-q
 The share that stays is q = 1/√D, not 1/D.
@@ -154,7 +154,7 @@ The choice has a seed of its own, (*seed, start, 1).
 - (*self.seed, start, 1)
 + (*self.seed, start)
 
-== minipeft.peft.intrinsic:walsh_hadamard 5.4
+== minipeft.peft.projections:walsh_hadamard 5.4
 
 hadamard-orthonormal (also 5.5: P is made of H)
 H is not normalized: its entries are ±1.
@@ -200,7 +200,7 @@ The input x is written.
 +     step *= 2
 + return x.copy()
 
-== minipeft.peft.intrinsic:Fastfood.apply 5.5
+== minipeft.peft.projections:Fastfood.apply 5.5
 
 fastfood-no-second-H
 One of the two transforms is missing.
@@ -237,7 +237,7 @@ The first `size` of the L numbers are taken, not the last.
 - walsh_hadamard(G * walsh_hadamard(B * padded)[order])[:self.size]
 + walsh_hadamard(G * walsh_hadamard(B * padded)[order])[self.L - self.size:]
 
-== minipeft.peft.intrinsic:Fastfood.transpose 5.5
+== minipeft.peft.projections:Fastfood.transpose 5.5
 
 fastfood-T-same-order
 The transpose of taking from places is adding to places: unordered[order] = v, not v[order].
@@ -504,5 +504,5 @@ Biases and gains are parameters, too: they lie in the subspace with the rest.
 apply-dense-always
 The projection that was asked for is ignored.
 - kind = KINDS[self.projection]
-+ kind = Dense
++ kind = KINDS["dense"]
 """)

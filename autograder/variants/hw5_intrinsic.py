@@ -4,14 +4,14 @@ from autograder.variants import programs
 
 VARIANTS = programs("""
 === a block by hand
-== minipeft.peft.intrinsic:Dense._block
+== minipeft.peft.projections:Dense._block
 rng = np.random.default_rng([*self.seed, start])
 n = self.size - start if self.size - start < ROWS else ROWS
 P = rng.standard_normal((n, self.d)) / np.sqrt(self.total)
 return np.asarray(self._kept(P, start), dtype=like.dtype)
 
 === dense with a preallocated result
-== minipeft.peft.intrinsic:Dense.apply
+== minipeft.peft.projections:Dense.apply
 out = np.empty(self.size, dtype=x.dtype)
 start = 0
 while start < self.size:
@@ -19,7 +19,7 @@ while start < self.size:
     start += ROWS
 return out
 
-== minipeft.peft.intrinsic:Dense.transpose
+== minipeft.peft.projections:Dense.transpose
 total = 0
 for i in range(-(-self.size // ROWS)):
     part = y[i * ROWS : (i + 1) * ROWS]
@@ -27,15 +27,15 @@ for i in range(-(-self.size // ROWS)):
 return total
 
 === dense by einsum
-== minipeft.peft.intrinsic:Dense.apply
+== minipeft.peft.projections:Dense.apply
 return np.hstack([np.einsum("ij,j->i", self._block(s, x), x) for s in range(0, self.size, ROWS)])
 
-== minipeft.peft.intrinsic:Dense.transpose
+== minipeft.peft.projections:Dense.transpose
 parts = [np.einsum("ij,i->j", self._block(s, y), y[s : s + ROWS]) for s in range(0, self.size, ROWS)]
 return np.sum(parts, axis=0)
 
 === sparse by index
-== minipeft.peft.intrinsic:Sparse._kept
+== minipeft.peft.projections:Sparse._kept
 D = self.total
 q = 1.0 / np.sqrt(D)
 out = np.zeros(values.shape)
@@ -46,7 +46,7 @@ out[where & (values < 0)] = -size
 return out
 
 === Hadamard by recursion
-== minipeft.peft.intrinsic:walsh_hadamard
+== minipeft.peft.projections:walsh_hadamard
 if len(x) == 1:
     return x.copy()
 half = len(x) // 2
@@ -59,7 +59,7 @@ a, b = walsh_hadamard(x[:half]), walsh_hadamard(x[half:])
 return np.concatenate([a + b, a - b])
 
 === Hadamard in place on a copy
-== minipeft.peft.intrinsic:walsh_hadamard
+== minipeft.peft.projections:walsh_hadamard
 y = np.array(x)
 h = 1
 while h < y.size:
@@ -71,7 +71,7 @@ while h < y.size:
 return y
 
 === Hadamard along the axes of a cube
-== minipeft.peft.intrinsic:walsh_hadamard
+== minipeft.peft.projections:walsh_hadamard
 k = len(x).bit_length() - 1
 y = x.reshape((2,) * k) if k else x
 for axis in range(k):
@@ -80,7 +80,7 @@ for axis in range(k):
 return np.array(y).reshape(-1)
 
 === Fastfood step by step
-== minipeft.peft.intrinsic:Fastfood.apply
+== minipeft.peft.projections:Fastfood.apply
 B, order, G, s = self._parts(x)
 v = np.concatenate([x, np.zeros(self.L - self.d, dtype=x.dtype)])
 v = v * B
@@ -90,7 +90,7 @@ v = v * G
 v = walsh_hadamard(v)
 return s * v[: self.size]
 
-== minipeft.peft.intrinsic:Fastfood.transpose
+== minipeft.peft.projections:Fastfood.transpose
 B, order, G, s = self._parts(y)
 v = np.concatenate([y * y.dtype.type(s), np.zeros(self.L - self.size, dtype=y.dtype)])
 v = walsh_hadamard(v) * G

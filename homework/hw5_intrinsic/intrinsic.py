@@ -2,18 +2,12 @@
 
     θ = θ₀ + P θ_d,      θ (D,) all parameters,  θ_d (d,) trained from zero,  P (D, d) random and fixed
 
-The intrinsic dimension is the smallest d that reaches 90 % of what training all D parameters does. P is drawn again
-from its seed wherever it is needed, tensor by tensor, and never stored. Three kinds:
-
-    dense      entries N(0, 1/D): columns of length one, over the whole model
-    sparse     a fraction 1/√D of the entries ±√(1/(D q)), q that fraction: the same lengths
-    fastfood   P_i = S H G Π H B, cut to size (Le et al. 2013), H the Walsh-Hadamard transform
+The intrinsic dimension is the smallest d that reaches 90 % of what training all D parameters does. P is made of one
+projection for each tensor (`projections`).
 
 SAID (structure-aware) gives each tensor i a trained scale: θ_i = θ₀_i + λ_i P_i θ_d, λ_i = 1 at first; DID has none.
 
     dθ_d = Σ_i λ_i P_iᵀ dθ_i          dλ_i = dθ_i · P_i θ_d
-
-H is symmetric, so the transform's backward is the transform itself, without any factor.
 """
 
 from __future__ import annotations
@@ -26,100 +20,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.autograd import Context, Function, Tensor
-from minipeft.backend import Array, array_module, device_of, matmul, to_device
+from minipeft.backend import Array
 from minipeft.nn.module import Module, find
 from minipeft.peft.adapted_model import AdaptedModel
 from minipeft.peft.config import PeftConfig, PeftError, check_fields, method, trainable
-
-ROWS = 4096  # of P drawn at a time
-
-
-class Projection:
-    """P_i of one tensor: ``apply`` is x -> P x, ``transpose`` y -> Pᵀ y; total: D, size: of the tensor."""
-
-    def __init__(self, size: int, d: int, total: int, seed: tuple[int, ...]):
-        self.size, self.d, self.total, self.seed = size, d, total, seed
-
-    def apply(self, x: Array) -> Array:
-        raise NotImplementedError(f"{type(self).__name__} defines no apply")
-
-    def transpose(self, y: Array) -> Array:
-        raise NotImplementedError(f"{type(self).__name__} defines no transpose")
-
-
-class Dense(Projection):
-    """P in blocks of ROWS rows, each drawn again from its own seed whenever it is needed: entries of N(0, 1/D)."""
-
-    def _block(self, start: int, like: Array) -> Array:
-        """Rows start … start + ROWS - 1 of P (fewer at the end), in the dtype and on the device of ``like``: (rows, d).
-
-        Standard normal values from ``np.random.default_rng((*seed, start))``, drawn as one array (rows, d), times
-        1/√D with D = total; then `_kept` chooses among them.
-        """
-        raise NotImplementedError("hw5.1: Dense._block")
-
-    def _kept(self, values: np.ndarray, start: int) -> np.ndarray:
-        """All of a block's values."""
-        return values
-
-    def apply(self, x: Array) -> Array:
-        """P x for x (d,): (size,), block by block."""
-        raise NotImplementedError("hw5.2: Dense.apply")
-
-    def transpose(self, y: Array) -> Array:
-        """Pᵀ y for y (size,): (d,), the sum over the blocks of rows."""
-        raise NotImplementedError("hw5.2: Dense.transpose")
-
-
-class Sparse(Dense):
-    """The same with all but a fraction q = 1/√D of the entries zero, the others ±√(1/(D q)) (Li et al. 2006)."""
-
-    def _kept(self, values: np.ndarray, start: int) -> np.ndarray:
-        """Signs of ``values`` times √(1/(D q)) where ``default_rng((*seed, start, 1)).random(shape)`` < q, else 0."""
-        raise NotImplementedError("hw5.3: Sparse._kept")
-
-
-def walsh_hadamard(x: Array) -> Array:
-    """H x for x (L,), L a power of two, unnormalized: log₂ L passes of sums and differences."""
-    raise NotImplementedError("hw5.4: walsh_hadamard")
-
-
-class Fastfood(Projection):
-    """S H G Π H B for blocks of L ≥ max(size, d), a power of two, scaled to columns of length √(size / D) each."""
-
-    def __init__(self, size: int, d: int, total: int, seed: tuple[int, ...]):
-        super().__init__(size, d, total, seed)
-        self.L = 1 << max(size - 1, d - 1, 0).bit_length()
-
-    def _parts(self, like: Array) -> tuple[Array, Array, Array, float]:
-        """B (L,) of ±1, the permutation Π (L,), G (L,) Gaussian, and S as one number, all from the seed.
-
-        Π takes entry i from place order[i]: (Π v)[i] = v[order[i]].
-        """
-        rng = np.random.default_rng(self.seed)
-        B = rng.integers(0, 2, self.L) * 2.0 - 1.0
-        order = rng.permutation(self.L)
-        G = rng.standard_normal(self.L)
-        # A column of H G Π H B has length √(L ΣG²), spread evenly over its L rows.
-        scale = float((self.L * (G * G).sum() * self.total / self.L) ** -0.5)
-        move = device_of(like)
-        return (
-            to_device(B.astype(like.dtype), move),
-            to_device(order, move),
-            to_device(G.astype(like.dtype), move),
-            scale,
-        )
-
-    def apply(self, x: Array) -> Array:
-        """S H G Π H B x for x (d,), padded with zeros to L and cut to (size,)."""
-        raise NotImplementedError("hw5.5: Fastfood.apply")
-
-    def transpose(self, y: Array) -> Array:
-        """B H Πᵀ G H S y for y (size,), padded with zeros to L and cut to (d,)."""
-        raise NotImplementedError("hw5.5: Fastfood.transpose")
-
-
-KINDS: dict[str, type[Projection]] = {"dense": Dense, "sparse": Sparse, "fastfood": Fastfood}
+from minipeft.peft.projections import KINDS, Projection
 
 
 class Subspace(Function):

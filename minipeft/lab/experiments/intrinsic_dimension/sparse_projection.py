@@ -1,6 +1,6 @@
 """A sparse projection that keeps its entries, drawn once for all steps of a run.
 
-`peft.intrinsic.Sparse` draws D d random numbers at every step and keeps the fraction 1/√D of them. Here the number of
+`peft.projections.Sparse` draws D d random numbers at every step and keeps the fraction 1/√D of them. Here the number of
 entries is drawn, then their places, then their signs: the same distribution in √D d draws, made once for all steps of a
 run. P θ_d and Pᵀ y then take one product an entry.
 """
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array
-from minipeft.peft.intrinsic import Projected, Projection, Sparse
+from minipeft.peft.intrinsic import Projected
+from minipeft.peft.projections import Projection, Sparse
 
 
 class StoredSparse(Projection):
