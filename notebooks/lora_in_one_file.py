@@ -2,11 +2,11 @@
 
     python notebooks/lora_in_one_file.py
 
-Read it from top to bottom. It pretrains a language model on its own source code, freezes it, and adapts it with LoRA to
-the same text with upper and lower case exchanged. The library computes the same numbers, faster and for every method; a
-test compares the losses and the gradients of both.
+It pretrains a language model on the text of this file, freezes it, and adapts it with LoRA to the same text, with upper
+and lower case exchanged. The library computes the same numbers; a test compares the losses and the gradients of both.
 
-Shapes: B examples (LoRA's factor B is a matrix), T tokens, d width, h heads, r rank, V characters. dz is dL/dz.
+Shapes: B examples (LoRA's B is a matrix), T tokens, R = B T rows, d width, h heads of width D = d / h, r rank,
+V characters (the V of attention is a matrix). W is (width of the output, width of the input). dz is dL/dz.
 """
 
 from pathlib import Path
@@ -19,8 +19,7 @@ import numpy as np
 class Value:
     """An array, and for each value that it was computed from, the rule that sends its gradient there.
 
-    Rules for frozen values are dropped here, so a frozen value costs no gradient. Below the first trainable value
-    nothing is recorded.
+    Rules for frozen values are dropped here: what is computed from frozen values alone records nothing.
     """
 
     def __init__(self, data, *rules, trainable=False):
@@ -66,7 +65,7 @@ def add(x, y):
 
 
 def embedding(table, ids):
-    """z = table[ids], which is one-hot(ids) times the table: a row that is used twice receives two gradients."""
+    """z = table[ids], one-hot(ids) times the table: a row that is used twice receives the sum of both gradients."""
     return Value(table.data[ids], (table, lambda dz: rows(np.eye(len(table.data))[ids]).T @ rows(dz)))
 
 
@@ -76,7 +75,7 @@ def linear(x, W):
 
 
 def lora_linear(x, W, A, B, s):
-    """z = x Wᵀ + s (x Aᵀ) Bᵀ with W (d, k) frozen, A (r, k), B (d, r).  The matrix B A is never formed."""
+    """z = x Wᵀ + s (x Aᵀ) Bᵀ with W (d, k) frozen, A (r, k), B (d, r), s = α / r.  B A is never formed."""
     H = x.data @ A.data.T  # (B, T, r)
     return Value(
         x.data @ W.data.T + s * (H @ B.data.T),
@@ -87,7 +86,7 @@ def lora_linear(x, W, A, B, s):
 
 
 def rms_norm(x, gain, eps=1e-5):
-    """z = γ x̂,  x̂ = x / rms,  rms² = mean of x² over the last axis"""
+    """z = γ x̂,  x̂ = x / rms,  rms² = ε + mean of x² over the last axis"""
     rms = np.sqrt((x.data**2).mean(axis=-1, keepdims=True) + eps)
     x_hat = x.data / rms
 
@@ -117,14 +116,15 @@ def attention(q, k, v, n_heads):
     S = scale * Q @ K.swapaxes(-1, -2)  # (B, h, T, T)
     P = softmax(np.where(np.tril(np.ones((T, T), dtype=bool)), S, -np.inf))
 
-    def d_scores(dz):
+    # dS = P ∘ (dP - Σ P ∘ dP), dP = dZ Vᵀ;  dQ = dS K / √D,  dK = dSᵀ Q / √D,  dV = Pᵀ dZ
+    def d_products(dz):  # dS / √D, the gradient of Q Kᵀ
         dP = split(dz) @ V.swapaxes(-1, -2)
         return scale * P * (dP - (P * dP).sum(axis=-1, keepdims=True))
 
     return Value(
         merge(P @ V),
-        (q, lambda dz: merge(d_scores(dz) @ K)),
-        (k, lambda dz: merge(d_scores(dz).swapaxes(-1, -2) @ Q)),
+        (q, lambda dz: merge(d_products(dz) @ K)),
+        (k, lambda dz: merge(d_products(dz).swapaxes(-1, -2) @ Q)),
         (v, lambda dz: merge(P.swapaxes(-1, -2) @ split(dz))),
     )
 
@@ -132,10 +132,10 @@ def attention(q, k, v, n_heads):
 def cross_entropy(z, labels):
     """The mean of -log softmax(z)[label]: z (B, T, V), labels (B, T)."""
     P, Y = softmax(z.data), np.eye(z.data.shape[-1])[labels]  # (B, T, V)
-    return Value(-np.log((P * Y).sum(axis=-1)).mean(), (z, lambda dz: dz * (P - Y) / labels.size))
+    return Value(-np.log((P * Y).sum(axis=-1)).mean(), (z, lambda dL: dL * (P - Y) / labels.size))
 
 
-# --- 3. The model: a small GPT, with the library's names for its parameters ----------------------------------------
+# --- 3. The model: a small GPT, with RMSNorm and ReLU and without biases -----------------------------------------
 
 
 def new_model(V, d, n_layers, context, rng):
@@ -150,7 +150,7 @@ def new_model(V, d, n_layers, context, rng):
 
 
 def loss_of(model, ids, labels, n_heads, lora=None, s=1.0):
-    """The loss of ids (B, T), and the logits (B, T, V); lora: (A, B) by the name of the layer that they adapt."""
+    """The loss of ids (B, T), and the logits (B, T, V); lora: the (A, B) of a layer, by its name."""
 
     def layer(x, name):
         W = model[f"{name}.weight"]
@@ -173,7 +173,7 @@ def loss_of(model, ids, labels, n_heads, lora=None, s=1.0):
 
 
 def new_lora(model, targets, r, rng):
-    """Freeze the model; A is random and B zero for every target, so training starts from the model exactly."""
+    """Freeze the model; B = 0, so training starts from the model exactly, and only B moves in the first step."""
     for value in model.values():
         value.trainable = False
     lora = {}
@@ -190,7 +190,7 @@ def merged(model, lora, s):
 
 
 class AdamW:
-    """m and v are running means of the gradient and of its square; weight decay acts on the weight, not through m."""
+    """m, v: running means of g and g² that start at 0, which 1 - βᵗ undoes. Decay acts on the weight, not on m."""
 
     def __init__(self, values, lr, betas=(0.9, 0.999), eps=1e-8, decay=0.0):
         self.values, self.lr, self.betas, self.eps, self.decay, self.t = list(values), lr, betas, eps, decay, 0
@@ -227,16 +227,16 @@ def main(pretraining=300, adapting=300, d=48, n_layers=2, n_heads=4, T=32, B=16,
             loss.backward()
             optimizer.step()
             losses.append(float(loss.data))
-        print(f"  loss {np.mean(losses[:10]):.2f} -> {np.mean(losses[-10:]):.2f} in {steps} steps")
+        print(f"  loss {np.mean(losses[:10]):.2f} -> {np.mean(losses[-10:]):.2f} (first and last 10 of {steps} steps)")
 
     model = new_model(len(place), d, n_layers, T, rng)
-    print(f"pretraining {sum(p.data.size for p in model.values()):,} numbers on this file")
+    print(f"pretraining {sum(p.data.size for p in model.values()):,} parameters on this file")
     train(AdamW(model.values(), lr=3e-3), pretraining, source)
 
     lora = new_lora(model, ("q_proj.weight", "v_proj.weight", "up_proj.weight", "down_proj.weight"), r, rng)
     trained = [p for pair in lora.values() for p in pair]
     base = {name: p.data.copy() for name, p in model.items()}
-    print(f"LoRA: {sum(p.data.size for p in trained):,} numbers, on the text with upper and lower case exchanged")
+    print(f"LoRA: {sum(p.data.size for p in trained):,} parameters, on the text with upper and lower case exchanged")
     train(AdamW(trained, lr=1e-2), adapting, source.swapcase(), lora, s)
 
     example = batch(source.swapcase())

@@ -161,7 +161,7 @@ def optimize(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
 
 def clip(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
-    """clip_grad_norm_ on gradients g0, g1, …; "shape" says how they are handed over."""
+    """clip_grad_norm_ on gradients g0, g1, …; "how" says how they are handed over."""
     count = sum(name.startswith("g") for name in a)
     tensors = []
     for i in range(count):

@@ -14,17 +14,17 @@ FLOORS = [  # from the top of the picture to its foundation; tests/test_floors.p
     ("python -m minipeft", ["__main__"]),
     ("the command line", ["cli"]),
     ("experiments, measurements", ["lab", "bench"]),
-    ("training; faster forms", ["train", "fast"]),
-    ("using it", ["optim", "data", "generate", "few_shot", "accounting"]),
+    ("training; faster classes", ["train", "fast"]),
+    ("optimizers, data, costs", ["optim", "data", "generate", "few_shot", "accounting"]),
     ("one method, one file", ["peft"]),
     ("models", ["models"]),
     ("layers; files", ["nn", "files"]),
     ("operations", ["ops"]),
     ("the check of gradients", ["gradcheck"]),
     ("the engine", ["autograd"]),
-    ("which one runs", ["specialize"]),
+    ("which class runs", ["specialize"]),
     ("NumPy or CuPy", ["backend"]),
-    ("words of errors", ["hints"]),
+    ("parts of messages", ["hints"]),
 ]
 WIDTH, HEIGHT, LABEL, ROOM = 860, 62, 190, 118
 
@@ -45,8 +45,16 @@ def rooms_used(room: str) -> set[str]:
     return found - {room}
 
 
+def reached(imports: dict[str, set[str]], room: str) -> set[str]:
+    """The rooms that a room imports, and that these import, and so on."""
+    return imports[room].union(*(reached(imports, used) for used in imports[room]))
+
+
 def svg() -> str:
-    """The picture: a row a floor, a box a room, a line from a room down to each that it imports."""
+    """The picture: a row a floor, a box a room, a line from a room down to each that it imports.
+
+    Lines that others imply are left out: from cli to ops, where one goes from cli to models and another on to ops.
+    """
     boxes, places = [], {}
     for row, (what, rooms) in enumerate(FLOORS):
         y = row * HEIGHT + 10
@@ -61,8 +69,10 @@ def svg() -> str:
                 f'<text class="name" x="{x:.0f}" y="{y + 32}">{room}</text>'
             )
     lines = []
+    imports = {room: rooms_used(room) & places.keys() for room in places}
     for room, (x, y) in places.items():
-        for used in sorted(rooms_used(room) & places.keys()):
+        implied = set().union(*(reached(imports, used) for used in imports[room]))
+        for used in sorted(imports[room] - implied):
             x2, y2 = places[used]
             if y2 > y:
                 lines.append(f'<line x1="{x:.0f}" y1="{y + 15}" x2="{x2:.0f}" y2="{y2 - 15}"/>')

@@ -17,7 +17,7 @@ IGNORED = -100
 def _block_loss(s: Array, labels: Array, want_grad: bool) -> Array:
     """Σ of -log softmax(s)[label] over the rows of s (R, V), labels (R,), a scalar, for entries of any size.
 
-    Where ``want_grad``, s becomes its own gradient in place, softmax(s) - onehot(label); else what it becomes is open.
+    Where ``want_grad``, s becomes its own gradient in place, softmax(s) - onehot(label); otherwise it is overwritten.
     """
     raise NotImplementedError("hw2.6: _block_loss")
 
@@ -26,7 +26,7 @@ class CrossEntropy(Function):
     """L = -1/n Σ_i log softmax(s_i)[y_i] over the n rows with a label;  ds_i = dL/n (softmax(s_i) - onehot(y_i)).
 
     s (R, V), ``kept`` the indices of the rows that have a label (n,), ``labels`` theirs (n,). The gradients of other
-    rows are zero. L is a scalar, dL too. Nothing is saved where s wants no gradient.
+    rows are zero. L is a scalar, and so is dL, which arrives at it. Nothing is saved where s wants no gradient.
     """
 
     @staticmethod
@@ -44,7 +44,7 @@ class LinearCrossEntropy(Function):
         dX = dS W,  dW = dSᵀ X,  db = Σ_rows dS.
 
     x (R, d), W (V, d), b (V,) or None; ``kept`` (n,) the rows that have a label, ``labels`` (n,) theirs: the head is
-    computed for those rows alone. block: how many rows a specialization works on at a time; here it is all of them.
+    computed for those rows alone. block: rows at a time for the faster class; here it is all of them.
     """
 
     @staticmethod
@@ -64,7 +64,7 @@ class LinearCrossEntropy(Function):
     @staticmethod
     def backward(ctx: Context, dz: Array) -> Any:
         S, X, weight, kept, x_shape = ctx.saved  # S has become its own gradient
-        dS = S * (dz / S.shape[0])
+        dS = S * (dz / S.shape[0])  # dL/n (softmax - onehot)
         dx = dW = None
         if weight is not None:
             dx = array_module(dz).zeros(x_shape, dtype=dS.dtype)
@@ -100,7 +100,8 @@ def _labelled(labels: Array, shape: tuple[int, ...], n_classes: int, like: Array
 def cross_entropy(logits: Tensor, labels: Array) -> Tensor:
     """The mean of -log softmax(logits)[label], in nats: logits (..., V), labels (...); label -100 is ignored.
 
-    Raises TypeError for labels that are no integers, ValueError for labels out of range, of another shape, or all -100.
+    Raises TypeError for labels that are no integers, ValueError for labels of another shape, all -100, or out of range
+    (labels on a GPU are not checked for this: it would wait for the device).
     """
     *shape, V = logits.shape
     kept, chosen = _labelled(labels, tuple(shape), V, logits.data)

@@ -11,7 +11,7 @@ from minipeft.backend import Array, array_module, rows
 class LayerNorm(Function):
     """z = γ ∘ x̂ + β, x̂ = (x - mean) / √(var + ε), var = mean((x - mean)²) over the last axis (Ba et al. 2016).
 
-    x (..., d), γ and β (d,), ε a number; in float32 as exact if the mean is large as if it is 0.
+    x (..., d), γ and β (d,), ε a number. The mean is subtracted before squaring: mean(x²) - mean² loses more digits.
     With dx̂ = γ ∘ dz:  dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ ∘ x̂)) / √(var + ε),  dγ = Σ_rows dz ∘ x̂,  dβ = Σ_rows dz.
     Of arrays as large as x, only x̂ is saved, and only if dx or dγ is needed.
     """

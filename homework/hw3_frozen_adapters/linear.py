@@ -12,7 +12,7 @@ class Linear(Function):
     """z = x Wᵀ + b for x (..., k), W (d, k), b (d,) or None, z (..., d).
 
     With X and dZ as matrices of rows:  dx = dZ W,  dW = dZᵀ X,  db = Σ_rows dZ.
-    x is saved only for dW, and W only for dx: a frozen W costs neither memory nor a product.
+    x is saved only for dW, and W only for dx: with W frozen, x is not kept and dZᵀ X is not computed.
     """
 
     @staticmethod

@@ -11,7 +11,7 @@ from minipeft.optim.schedules import Schedule
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum if μ > 0 and with Nesterov's look-ahead if ``nesterov``.
 
-    g ← g + λ x;  v = μ v + g;  x ← x - η v, or with Nesterov's look-ahead x ← x - η (g + μ v).
+    g' = g + λ x;  v ← μ v + g' (v = g' if μ = 0);  x ← x - η v, or with Nesterov's look-ahead x ← x - η (g' + μ v).
     η is the learning rate, μ the ``momentum``, λ the weight decay of the parameter and v its ``velocity``, which is
     kept only if μ > 0.
     """
@@ -41,7 +41,7 @@ class SGD(Optimizer):
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
 
-    x ← x - η λ x;  m = β₁ m + (1 - β₁) g;  v = β₂ v + (1 - β₂) g²;
+    x ← x - η λ x;  m ← β₁ m + (1 - β₁) g;  v ← β₂ v + (1 - β₂) g²;
     x ← x - η m̂ / (√v̂ + ε), m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ).
     η is the learning rate; t is ``steps``, 1 in the first step; λ is the weight decay of the parameter, which is not
     part of the gradient.

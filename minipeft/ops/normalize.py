@@ -11,7 +11,7 @@ from minipeft.backend import Array, array_module, rows
 class LayerNorm(Function):
     """z = γ ∘ x̂ + β, x̂ = (x - mean) / √(var + ε), var = mean((x - mean)²) over the last axis (Ba et al. 2016).
 
-    x (..., d), γ and β (d,), ε a number; in float32 as exact if the mean is large as if it is 0.
+    x (..., d), γ and β (d,), ε a number. The mean is subtracted before squaring: mean(x²) - mean² loses more digits.
     With dx̂ = γ ∘ dz:  dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ ∘ x̂)) / √(var + ε),  dγ = Σ_rows dz ∘ x̂,  dβ = Σ_rows dz.
     Of arrays as large as x, only x̂ is saved, and only if dx or dγ is needed.
     """
@@ -20,6 +20,7 @@ class LayerNorm(Function):
     def forward(ctx: Context, x: Array, gamma: Array, beta: Array, eps: float) -> Array:
         needs_x, needs_gamma, _, _ = ctx.needs_grad
         centred = x - x.mean(axis=-1, keepdims=True)  # (..., d)
+        # 1 / √(var + ε)
         rstd = 1.0 / array_module(x).sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
         x_hat = centred * rstd  # (..., d)
         ctx.save(x_hat if needs_x or needs_gamma else None, rstd if needs_x else None, gamma if needs_x else None)
@@ -31,7 +32,7 @@ class LayerNorm(Function):
         needs_x, needs_gamma, needs_beta, _ = ctx.needs_grad
         dx = dgamma = dbeta = None
         if needs_x:
-            g = gamma * dz  # (..., d)
+            g = gamma * dz  # dx̂, (..., d)
             inner = (g * x_hat).mean(axis=-1, keepdims=True)  # (..., 1)
             dx = (g - g.mean(axis=-1, keepdims=True) - x_hat * inner) * rstd
         if needs_gamma:
@@ -61,7 +62,7 @@ class RMSNorm(Function):
         needs_x, needs_gamma, _ = ctx.needs_grad
         dx = dgamma = None
         if needs_x:
-            g = gamma * dz  # (..., d)
+            g = gamma * dz  # dx̂, (..., d)
             dx = (g - x_hat * (g * x_hat).mean(axis=-1, keepdims=True)) * rstd
         if needs_gamma:
             dgamma = rows(dz * x_hat).sum(axis=0)  # (d,)

@@ -16,7 +16,7 @@ def clip_grad_norm_(params: Parameters, max_norm: float, error_if_nonfinite: boo
     """Scale all gradients in place so that their common norm, √Σ g², is at most ``max_norm``; return the norm before.
 
     Gradients within the norm are not changed, and a parameter whose gradient is None is skipped. A parameter that is
-    given twice counts once. The norm of no gradients is 0.0.
+    given twice counts once. The norm of no gradients is 0.0. The factor is max_norm / (norm + 1e-6).
 
     Raises:
         ValueError: max_norm is not positive.

@@ -21,8 +21,8 @@ def named_trainables(params: Parameters) -> dict[str, Tensor]:
 
     Raises:
         TypeError: an item is not a tensor.
-        ValueError: nothing is trainable, two trainable tensors have the same name, or one is not contiguous (`flat`
-            raises this).
+        ValueError: nothing is trainable, two trainable tensors have the same name, or a trainable one is not
+            contiguous (`flat` raises this).
     """
     items: list[Any] = list(params.named_parameters() if isinstance(params, Module) else params)
     named: dict[str, Tensor] = {}

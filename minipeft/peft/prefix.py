@@ -1,16 +1,18 @@
 """Prefix tuning: trainable keys and values in front of every attention (Li & Liang 2021, arXiv:2101.00190).
 
-    Z = softmax(Q [P_k; K]ᵀ / √D + M) [P_v; V],      P_k, P_v (P, Hk, D) trained for each layer
+    Z = softmax(s Q K'ᵀ + M) V',  K' = [P_k; K],  V' = [P_v; V],  s = 1 / √D;   P_k, P_v (P, Hk, D) are trained
 
-N queries look at S' = P + S keys: the score matrix is not square any more. Every query sees the whole prefix; the
+N queries look at P + S keys: the score matrix is not square any more. Every query sees the whole prefix; the
 causal mask holds for the text alone, whose positions start at P. With A = softmax(...), (N, P + S):
 
-    dV' = Aᵀ dZ,   dA = dZ V'ᵀ,   dS = A ∘ (dA - Σ_row dA ∘ A),   dQ = s dS K',   dK' = s dSᵀ Q
+    dV' = Aᵀ dZ,   dA = dZ V'ᵀ,   dS = A ∘ (dA - Σ_row dA ∘ A),   dQ = s dS K',   dK' = dSᵀ (s Q)
     dP_k = Σ_batch dK'[:P],   dK = dK'[P:],   dP_v = Σ_batch dV'[:P],   dV = dV'[P:]
 
-Reparametrization: P_θ[i] = MLP(Q_θ[i]), a network with one tanh layer that all layers share but for its last matrix;
-training the smaller Q_θ through it is more stable. ``collapse`` replaces it by the flat prefix that it computes. The
-three prefixes of an encoder-decoder have a Q_θ and a network each.
+and dK' and dV' are summed over the query heads that share a key head.
+
+Reparametrization: P_θ[i] = MLP(E_θ[i]), a network with one tanh layer that all layers share but for its last matrix;
+training the smaller E_θ through it is more stable. ``collapse`` replaces it by the flat prefix that it computes. The
+three prefixes of an encoder-decoder have an E_θ and a network each.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class PrefixAttention(Function):
     ) -> Array:
         """Z (B, H, N, D). Kept in ``ctx`` is what the wanted gradients will use, and no array that only others would.
 
-        dV' is made of A alone, every other gradient of V' and A, dQ of K' besides, dK' of Q.
+        dV' needs A. dQ and dK' need A and V'; dQ also needs K', and dK' needs s Q.
         """
         xp = array_module(q)
         B, H, N, D = q.shape
@@ -58,14 +60,14 @@ class PrefixAttention(Function):
         # the prefix in front of the keys and values
         keys, values = (_behind(prefix[i], x) for i, x in enumerate((k, v)))  # (B, Hk, 1, P + S, D)
         # scores
-        Q = (q * scale).reshape(B, Hk, H // Hk, N, D)
+        Q = (q * scale).reshape(B, Hk, H // Hk, N, D)  # s Q
         scores = matmul(Q, keys.swapaxes(-1, -2))  # (B, Hk, G, N, P + S)
         # mask
         if mask is not None:
             mask = xp.concatenate([xp.ones((*mask.shape[:3], P), dtype=bool), mask], axis=-1)
         bias = mask_bias(scores, N, P + S, causal, mask)
         if bias is not None:
-            scores += bias if bias.ndim == 2 else bias[:, :, None]
+            scores += bias if bias.ndim == 2 else bias[:, :, None]  # (N, P + S), or for each example and all G heads
         A = stable_softmax(scores)
         needs_q, needs_k, _needs_v, needs_prefix = ctx.needs_grad[:4]
         ctx.save(
@@ -87,10 +89,10 @@ class PrefixAttention(Function):
         dprefix: Any = None
         if needs_prefix:
             dprefix = array_module(dz).empty((2, P, A.shape[1], q_shape[-1]), dtype=dz.dtype)
-        # Columns of the text are worked only where somebody wants their gradient.
+        # If only the prefix is trained, dK' and dV' have no rows for the text. dS needs all columns, for its row sum.
         wanted_v = slice(None) if needs_v else slice(0, P)
         if needs_v or needs_prefix:
-            dV = matmul(A[..., wanted_v].swapaxes(-1, -2), dZ).sum(axis=2)  # (B, Hk, P + S, D)
+            dV = matmul(A[..., wanted_v].swapaxes(-1, -2), dZ).sum(axis=2)  # dV', (B, Hk, P + S or P, D)
             dv = dV[:, :, P:] if needs_v else None
         if needs_prefix:
             dprefix[1] = dV[:, :, :P].sum(axis=0).swapaxes(0, 1)
@@ -101,7 +103,7 @@ class PrefixAttention(Function):
                 dq = (matmul(dS, keys) * scale).reshape(q_shape)
             wanted_k = slice(None) if needs_k else slice(0, P)
             if needs_k or needs_prefix:
-                dK = matmul(dS[..., wanted_k].swapaxes(-1, -2), Q).sum(axis=2)  # (B, Hk, P + S, D)
+                dK = matmul(dS[..., wanted_k].swapaxes(-1, -2), Q).sum(axis=2)  # dK'
                 dk = dK[:, :, P:] if needs_k else None
             if needs_prefix:
                 dprefix[0] = dK[:, :, :P].sum(axis=0).swapaxes(0, 1)
@@ -129,15 +131,15 @@ class FlatPrefix(Module):
 
 
 class SharedHidden(Module):
-    """tanh(Q_θ W₁ᵀ + b₁), (P, m): the part of the reparametrization that all layers share."""
+    """tanh(E_θ W₁ᵀ + b₁), (P, m): the part of the reparametrization that all layers share."""
 
     def __init__(self, like: Tensor, P: int, d: int, m: int, rng: np.random.Generator):
-        self.embedding = trainable(rng.standard_normal((P, d)), like)  # Q_θ
+        self.embedding = trainable(rng.standard_normal((P, d)), like)  # E_θ
         self.weight = trainable(rng.uniform(-(d**-0.5), d**-0.5, (m, d)), like)
         self.bias = trainable(np.zeros(m), like)
 
     def forward(self) -> Tensor:
-        """The hidden layer, (P, m), through which gradients flow to Q_θ, W₁ and b₁."""
+        """The hidden layer, (P, m), through which gradients flow to E_θ, W₁ and b₁."""
         return ops.tanh(ops.linear(self.embedding, self.weight, self.bias))
 
 

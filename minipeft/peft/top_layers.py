@@ -21,7 +21,7 @@ from minipeft.peft.config import PeftConfig, PeftError, check_fields, method
 @method
 @dataclass
 class TopLayersConfig(PeftConfig):
-    """n_layers: K, from 1 to the model's number of layers (0 trains the head alone: the linear probe)."""
+    """n_layers: K, from 0 to the model's number of layers; with 0 only the head is trained: the linear probe."""
 
     peft_type: ClassVar[str] = "TOP_LAYERS"
     n_layers: int = 1
