@@ -6,7 +6,7 @@ from itertools import permutations
 
 import numpy as np
 
-from autograder.causes.wrong import Cause, Wrong
+from autograder.causes.wrong import TRANSPOSED, Cause, Wrong
 
 
 def nothing(w: Wrong) -> Cause | None:
@@ -46,7 +46,7 @@ def reordered(w: Wrong) -> Cause | None:
         if e.ndim > 4 or perm == tuple(axes) or tuple(e.shape[p] for p in perm) != e.shape:
             continue
         if w.same(g, e.transpose(perm)):
-            text = f"{w.name} is the transpose of what is expected"
+            text = f"{w.name} {TRANSPOSED}"
             return Cause("transpose", f"{text}{f' (axes {perm})' if e.ndim > 2 else ''}.", f"{text}.")
     for axis in axes:
         if w.same(g, np.flip(e, axis)):

@@ -6,7 +6,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from autograder.causes.wrong import Cause, Wrong
+from autograder.causes.wrong import TRANSPOSED, Cause, Wrong
 
 BATCH = "over the batch"
 
@@ -25,7 +25,7 @@ def wrong_shape(w: Wrong) -> list[Cause]:
     if e.ndim == g.ndim and sorted(e.shape) == sorted(g.shape) and e.ndim <= 4:
         for perm in permutations(range(e.ndim)):
             if tuple(e.shape[p] for p in perm) == g.shape and surely and w.same(g, e.transpose(perm)):
-                return told("transpose", "is the transpose of what is expected")
+                return told("transpose", TRANSPOSED)
         return told("transpose", "has the shape of the transpose of what is expected")
     extra = g.ndim - e.ndim
     if extra >= 0 and surely and g.size and e.size:

@@ -11,6 +11,8 @@ import numpy as np
 from autograder.cases import Case
 from autograder.check import allowance
 
+TRANSPOSED = "is the transpose of what is expected"  # told of a square array and of one whose shape shows it
+
 
 @dataclass(frozen=True)
 class Cause:
