@@ -157,7 +157,7 @@ def test_info_describes_the_gpu(monkeypatch, capsys):
     monkeypatch.setattr(info, "installed", lambda name: "14.2.0")
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
     assert main(["info"]) == 0
-    assert "gpu       Card (9.0), 1.0 GiB; pool: 100 B of 512 B used; TF32 off" in capsys.readouterr().out
+    assert "gpu          Card (9.0), 1.0 GiB; pool: 100 B of 512 B used; TF32 off" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy(devices=0))
     assert main(["info", "--json"]) == 0
     assert "finds no GPU" in json.loads(capsys.readouterr().out)["gpu"]
