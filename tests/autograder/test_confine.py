@@ -517,7 +517,8 @@ DOCKER = {0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}  # the capabilities th
 @pytest.mark.slow
 @pytest.mark.skipif(not ROOT, reason="needs root")
 def test_it_works_with_what_a_container_has_by_default(tmp_path):
-    (tmp_path / "lora.py").write_text(SOURCE, "utf-8")
+    for file in HOMEWORK.files:
+        (tmp_path / file.stub).write_text(source_path(file.module).read_text("utf-8"), "utf-8")
     script = (
         "import ctypes, os, sys\n"
         "c = ctypes.CDLL(None)\n"

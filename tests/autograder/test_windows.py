@@ -85,10 +85,12 @@ assert (sys.platform, os.name) == ("win32", "nt")
 
 
 def filled(folder, text):
-    """A homework's folder in ``folder``, with ``text`` as the student's file."""
+    """A homework's folder in ``folder``, solved but for ``text``, the student's first file."""
     home = folder / "homework" / NAME
     shutil.copytree(load_homework(NAME).folder, home, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "homework" / "conftest.py", home.parent)
+    for file in load_homework(NAME).files:
+        (home / file.stub).write_text(source_path(file.module).read_text("utf-8"), "utf-8")
     (home / FILE).write_text(text, "utf-8")
     return home
 
