@@ -49,7 +49,8 @@ def installed(folder, lines):
     code, output = shell(folder, enter, install, "pip list --format=freeze")
     assert code == 0, output
     (packages,) = folder.glob(".venv/lib/python*/site-packages")
-    (packages / "sitecustomize.py").write_text(NO_NETWORK, "utf-8")
+    (packages / "no_network.py").write_text(NO_NETWORK, "utf-8")
+    (packages / "no_network.pth").write_text("import no_network\n", "utf-8")  # Debian has a sitecustomize of its own
     return set(re.findall(r"^([\w.-]+)==", output, re.MULTILINE))
 
 
