@@ -121,10 +121,10 @@ def lengths(near: Callable[[float], bool], w: Wrong) -> Iterator[tuple[str, str,
             (float(n), f"{n}", f"{n} is {what}; {total}"),
             (n**-0.5, f"1/√{n}", f"{n} is {what}; divided by its root once too often?"),
             (n**0.5, f"√{n}", f"{n} is {what}; not divided by its root?"),
-            (n / (n - 1), f"{n}/{n - 1}", f"{n} is {what}; divided by n - 1 in place of n"),
-            ((n - 1) / n, f"{n - 1}/{n}", f"{n} is {what}; divided by n in place of n - 1"),
-            (((n - 1) / n) ** 0.5, f"√({n - 1}/{n})", f"{n} is {what}; a variance divided by n - 1 in place of n"),
-            ((n / (n - 1)) ** 0.5, f"√({n}/{n - 1})", f"{n} is {what}; a variance divided by n in place of n - 1"),
+            (n / (n - 1), f"{n}/{n - 1}", f"{n} is {what}; divided by n - 1 instead of n"),
+            ((n - 1) / n, f"{n - 1}/{n}", f"{n} is {what}; divided by n instead of n - 1"),
+            (((n - 1) / n) ** 0.5, f"√({n - 1}/{n})", f"{n} is {what}; a variance divided by n - 1 instead of n"),
+            ((n / (n - 1)) ** 0.5, f"√({n}/{n - 1})", f"{n} is {what}; a variance divided by n instead of n - 1"),
         ):
             if near(value):
                 guess = {mean: f" ({mean})", total: f" ({total})"}.get(meaning.partition("; ")[2], "")
@@ -155,7 +155,7 @@ def factor_of_an_input(w: Wrong) -> Cause | None:
 
 
 def factor_along_an_axis(w: Wrong) -> Cause | None:
-    """A factor of its own for each row."""
+    """Return a cause if each row along an axis is off by its own factor."""
     e, g = w.expected, w.got
     for axis in range(e.ndim):
         if e.shape[axis] < 3 or e.ndim < 2:

@@ -1,7 +1,7 @@
 """Mutants: mistakes that students make, as patches of the library. They test the grader, and they explain failures.
 
-One file a homework, with the list ``MUTANTS``; most of it is a text for `mistakes`. A submission whose output equals a
-mutant's is told its hint.
+One file a homework, with the list ``MUTANTS``; most of it is a text for `mistakes`. If the output of a submission
+equals that of a mutant, the student is shown the mutant's hint.
 """
 
 from __future__ import annotations

@@ -466,7 +466,7 @@ A gradient has the dtype of its leaf, also where a float64 came.
 +     sofar = g.copy()
 
 leaf-scalar
-A NumPy scalar is no array: a gradient of shape () is a 0-d array.
+A NumPy scalar is not an array: a gradient of shape () is a 0-d array.
 + sofar = leaf.grad if into is None else into.get(leaf)
 + if sofar is None:
 +     sofar = g.astype(leaf.dtype)

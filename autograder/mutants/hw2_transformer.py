@@ -349,7 +349,7 @@ mean(x²) - mean(x)² loses all digits in float32 where the mean is large; avera
 + (x * x).mean(axis=-1, keepdims=True) - mean * mean
 
 norm-saves-all
-Something is kept though neither x nor γ wants a gradient.
+An array is saved although neither x nor γ requires a gradient.
 - x_hat if needs_x or needs_gamma else None, rstd if needs_x else None, gamma if needs_x else None
 + x_hat, rstd, gamma
 
@@ -500,7 +500,7 @@ Rows without a label get a gradient; it must be zero.
 + ds = xp.exp(s) / xp.exp(s).sum(axis=1, keepdims=True) / n
 
 cross-saves-frozen
-Something is kept though the logits want no gradient.
+An array is saved although the logits require no gradient.
 - if ctx.needs_grad[0]:
 + if True:
 

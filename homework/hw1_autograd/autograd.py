@@ -35,7 +35,7 @@ def no_grad() -> Iterator[None]:
 class Context:
     """What a forward leaves for its backward.
 
-    ``needs_grad[i]`` says whether argument i of the forward wants a gradient (False for what is no tensor);
+    ``needs_grad[i]`` says whether argument i of the forward wants a gradient (False if it is not a tensor);
     ``save(...)`` keeps what the backward needs, and ``saved`` is that tuple. Made by hand, ``Context(True, False)``,
     it lets anybody call a forward and a backward without the engine.
     """
@@ -92,7 +92,7 @@ class Function:
         """Run the forward on the arrays of ``args``; record a node if any of them requires a gradient.
 
         Tensors among ``args`` reach the forward as their arrays, everything else as it is. While recording
-        (``_recording``), ``ctx.needs_grad[i]`` is what tensor i requires; under `no_grad`, and for what is no tensor,
+        (``_recording``), ``ctx.needs_grad[i]`` is what tensor i requires; under `no_grad`, and if it is not a tensor,
         it is False. Where one entry is True, the output requires a gradient and its ``node`` is a new `Node`, whose
         parents are, argument by argument: the node that computed the tensor, the tensor itself if it is a leaf, None
         where no gradient is needed. Otherwise the output has no node and nothing is kept. In place of this class runs
@@ -106,7 +106,7 @@ class Tensor:
 
     ``data`` the array; ``grad`` an array of the same shape, or None; ``node`` what computed it, None for a leaf.
     Arrays keep their dtype; Python numbers and lists of them become float32 (integers and booleans stay).
-    Raises TypeError for data that is no number, or for an integer tensor that shall require a gradient.
+    Raises TypeError for data that is not numeric, or for an integer tensor that shall require a gradient.
     """
 
     __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad")
@@ -231,7 +231,7 @@ def _walk(root: Node, grad: Array, into: dict[Tensor, Array] | None) -> None:
     but never written; only a sum made here is added to in place. The gradient of a parent that is None is ignored. A
     visited node is emptied, ``ctx`` None and ``parents`` empty, before the next one is visited.
     Raises RuntimeError for a node that was walked before, for another number of gradients than inputs, and for a
-    gradient that is no array of its parent's shape (None included).
+    gradient that is not an array of its parent's shape (None included).
     """
     raise NotImplementedError("hw1.11: _walk")
 

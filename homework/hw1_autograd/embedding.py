@@ -25,7 +25,7 @@ class Embedding(Function):
 def checked_ids(table: Tensor, ids: Array) -> Array:
     """``ids`` on the device of ``table`` (V, d); those on the host are checked there, before they go to the device.
 
-    Raises TypeError for ids that are no integers, IndexError for an id outside 0 … V-1.
+    Raises TypeError for ids that are not integers, IndexError for an id outside 0 … V-1.
     """
     if not is_array(ids) or ids.dtype.kind not in "iu":
         got = ids.dtype if is_array(ids) else type(ids).__name__

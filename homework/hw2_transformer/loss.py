@@ -100,7 +100,7 @@ def _labelled(labels: Array, shape: tuple[int, ...], n_classes: int, like: Array
 def cross_entropy(logits: Tensor, labels: Array) -> Tensor:
     """The mean of -log softmax(logits)[label], in nats: logits (..., V), labels (...); label -100 is ignored.
 
-    Raises TypeError for labels that are no integers, ValueError for labels of another shape, all -100, or out of range
+    Raises TypeError for labels that are not integers, ValueError for labels of another shape, all -100, or out of range
     (labels on a GPU are not checked for this: it would wait for the device).
     """
     *shape, V = logits.shape

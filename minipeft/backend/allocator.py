@@ -39,7 +39,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back() -> None:
-    """Return what is free to the system, where `keep_freed_memory` has kept it."""
+    """Return free memory to the system; without glibc, do nothing."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)

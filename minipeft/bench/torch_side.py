@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from minipeft.backend.allocator import M_TOP_PAD, M_TRIM_THRESHOLD
 from minipeft.models import DecoderLM
 from minipeft.peft import LoraConfig, get_peft_model
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_MMAP_MAX = -4  # a parameter of mallopt(3)
 TARGETS = ["q_proj", "k_proj", "v_proj"]
 RANK, ALPHA = 8, 16
 

@@ -52,7 +52,6 @@ class PrefixAttentionInPlace(PrefixAttention):
         dprefix: Any = None
         if needs_prefix:
             dprefix = empty(dz, (2, P, A.shape[1], q_shape[-1]))
-        # Columns of the text are worked only where somebody wants their gradient.
         wanted_v = slice(None) if needs_v else slice(0, P)
         if needs_v or needs_prefix:
             dV = matmul(A[..., wanted_v].swapaxes(-1, -2), dZ).sum(axis=2)  # (B, Hk, P + S, D)

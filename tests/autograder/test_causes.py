@@ -58,7 +58,7 @@ TABLE_OF_CAUSES = {
     "a mean for a sum": (E, E / 5, {}, "factor", "1/5 times what is expected: 5 is the length of axis 1 of x; a mean"),
     "a sum for a mean": (E, E * 15, {}, "factor", "15 is the number of entries of the first 2 axes"),
     "a root of a length": (E, E / 5**0.5, {}, "factor", "1/√5 times"),
-    "n - 1 for n": (E, E * 5 / 4, {}, "factor", "divided by n - 1 in place of n"),
+    "n - 1 for n": (E, E * 5 / 4, {}, "factor", "divided by n - 1 instead of n"),
     "a head's dimension": (
         E, E * (6 / 3) ** -0.5, {"arrays": {"x": rng.standard_normal((4, 6))}, "params": {"heads": 3}}, "factor", "√2",
     ),
