@@ -14,7 +14,7 @@ def start() -> int:
     except ModuleNotFoundError as error:
         if error.name != "numpy":
             raise
-        from autograder.homework import INSTALL, ROOT
+        from autograder.homeworks.homework import INSTALL, ROOT
 
         advice = f"Activate the environment of this course, or run in {ROOT}: {INSTALL}"
         return _refuse(f"numpy is not installed for {sys.executable}. {advice}")

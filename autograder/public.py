@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from autograder.answers import is_handout, stored
-from autograder.cases import cases
-from autograder.check import Verdict
-from autograder.client import Session
-from autograder.diagnose import attempt
-from autograder.differences import Comparison, comparisons, sentences
-from autograder.grade import PUBLIC_SEED, Graded, grade
-from autograder.homework import Homework, load_homework
-from autograder.intake import Submission, take
-from autograder.results import clean, said
-from autograder.syntax import too_new_files
+from autograder.feedback.diagnose import attempt
+from autograder.feedback.differences import Comparison, comparisons, sentences
+from autograder.feedback.results import clean, said
+from autograder.grading.answers import is_handout, stored
+from autograder.grading.check import Verdict
+from autograder.grading.grade import PUBLIC_SEED, Graded, grade
+from autograder.homeworks.case import cases
+from autograder.homeworks.homework import Homework, load_homework
+from autograder.sandbox.session import Session
+from autograder.submission.intake import Submission, take
+from autograder.submission.syntax import too_new_files
 
 
 def check(

@@ -142,7 +142,7 @@ def test_a_file_imports_only_what_its_floor_may(module):
         ),
         ("train/step.py", "def f():\n    import torch", "only in bench/, when called"),
         ("ops/linear.py", "def f():\n    import cupy", "only in backend/cuda.py, when called"),
-        ("cli/run.py", "def f():\n    from autograder import grade", "imports autograder"),
+        ("cli/run.py", "def f():\n    from autograder.grading import grade", "imports autograder"),
     ],
 )
 def test_what_would_be_complained_about(path, line, complaint):

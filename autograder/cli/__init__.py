@@ -16,7 +16,7 @@ from autograder.cli.strip import add_strip
 from autograder.cli.submit import add_submit
 from autograder.cli.try_ import add_try
 from autograder.cli.validate import add_validate
-from autograder.homework import HomeworkError
+from autograder.homeworks.homework import HomeworkError
 from minipeft.cli.arguments import Parser
 from minipeft.cli.process import run_command
 
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
-    from autograder.confinement import ConfinementError
-    from autograder.intake import IntakeError
+    from autograder.sandbox.parent_limits import ConfinementError
+    from autograder.submission.intake import IntakeError
     from minipeft.files.errors import FileError
 
     mistakes = (HomeworkError, IntakeError, ConfinementError, FileError)
@@ -52,7 +52,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     if args.staff:
-        part("handout")  # a handout lacks it
+        part("course.handout")  # a handout lacks it
     check_outputs(args)
     code: int = args.run(args)
     return code

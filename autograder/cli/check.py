@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from autograder.cli.arguments import add_command, add_reports, add_shared
 from autograder.cli.show import printable, show
-from autograder.homework import load_homework
+from autograder.homeworks.homework import load_homework
 from minipeft.cli.arguments import Subparsers
 
 
@@ -28,8 +28,8 @@ def add_check(commands: Subparsers) -> None:
 
 def run_check(args: argparse.Namespace) -> int:
     """Check the program of a homework's folder, with full feedback; return 1 unless all points are earned."""
-    from autograder.intake import take
     from autograder.public import check
+    from autograder.submission.intake import take
 
     homework = load_homework(args.homework)
     chosen = [homework.problem(name) for name in args.problem or ()]

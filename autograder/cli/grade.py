@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from autograder.cli.arguments import add_command, add_output, add_reports, add_shared, check_seconds, read_seed
 from autograder.cli.show import show
-from autograder.homework import load_homework
+from autograder.homeworks.homework import load_homework
 from minipeft.cli.arguments import Subparsers
 from minipeft.cli.process import UserError
 
 if TYPE_CHECKING:
-    from autograder.grade import Graded
+    from autograder.grading.grade import Graded
 
 
 def add_grade(commands: Subparsers) -> None:
@@ -48,10 +48,10 @@ def add_grade(commands: Subparsers) -> None:
 
 def run_grade(args: argparse.Namespace) -> int:
     """Grade a submission; keep results.json up to date after every problem, whatever ends the grading."""
-    from autograder.confinement import GRADESCOPE, LOCAL, Confinement, ConfinementError
-    from autograder.grade import grade
-    from autograder.intake import IntakeError, take
-    from autograder.results import not_run, refused, results, write
+    from autograder.feedback.results import not_run, refused, results, write
+    from autograder.grading.grade import grade
+    from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL, Confinement, ConfinementError
+    from autograder.submission.intake import IntakeError, take
 
     homework = load_homework(args.homework)
     if args.deadline is not None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from autograder.cli.arguments import add_command, add_output, add_shared, check_seconds, read_seed
-from autograder.homework import load_homework
+from autograder.homeworks.homework import load_homework
 from minipeft.cli.arguments import Subparsers, default_jobs, positive
 from minipeft.cli.process import UserError
 
@@ -45,9 +45,9 @@ def add_grade_all(commands: Subparsers) -> None:
 
 def run_grade_all(args: argparse.Namespace) -> int:
     """Grade a class, and print the summary and where the grades are."""
-    from autograder.classroom import grade_all
-    from autograder.confinement import require_linux
-    from autograder.export import ClassError
+    from autograder.course.classroom import grade_all
+    from autograder.course.export import ClassError
+    from autograder.sandbox.parent_limits import require_linux
 
     if not args.trust:
         require_linux()

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 from autograder.cli.arguments import add_command, add_output, add_shared, check_seconds, read_seed
-from autograder.homework import load_homework
+from autograder.homeworks.homework import load_homework
 from minipeft.cli.arguments import Subparsers
 from minipeft.cli.process import UserError
 
@@ -33,8 +33,8 @@ def add_gradescope(commands: Subparsers) -> None:
 
 def run_gradescope(args: argparse.Namespace) -> int:
     """Write autograder.zip."""
-    from autograder.gradescope import build
-    from autograder.policy import PolicyError
+    from autograder.course.gradescope import build
+    from autograder.grading.policy import PolicyError
 
     homework = load_homework(args.homework)
     check_seconds("--time-limit", args.time_limit)

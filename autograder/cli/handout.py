@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from autograder.cli.arguments import add_command, add_output, add_shared, part
-from autograder.homework import load_homework
+from autograder.homeworks.homework import load_homework
 from minipeft.cli.arguments import Subparsers
 from minipeft.cli.process import UserError
 
@@ -27,7 +27,7 @@ def add_handout(commands: Subparsers) -> None:
 def run_handout(args: argparse.Namespace) -> int:
     """Write the handout of a homework into a new folder."""
     homework = load_homework(args.homework)
-    build = part("handout").build
+    build = part("course.handout").build
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UserError(f"{args.out} is there already: --out takes a new or an empty folder")
     build(homework, args.out)

@@ -37,7 +37,7 @@ def add_selftest(commands: Subparsers) -> None:
 
 def run_selftest(args: argparse.Namespace) -> int:
     """Print the kill matrix, or with --attacks the table of hostile submissions; return 1 if a goal is missed."""
-    from autograder.confinement import require_linux
+    from autograder.sandbox.parent_limits import require_linux
 
     require_linux()
     if args.attacks:
@@ -52,7 +52,7 @@ def run_selftest(args: argparse.Namespace) -> int:
 
 
 def _run_attacks(args: argparse.Namespace) -> int:
-    tried = part("attacks.run")
+    tried = part("selftest.attacks.run")
     names, configurations = args.attack or [], args.configuration or []
     _check_known("attack", names, sorted(a.id for a in tried.ATTACKS))
     _check_known("configuration", configurations, tried.possible(), " here")

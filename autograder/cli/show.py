@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from minipeft.cli.arguments import write_text
 
 if TYPE_CHECKING:
-    from autograder.grade import Graded
+    from autograder.grading.grade import Graded
 
 
 def show(done: Graded, args: argparse.Namespace, hidden: bool) -> None:
     """Write the reports that the options ask for, and print the result as text, or as JSON with --json."""
-    from autograder import report
-    from autograder.results import results
+    from autograder.feedback import report
+    from autograder.feedback.results import results
 
     if args.html is not None:
         write_text(args.html, report.html(done, hidden))
@@ -33,7 +33,7 @@ def show(done: Graded, args: argparse.Namespace, hidden: bool) -> None:
 
 def printable(text: str) -> str:
     """Return text of a submission as a terminal may show it."""
-    from autograder.results import clean
+    from autograder.feedback.results import clean
 
     return clean(text)
 

@@ -24,5 +24,5 @@ def add_strip(commands: Subparsers) -> None:
 
 def run_strip(args: argparse.Namespace) -> int:
     """Write the stubs, or with --check print which differ from the library."""
-    code: int = part("strip").main(args.names, check=args.check)
+    code: int = part("homeworks.strip").main(args.names, check=args.check)
     return code

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autograder.cli.arguments import add_command, add_output, add_shared
 from autograder.cli.show import printable
-from autograder.homework import load_homework
+from autograder.homeworks.homework import load_homework
 from minipeft.cli.arguments import Subparsers
 
 
@@ -28,7 +28,7 @@ def add_submit(commands: Subparsers) -> None:
 
 def run_submit(args: argparse.Namespace) -> int:
     """Write the zip, and print which functions are still missing."""
-    from autograder.submit import pack
+    from autograder.course.submit import pack
 
     homework = load_homework(args.homework)
     packed = pack(homework, homework.folder, args.out or Path(f"{homework.name}.zip"))

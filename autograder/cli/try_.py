@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from autograder.cli.arguments import add_command, add_shared, part
-from autograder.homework import load_homework
+from autograder.homeworks.homework import load_homework
 from minipeft.cli.arguments import Subparsers
 
 
@@ -24,5 +24,5 @@ def add_try(commands: Subparsers) -> None:
 
 def run_try(args: argparse.Namespace) -> int:
     """Train a small model with the homework's files."""
-    code: int = part("plugin").main(load_homework(args.homework).folder, args.quick)
+    code: int = part("course.tryout").main(load_homework(args.homework).folder, args.quick)
     return code

@@ -26,8 +26,8 @@ def add_validate(commands: Subparsers) -> None:
 
 def run_validate(args: argparse.Namespace) -> int:
     """Print what is wrong with each file; return 1 if one has an error."""
-    from autograder.gradescope import complaints as of_zip
-    from autograder.results import Complaint, validate
+    from autograder.course.gradescope import complaints as of_zip
+    from autograder.feedback.results import Complaint, validate
 
     found = {str(p): [Complaint(t) for t in of_zip(p)] if p.suffix == ".zip" else validate(p) for p in args.files}
     wrong = any(c.error for complaints in found.values() for c in complaints)

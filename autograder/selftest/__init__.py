@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from autograder.homework import homeworks, load_homework
-from autograder.mutants import check_mutants
+from autograder.homeworks.homework import homeworks, load_homework
+from autograder.homeworks.mutant import check_mutants
 from autograder.selftest.matrix import as_json, describe, html, summarize, table
 from autograder.selftest.rows import Row, run
 from minipeft.cli.arguments import write_text

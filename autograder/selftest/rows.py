@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from autograder.check import Verdict
-from autograder.client import Session
-from autograder.diagnose import diagnose
-from autograder.homework import Homework, load_homework
-from autograder.inside import drawn, grade_sources, graded
-from autograder.mutants import Mutant, mutants, mutated
-from autograder.strip import replace_bodies, source_path, stubs, targeted
-from autograder.variants import Variant, variants, varied
+from autograder.feedback.diagnose import diagnose
+from autograder.grading.check import Verdict
+from autograder.grading.reference import drawn, grade_sources, graded
+from autograder.homeworks.homework import Homework, load_homework
+from autograder.homeworks.mutant import Mutant, mutants, mutated
+from autograder.homeworks.strip import replace_bodies, source_path, stubs, targeted
+from autograder.homeworks.variant import Variant, variants, varied
+from autograder.sandbox.session import Session
 
 SMALLEST, LARGEST = 1e-3, 1e4  # of what a reference output's largest entry may be: sums of many terms may be large
 

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from autograder.diagnose import LOG
+from autograder.feedback.diagnose import LOG
 
 
 class Kept(logging.Handler):

@@ -14,13 +14,13 @@ import sys
 import zipfile
 from pathlib import Path
 
-from autograder.attacks.container import cell, contain
+from autograder.selftest.attacks.container import cell, contain
 
 CONTAINER = """
 import sys
 sys.path.insert(0, {source!r})
 sys.path += {packages!r}
-from autograder.gradescope import main
+from autograder.course.gradescope import main
 sys.exit(main({root!r}))
 """
 

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from autograder.homework import Homework
-from autograder.strip import source_path
+from autograder.homeworks.homework import Homework
+from autograder.homeworks.strip import source_path
 
 
 def solve(homework: Homework, folder: Path) -> None:

@@ -10,10 +10,10 @@ import sys
 import zipfile
 from pathlib import Path
 
-from autograder.homework import Homework, load_homework
-from autograder.mutants import mutants, mutated
-from autograder.strip import source_path, stubs
-from autograder.variants import variants, varied
+from autograder.homeworks.homework import Homework, load_homework
+from autograder.homeworks.mutant import mutants, mutated
+from autograder.homeworks.strip import source_path, stubs
+from autograder.homeworks.variant import variants, varied
 
 HOSTILE = {
     "exits": "import os\nos._exit(0)\n",

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from autograder.homework import Homework, load_homework
+from autograder.homeworks.homework import Homework, load_homework
 
 
 def single_file(name: str) -> Homework:

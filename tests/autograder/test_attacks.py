@@ -8,11 +8,11 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("workers are confined on Linux only", allow_module_level=True)
 
-from autograder.attacks import ATTACKS, DEFENCES, ELSEWHERE
-from autograder.attacks.run import OTHERS, PART, SAME_FILE, Outcome, attempt, submission, table
-from autograder.confinement import Confinement, ConfinementError
-from autograder.homework import load_homework
-from autograder.intake import take
+from autograder.homeworks.homework import load_homework
+from autograder.sandbox.parent_limits import Confinement, ConfinementError
+from autograder.selftest.attacks import ATTACKS, DEFENCES, ELSEWHERE
+from autograder.selftest.attacks.run import OTHERS, PART, SAME_FILE, Outcome, attempt, submission, table
+from autograder.submission.intake import take
 
 AS_ROOT = os.geteuid() == 0
 PLACES = {"results": "r", "secret": "s", "open": "o", "pid": 1, "source": "x", "answer": "y"}

@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from autograder.cases import Case
-from autograder.causes import Wrong
-from autograder.causes.terms import term
-from autograder.check import compare
-from autograder.diagnose import Failure, details, explained
+from autograder.feedback.causes import Wrong
+from autograder.feedback.causes.terms import term
+from autograder.feedback.diagnose import Failure, details, explained
+from autograder.grading.check import compare
+from autograder.homeworks.case import Case
 
 rng = np.random.default_rng(7)
 X = rng.standard_normal((3, 5))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from autograder.cases import Case
-from autograder.check import Raised, compare, judge
-from autograder.homework import Problem, Target
+from autograder.grading.check import Raised, compare, judge
+from autograder.homeworks.case import Case
+from autograder.homeworks.homework import Problem, Target
 
 rng = np.random.default_rng(3)
 E = rng.standard_normal((3, 4))

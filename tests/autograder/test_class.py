@@ -14,15 +14,15 @@ import kill_and_resume
 import pytest
 from mock_class import make
 
-from autograder.classpage import page
-from autograder.classroom import alone, grade_all
 from autograder.cli import main
-from autograder.confinement import Confinement, ConfinementError
-from autograder.export import ClassError
-from autograder.homework import load_homework
-from autograder.results import validate
-from autograder.similarity import fingerprints, pairs, regions, tokens
-from autograder.strip import replace_bodies, stubs
+from autograder.course.classpage import page
+from autograder.course.classroom import alone, grade_all
+from autograder.course.export import ClassError
+from autograder.feedback.results import validate
+from autograder.homeworks.homework import load_homework
+from autograder.homeworks.strip import replace_bodies, stubs
+from autograder.sandbox.parent_limits import Confinement, ConfinementError
+from autograder.submission.similarity import fingerprints, pairs, regions, tokens
 
 FEW_SHOT = load_homework("hw8_few_shot")
 BLANK = {f.module: stubs(FEW_SHOT)[f.stub] for f in FEW_SHOT.files}
@@ -139,7 +139,7 @@ def test_a_dask_worker_that_is_killed_loses_nothing(again):
 def test_a_grader_ends_with_its_parent():
     code = (
         "import os, sys, time\n"
-        "from autograder.classroom import end_with\n"
+        "from autograder.course.classroom import end_with\n"
         "parent = os.getpid()\n"
         "r, w = os.pipe()\n"
         "if os.fork() == 0:\n"

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from autograder.check import Raised
-from autograder.differences import Comparison, comparisons, read, sentences
-from autograder.homework import load_homework
-from autograder.inside import grade_sources, library_with, run_case
-from autograder.strip import replace_bodies, source_path
+from autograder.feedback.differences import Comparison, comparisons, read, sentences
+from autograder.grading.check import Raised
+from autograder.grading.reference import grade_sources, library_with, run_case
+from autograder.homeworks.homework import load_homework
+from autograder.homeworks.strip import replace_bodies, source_path
 
 LORA = "minipeft.peft.lora"
 HOMEWORK = load_homework("hw6_lora")

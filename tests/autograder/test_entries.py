@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from autograder.entries import digest, entries, identify
-from autograder.export import ClassError, Student, plain, submitters
-from autograder.homework import load_homework
-from autograder.intake import IntakeError, take
+from autograder.course.entries import digest, entries, identify
+from autograder.course.export import ClassError, Student, plain, submitters
+from autograder.homeworks.homework import load_homework
+from autograder.submission.intake import IntakeError, take
 
 HOMEWORK = load_homework("hw6_lora")
 UMLAUT = "M\N{LATIN SMALL LETTER U WITH DIAERESIS}ller"

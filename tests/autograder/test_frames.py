@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from autograder import frames
-from autograder.frames import PREFIX, FrameError, Opaque, Reader, decode, encode, normalized, parse_header
+from autograder.sandbox import frames
+from autograder.sandbox.frames import PREFIX, FrameError, Opaque, Reader, decode, encode, normalized, parse_header
 
 DTYPES = st.sampled_from(sorted(frames.DTYPES))
 ARRAYS = DTYPES.flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)))

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from autograder.cli import main
-from autograder.confinement import Confinement
-from autograder.grade import grade
-from autograder.homework import homeworks, load_homework
-from autograder.inside import grade_sources
-from autograder.intake import Submission, take
-from autograder.mutants import mutants, mutated
+from autograder.course.submit import pack
+from autograder.feedback.results import results, validate
+from autograder.grading.grade import grade
+from autograder.grading.reference import grade_sources
+from autograder.homeworks.homework import homeworks, load_homework
+from autograder.homeworks.mutant import mutants, mutated
+from autograder.homeworks.strip import functions, replace_bodies, source_path, stubs
 from autograder.public import wrong_in
-from autograder.results import results, validate
-from autograder.strip import functions, replace_bodies, source_path, stubs
-from autograder.submit import pack
+from autograder.sandbox.parent_limits import Confinement
+from autograder.submission.intake import Submission, take
 
 ROOT = Path(__file__).parent.parent.parent
 LORA = load_homework("hw6_lora")

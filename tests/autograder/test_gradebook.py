@@ -12,14 +12,14 @@ import pytest
 from single import single_file
 from test_entries import EXPORT, random_folder
 
-from autograder import classroom
-from autograder.classpage import page
-from autograder.classroom import grade_all, grade_one
 from autograder.cli import main
-from autograder.export import ClassError
-from autograder.grade import Graded
-from autograder.gradebook import Book, harmless, table, tidy
-from autograder.homework import load_homework
+from autograder.course import classroom
+from autograder.course.classpage import page
+from autograder.course.classroom import grade_all, grade_one
+from autograder.course.export import ClassError
+from autograder.course.gradebook import Book, harmless, table, tidy
+from autograder.grading.grade import Graded
+from autograder.homeworks.homework import load_homework
 
 LORA, FEW_SHOT = single_file("hw6_lora"), load_homework("hw8_few_shot")
 

@@ -12,12 +12,12 @@ import pytest
 from dry_run import lay_out, run
 
 from autograder.cli import main
-from autograder.gradescope import build, complaints
-from autograder.homework import load_homework
-from autograder.mutants import mutants, mutated
-from autograder.policy import Policy, PolicyError, applied, attempts_used, duration, late_share, read_metadata
-from autograder.results import not_run, validate
-from autograder.strip import source_path
+from autograder.course.gradescope import build, complaints
+from autograder.feedback.results import not_run, validate
+from autograder.grading.policy import Policy, PolicyError, applied, attempts_used, duration, late_share, read_metadata
+from autograder.homeworks.homework import load_homework
+from autograder.homeworks.mutant import mutants, mutated
+from autograder.homeworks.strip import source_path
 
 FEW_SHOT = load_homework("hw8_few_shot")
 AS_ROOT = sys.platform == "linux" and os.geteuid() == 0

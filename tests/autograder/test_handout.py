@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from handouts import blocks, solve
 
-from autograder.answers import stored
 from autograder.cli import build_parser, main
-from autograder.handout import build, pyproject
-from autograder.homework import INSTALL, ROOT, HomeworkError, homeworks, load_homework
-from autograder.strip import body_span, functions, source_path, targeted
-from autograder.trials import TRIALS
+from autograder.course.handout import build, pyproject
+from autograder.course.trials import TRIALS
+from autograder.grading.answers import stored
+from autograder.homeworks.homework import INSTALL, ROOT, HomeworkError, homeworks, load_homework
+from autograder.homeworks.strip import body_span, functions, source_path, targeted
 
 every_homework = pytest.mark.parametrize("name", homeworks())
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -60,13 +60,12 @@ def test_it_holds_no_body_of_a_target_and_no_mistake_of_the_staffs_list(name, ha
             start, end = body_span(functions(source)[function])
             body = "\n".join(source.split("\n")[start:end])
             assert body not in stripped, function
-    staff = ("autograder/variants", "autograder/selftest", "autograder/attacks", "autograder/handout.py")
+    staff = ("autograder/homeworks/variant", "autograder/selftest", "autograder/course/handout.py")
     assert not [p for p in there if p.startswith(staff)]
-    parts = ("cases", "drivers", "mutants")
-    assert {p for p in there if "/hw" in p and p.startswith("autograder")} == {
-        f"autograder/{x}/{name}.py" for x in parts
-    }
-    assert "Mutant(" not in there[f"autograder/mutants/{name}.py"]
+    own = f"autograder/homeworks/{name}"
+    parts = ("__init__", "cases", "drivers", "mutants")
+    assert {p for p in there if p.startswith("autograder/homeworks/hw")} == {f"{own}/{part}.py" for part in parts}
+    assert "Mutant(" not in there[f"{own}/mutants.py"]
 
 
 @every_homework
@@ -124,7 +123,7 @@ def test_the_extra_homework_is_what_some_handout_needs():
 def test_the_pyproject_of_a_handout_leaves_out_a_package_with_its_version(monkeypatch, tmp_path):
     text = (ROOT / "pyproject.toml").read_text("utf-8").replace('"scikit-learn"]', '"scikit-learn>=1.5"]')
     (tmp_path / "pyproject.toml").write_text(text, "utf-8")
-    monkeypatch.setattr("autograder.handout.ROOT", tmp_path)
+    monkeypatch.setattr("autograder.course.handout.ROOT", tmp_path)
     assert "scikit-learn" not in pyproject(load_homework("hw6_lora"))
     assert '"scikit-learn>=1.5"' in pyproject(load_homework("hw7_vision"))
 
@@ -135,11 +134,12 @@ from importlib.metadata import packages_distributions
 
 known, before = set(packages_distributions()), set(sys.modules)
 sys.path.insert(0, sys.argv[1])
-from autograder import cli, public, submit
-from autograder.cases import cases
-from autograder.grade import PUBLIC_SEED
-from autograder.homework import homeworks, load_homework
-from autograder.inside import reference
+from autograder.course import submit
+from autograder import cli, public
+from autograder.homeworks.case import cases
+from autograder.grading.grade import PUBLIC_SEED
+from autograder.homeworks.homework import homeworks, load_homework
+from autograder.grading.reference import reference
 
 for name in homeworks():
     for problem in load_homework(name).problems:
@@ -250,7 +250,7 @@ def test_without_numpy_the_one_line_says_how_to_install_it(folder):
 def test_other_numbers_than_the_answers_were_made_for_are_named(folder, monkeypatch):
     homework = load_homework(folder / "homework" / "hw6_lora")
     assert stored(homework, "6.1")
-    monkeypatch.setattr("autograder.answers.PUBLIC_SEED", "another")
+    monkeypatch.setattr("autograder.grading.answers.PUBLIC_SEED", "another")
     with pytest.raises(HomeworkError, match="made for other inputs than are drawn here"):
         stored(homework, "6.1")
     monkeypatch.undo()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from handouts import blocks, solve
 
-from autograder.handout import build
-from autograder.homework import homeworks, load_homework
+from autograder.course.handout import build
+from autograder.homeworks.homework import homeworks, load_homework
 
 pytestmark = [pytest.mark.handouts, pytest.mark.skipif(os.name != "posix", reason="runs the README's lines for Linux")]
 UNSET = ("PIP_QUIET", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "MPLBACKEND")

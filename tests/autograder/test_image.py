@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from autograder import image
-from autograder.homework import ROOT
-from autograder.image import PINS, PYTHONS, misfits, numpy_needs, setup_script
+from autograder.course import image
+from autograder.course.image import PINS, PYTHONS, misfits, numpy_needs, setup_script
+from autograder.homeworks.homework import ROOT
 
 OLD = "python3.11 -m venv /opt/minipeft\n/opt/minipeft/bin/pip install --no-cache-dir {}\n"
 

@@ -6,15 +6,15 @@ import zipfile
 import pytest
 from single import single_file
 
-from autograder import report
-from autograder.check import Raised
 from autograder.cli import main
-from autograder.grade import grade
-from autograder.imports import absent
-from autograder.intake import Submission, take
-from autograder.lint import lint
-from autograder.results import results, validate, write
-from autograder.strip import replace_bodies, source_path
+from autograder.feedback import report
+from autograder.feedback.results import results, validate, write
+from autograder.grading.check import Raised
+from autograder.grading.grade import grade
+from autograder.grading.imports import absent
+from autograder.homeworks.strip import replace_bodies, source_path
+from autograder.submission.intake import Submission, take
+from autograder.submission.lint import lint
 
 LORA = single_file("hw6_lora")
 MODULE = "minipeft.peft.lora"

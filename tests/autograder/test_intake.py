@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from single import single_file
 
-from autograder import intake
-from autograder.homework import load_homework
-from autograder.intake import IntakeError, decoded, take
-from autograder.lint import lint
-from autograder.strip import source_path, stubs
-from autograder.submit import pack, unwritten
+from autograder.course.submit import pack, unwritten
+from autograder.homeworks.homework import load_homework
+from autograder.homeworks.strip import source_path, stubs
+from autograder.submission import intake
+from autograder.submission.intake import IntakeError, decoded, take
+from autograder.submission.lint import lint
 
 HOMEWORK = single_file("hw6_lora")
 MODULE = "minipeft.peft.lora"

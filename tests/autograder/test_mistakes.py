@@ -2,8 +2,8 @@
 
 import pytest
 
-from autograder.homework import HomeworkError
-from autograder.mutants import Mutant, mistakes
+from autograder.homeworks.homework import HomeworkError
+from autograder.homeworks.mutant import Mutant, mistakes
 
 TARGET = "minipeft.ops.softmax:Softmax.backward"
 HEADING = f"== {TARGET} 2.1\n\n"

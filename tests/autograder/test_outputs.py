@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from autograder import cli
-from autograder.homework import homeworks, load_homework
-from autograder.results import not_run, write
+from autograder.feedback.results import not_run, write
+from autograder.homeworks.homework import homeworks, load_homework
 from minipeft.files import atomic
 
 NAME = homeworks()[0]

@@ -4,11 +4,11 @@ import ast
 
 import pytest
 
-from autograder.homework import homeworks
-from autograder.mutants import mutants
-from autograder.patch import PatchError, check_names, replace
-from autograder.strip import functions, source_path
-from autograder.variants import variants, varied
+from autograder.homeworks.homework import homeworks
+from autograder.homeworks.mutant import mutants
+from autograder.homeworks.patch import PatchError, check_names, replace
+from autograder.homeworks.strip import functions, source_path
+from autograder.homeworks.variant import variants, varied
 
 SOURCE = '''"""A module."""
 

@@ -8,14 +8,14 @@ import time
 import numpy as np
 import pytest
 
-from autograder import process as module
-from autograder.frames import FrameError, encode
-from autograder.homework import ROOT
-from autograder.process import CRASHES, Lost, Process, ended
+from autograder.homeworks.homework import ROOT
+from autograder.sandbox import process as module
+from autograder.sandbox.frames import FrameError, encode
+from autograder.sandbox.process import CRASHES, Lost, Process, ended
 
-START = f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom autograder.frames import encode\n"
+START = f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom autograder.sandbox.frames import encode\n"
 ECHO = """
-from autograder.worker import received, write_all
+from autograder.sandbox.child import received, write_all
 for message in received(0):
     write_all(1, encode(message))
 """

@@ -2,8 +2,8 @@
 
 import pytest
 
-from autograder.homework import HomeworkError
-from autograder.variants import Variant, programs
+from autograder.homeworks.homework import HomeworkError
+from autograder.homeworks.variant import Variant, programs
 
 TEXT = """
 === in a loop

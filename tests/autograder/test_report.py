@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from autograder import classpage, report
-from autograder.cases import Case
-from autograder.check import Raised, judge
 from autograder.cli.show import shows_colours
-from autograder.grade import Graded
-from autograder.homework import Homework, Problem, Target
-from autograder.results import clean
+from autograder.course import classpage
+from autograder.feedback import report
+from autograder.feedback.results import clean
+from autograder.grading.check import Raised, judge
+from autograder.grading.grade import Graded
+from autograder.homeworks.case import Case
+from autograder.homeworks.homework import Homework, Problem, Target
 
 EVIL = "<img src=x onerror=alert(1)>\x1b[31m\u202e`|**]("
 rng = np.random.default_rng(1)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autograder import results
-from autograder.check import Verdict
-from autograder.grade import Graded
-from autograder.homework import Homework, Problem
-from autograder.lint import Remark
+from autograder.feedback import results
+from autograder.grading.check import Verdict
+from autograder.grading.grade import Graded
+from autograder.homeworks.homework import Homework, Problem
+from autograder.submission.lint import Remark
 
 PROBLEMS = (Problem("9.1", "First", (), 4), Problem("9.2", "Second", (), 3), Problem("9.3", "Third", (), 3))
 HOMEWORK = Homework("hw9_none", "None", Path(), (), PROBLEMS)

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from autograder import diagnose, report
-from autograder.cases import Case
-from autograder.causes import Wrong
-from autograder.causes.factors import factor, multiple
-from autograder.check import judge
-from autograder.differences import Comparison
-from autograder.frames import DTYPES, Opaque, decode, encode
-from autograder.grade import Graded
-from autograder.homework import load_homework
-from autograder.results import complaints, results
+from autograder.feedback import diagnose, report
+from autograder.feedback.causes import Wrong
+from autograder.feedback.causes.factors import factor, multiple
+from autograder.feedback.differences import Comparison
+from autograder.feedback.results import complaints, results
+from autograder.grading.check import judge
+from autograder.grading.grade import Graded
+from autograder.homeworks.case import Case
+from autograder.homeworks.homework import load_homework
+from autograder.sandbox.frames import DTYPES, Opaque, decode, encode
 
 HOMEWORK = load_homework("hw6_lora")
 PROBLEM = HOMEWORK.problems[0]

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from autograder import selftest
-from autograder.homework import load_homework
-from autograder.library import changed_bodies, patched
-from autograder.mutants import Mutant, mutants, mutated
+from autograder.grading.library import changed_bodies, patched
+from autograder.homeworks.homework import load_homework
+from autograder.homeworks.mutant import Mutant, mutants, mutated
+from autograder.homeworks.strip import replace_bodies, source_path
+from autograder.homeworks.variant import Variant
 from autograder.selftest.matrix import html, summarize
 from autograder.selftest.rows import Item, Row, concerned, differing, items, run_item
-from autograder.strip import replace_bodies, source_path
-from autograder.variants import Variant
 
 LORA = "minipeft.peft.lora"
 FORWARD = f"{LORA}:LoRALinear.forward"
@@ -71,7 +71,7 @@ def test_a_mutant_that_only_some_seeds_kill_is_not_killed():
 
 def test_a_mistake_is_killed_in_its_own_problem_and_told_its_hint(monkeypatch):
     mine = Mutant("twice", FORWARD, OWN, "the change counts twice", body=NAIVE.format("2.0 * scale"))
-    monkeypatch.setattr("autograder.mutants.hw6_lora.MUTANTS", [mine])
+    monkeypatch.setattr("autograder.homeworks.hw6_lora.mutants.MUTANTS", [mine])
     found = run_item(Item("hw6_lora", "mutant", "twice"), range(2), (1,))
     assert found.killed
     assert found.localized
@@ -81,7 +81,7 @@ def test_a_mistake_is_killed_in_its_own_problem_and_told_its_hint(monkeypatch):
 
 def test_a_mistake_that_is_none_survives(monkeypatch):
     mine = Mutant("none", FORWARD, OWN, "nothing", old="rows(x)", new="rows(x)")
-    monkeypatch.setattr("autograder.mutants.hw6_lora.MUTANTS", [mine])
+    monkeypatch.setattr("autograder.homeworks.hw6_lora.mutants.MUTANTS", [mine])
     found = run_item(Item("hw6_lora", "mutant", "none"), range(1), (1,))
     assert not found.killed
     assert not found.hint_right
@@ -89,7 +89,7 @@ def test_a_mistake_that_is_none_survives(monkeypatch):
 
 def test_a_wrong_program_among_the_variants_is_a_false_positive(monkeypatch):
     wrong = Variant("wrong", {FORWARD: NAIVE.format("0.5 * scale")})
-    monkeypatch.setattr("autograder.variants.hw6_lora.VARIANTS", [wrong])
+    monkeypatch.setattr("autograder.homeworks.hw6_lora.variants.VARIANTS", [wrong])
     found = run_item(Item("hw6_lora", "variant", "wrong"), range(1), (1,))
     assert summarize([found]).false_positives == 1
     assert any("case" in line for line in found.failures)
@@ -102,7 +102,7 @@ def test_what_the_worker_grades_is_what_this_process_grades():
 
 
 def test_a_variant_concerns_the_problems_of_its_functions_and_those_that_stand_on_them(monkeypatch):
-    monkeypatch.setattr("autograder.variants.hw6_lora.VARIANTS", [Variant("v", {FORWARD: "pass"})])
+    monkeypatch.setattr("autograder.homeworks.hw6_lora.variants.VARIANTS", [Variant("v", {FORWARD: "pass"})])
     found = concerned(HOMEWORK, Item("hw6_lora", "variant", "v"))
     standing = {p.id for p in HOMEWORK.problems if any(str(t) == FORWARD for t in HOMEWORK.supplied(p))}
     assert found == {OWN} | standing
@@ -122,8 +122,8 @@ def test_every_item_of_a_homework_is_listed_once():
 
 def test_main_writes_json_and_a_page_and_ends_with_1_where_a_goal_is_missed(tmp_path, monkeypatch, capsys):
     mine = Mutant("none", FORWARD, OWN, "nothing <b>", old="rows(x)", new="rows(x)")
-    monkeypatch.setattr("autograder.mutants.hw6_lora.MUTANTS", [mine])
-    monkeypatch.setattr("autograder.variants.hw6_lora.VARIANTS", [])
+    monkeypatch.setattr("autograder.homeworks.hw6_lora.mutants.MUTANTS", [mine])
+    monkeypatch.setattr("autograder.homeworks.hw6_lora.variants.VARIANTS", [])
     assert selftest.main(["hw6_lora"], 1, tmp_path, quick=True, jobs=1) == 1
     assert "MISSED  killed: 0 of 1 mutants" in capsys.readouterr().out
     record = json.loads((tmp_path / "selftest.json").read_text("utf-8"))
@@ -141,7 +141,7 @@ def test_a_page_of_all_rows_is_well_formed():
 
 
 def test_bodies_are_swapped_in_and_out_again():
-    from autograder.library import Library
+    from autograder.grading.library import Library
 
     library = Library()
     text = source_path(LORA).read_text("utf-8")
@@ -168,8 +168,8 @@ def test_what_changes_more_than_bodies_needs_a_copy(old, new):
 
 
 def test_a_mutant_in_one_shared_copy_does_what_it_does_in_a_copy_of_its_own():
-    from autograder.inside import drawn, library_with, run_case
-    from autograder.library import Library
+    from autograder.grading.library import Library
+    from autograder.grading.reference import drawn, library_with, run_case
 
     for m in mutants("hw6_lora")[:6]:
         sources = mutated(m)

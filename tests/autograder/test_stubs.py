@@ -5,9 +5,19 @@ import shutil
 
 import pytest
 
-from autograder.homework import HomeworkError, homeworks, load_homework
-from autograder.library import Library
-from autograder.strip import drift, functions, main, put_back, replace_bodies, source_path, strip, stubs, write_stubs
+from autograder.grading.library import Library
+from autograder.homeworks.homework import HomeworkError, homeworks, load_homework
+from autograder.homeworks.strip import (
+    drift,
+    functions,
+    main,
+    put_back,
+    replace_bodies,
+    source_path,
+    strip,
+    stubs,
+    write_stubs,
+)
 
 every_homework = pytest.mark.parametrize("name", homeworks())
 

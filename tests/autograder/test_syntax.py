@@ -7,9 +7,9 @@ import tomllib
 
 import pytest
 
-from autograder.homework import ROOT, load_homework
-from autograder.strip import source_path
-from autograder.syntax import HERE, LEAST, QUOTES, too_new, too_new_files, why_not, written
+from autograder.homeworks.homework import ROOT, load_homework
+from autograder.homeworks.strip import source_path
+from autograder.submission.syntax import HERE, LEAST, QUOTES, too_new, too_new_files, why_not, written
 
 MODULE = "minipeft.peft.lora"
 LORA = load_homework("hw6_lora")
@@ -115,9 +115,9 @@ def test_the_least_python_is_the_librarys():
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="needs a Python that reads newer syntax than 3.11")
 def test_check_and_submit_warn_of_it(tmp_path):
-    from autograder.intake import take
+    from autograder.course.submit import pack
     from autograder.public import check
-    from autograder.submit import pack
+    from autograder.submission.intake import take
 
     text = source_path(MODULE).read_text("utf-8") + "\ntype Number = float\n"
     (tmp_path / "lora.py").write_text(text, "utf-8")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from autograder.cli import main
-from autograder.homework import ROOT, load_homework
-from autograder.strip import replace_bodies, source_path
+from autograder.homeworks.homework import ROOT, load_homework
+from autograder.homeworks.strip import replace_bodies, source_path
 
 STAND_IN = Path(__file__).parent.parent / "windows.py"
 NAME, FILE, MODULE, FIRST = "hw6_lora", "lora.py", "minipeft.peft.lora", "LoRALinear.forward"
@@ -183,10 +183,10 @@ def test_a_trusted_program_is_graded_without_linux(solved):
 
 
 CRASH = f"""
-from autograder.cases import cases
-from autograder.client import Session
-from autograder.homework import load_homework
-from autograder.strip import replace_bodies, source_path
+from autograder.homeworks.case import cases
+from autograder.sandbox.session import Session
+from autograder.homeworks.homework import load_homework
+from autograder.homeworks.strip import replace_bodies, source_path
 source = source_path({MODULE!r}).read_text("utf-8")
 forward = cases({NAME!r}, "6.1", "a test")[:2]
 with Session(load_homework({NAME!r})) as session:
@@ -260,7 +260,7 @@ def test_a_worker_ends_when_the_command_is_killed(tmp_path, stand_in):
 
 SWEEP = """
 from pathlib import Path
-from autograder import workspace
+from autograder.sandbox import workspace
 one = workspace.Workspace()
 left, old = (Path(one.folder.parent, workspace.PREFIX + name) for name in ("left", "old"))
 (left / "worker-1").mkdir(parents=True)

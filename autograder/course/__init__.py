@@ -1,0 +1,1 @@
+"""A class: grading all submissions, pages, Gradescope, handouts."""

@@ -1,0 +1,176 @@
+"""The zip for Gradescope, and what runs there.
+
+    python -m autograder gradescope hw6_lora --out autograder.zip
+
+The zip has ``setup.sh`` (run once, when the image is built, and the only time that anything is fetched: an interpreter
+and the packages, see `autograder.course.image`) and ``run_autograder`` (three lines that end in exec, since a shell
+reads its script while it runs).
+The same inputs give the same bytes. `main` runs there, as root: it writes valid results first, and grades only where a
+worker can become another user behind a seccomp filter; otherwise nobody gets points, and students are told to ask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from autograder.course.image import HOME, misfits, setup_script
+from autograder.grading.policy import Policy, applied, attempts_used, read_metadata
+from autograder.homeworks.homework import ROOT, Homework, load_homework
+
+EPOCH = (2020, 1, 1, 0, 0, 0)
+SETTINGS = "settings.json"
+TIME_LIMIT = 600.0  # seconds, Gradescope's default
+SPARE = 0.8  # of the time limit; Gradescope overwrites the results of whoever passes it
+
+RUN = """#!/bin/sh
+chmod 700 /autograder/source /autograder/feedback/results; chmod -f 600 /autograder/submission_metadata.json
+exec {home}/bin/python -I -B /autograder/source/start.py
+"""
+START = '''"""Started by run_autograder: nothing of the submission is on the path."""
+
+import sys
+
+sys.path.insert(0, "/autograder/source")
+
+from autograder.course.gradescope import main
+
+sys.exit(main())
+'''
+
+
+def source_files(homework: Homework) -> Iterator[tuple[str, bytes]]:
+    """The grader, the library and one homework, by the name in the zip."""
+    for part in ("autograder", "minipeft"):
+        for file in sorted((ROOT / part).rglob("*.py")):
+            if "__pycache__" not in file.parts:
+                yield file.relative_to(ROOT).as_posix(), file.read_bytes()
+    yield f"homework/{homework.name}/homework.toml", (homework.folder / "homework.toml").read_bytes()
+    for f in homework.files:
+        yield f"homework/{homework.name}/{f.stub}", (homework.folder / f.stub).read_bytes()
+
+
+def build(homework: Homework, out: Path, seed: str, policy: str = "{}", time_limit: float = TIME_LIMIT) -> str:
+    """Write the zip; the sha256 of what it holds, which every results.json names as grader.
+
+    policy: see `autograder.grading.policy`; PolicyError where it is none. time_limit: seconds that Gradescope gives.
+    """
+    from minipeft.files.atomic import atomic_path  # not needed where the zip is run
+
+    Policy.read(policy)
+    files = dict(source_files(homework))
+    files["start.py"] = START.encode()
+    files["setup.sh"] = setup_script().encode()
+    files["run_autograder"] = RUN.format(home=HOME).encode()
+    files["policy.json"] = policy.encode()
+    files["seed"] = seed.encode()
+    total = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        total.update(name.encode() + b"\0" + hashlib.sha256(data).digest())
+    settings = {"homework": homework.name, "time_limit": time_limit, "grader_sha256": total.hexdigest()}
+    files[SETTINGS] = json.dumps(settings, sort_keys=True).encode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.create_system = 3  # Unix: the mode is read
+            mode = 0o755 if name in ("setup.sh", "run_autograder") else 0o600 if name == "seed" else 0o644
+            entry.external_attr = (0o100000 | mode) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, data)
+    with atomic_path(out) as part:
+        part.write_bytes(packed.getvalue())
+    return total.hexdigest()
+
+
+def complaints(path: Path) -> list[str]:
+    """What is wrong with an autograder.zip, by Gradescope's contract and ours. OSError where there is none."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        return [f"it is no zip: {error}"]
+    wrong = []
+    with archive:
+        entries = archive.infolist()
+        names = [e.filename for e in entries]
+        for name in ("setup.sh", "run_autograder"):
+            if name not in names:
+                elsewhere = [n for n in names if n.endswith(f"/{name}")]
+                hint = f"; it lies at {elsewhere[0]}: zip the files and not their folder" if elsewhere else ""
+                wrong.append(f"{name} is not at the root{hint}")
+                continue
+            entry, data = archive.getinfo(name), archive.read(name)
+            if not (entry.external_attr >> 16) & 0o100:
+                wrong.append(f"{name} is not executable")
+            if not data.startswith(b"#!"):
+                wrong.append(f"{name} does not begin with #!")
+            if b"\r" in data:
+                wrong.append(f"{name} has line ends of Windows")
+            if name == "setup.sh":
+                wrong += misfits(data.decode("utf-8", "replace"))
+        for entry in entries:
+            kind = (entry.external_attr >> 16) & 0o170000
+            parts = entry.filename.split("/")
+            if entry.filename.startswith("/") or ".." in parts or "\\" in entry.filename:
+                wrong.append(f"{entry.filename!r} leads out of the folder")
+            if kind not in (0, 0o100000, 0o040000):
+                wrong.append(f"{entry.filename!r} is a link or a device")
+            if "__MACOSX" in parts or parts[-1] == ".DS_Store":
+                wrong.append(f"{entry.filename!r} was left there by macOS")
+        if len(set(names)) != len(names):
+            wrong.append("a name comes twice")
+        if names != sorted(names) or {e.date_time for e in entries} != {EPOCH}:
+            wrong.append("the order or the dates differ from what `gradescope` writes: the bytes tell no version")
+        homeworks = sorted({n.split("/")[1] for n in names if n.startswith("homework/") and n.count("/") > 1})
+        if SETTINGS in names:
+            own = json.loads(archive.read(SETTINGS)).get("homework")
+            wrong += [f"it holds {name}, which is another assignment" for name in homeworks if name != own]
+    return wrong
+
+
+def main(root: str = "/autograder") -> int:
+    """Grade the submission that Gradescope laid down; 0 unless the grader itself is not set up right."""
+    from autograder.feedback.results import clean, not_run, refused, results, write
+    from autograder.grading.grade import Graded, grade
+    from autograder.sandbox.parent_limits import GRADESCOPE, Confinement, ConfinementError
+    from autograder.submission.intake import IntakeError, take
+
+    place = Path(root)
+    source = place / "source"
+    settings = json.loads((source / SETTINGS).read_text("utf-8"))
+    homework = load_homework(source / "homework" / settings["homework"])
+    target = place / "results" / "results.json"
+    ours = {"grader_sha256": settings["grader_sha256"]}
+    write(target, not_run(homework))
+    policy = Policy.read((source / "policy.json").read_text("utf-8"))
+    metadata = read_metadata(place / "submission_metadata.json")
+    used = attempts_used(metadata)
+    if policy.attempts is not None and used >= policy.attempts:
+        text = f"All {policy.attempts} attempts are used up; this one was not graded."
+        write(target, refused(homework, text))
+        return 0
+
+    def keep(done: Graded) -> None:
+        write(target, applied(policy, metadata, results(done, hidden=True, extra=ours)))
+
+    try:
+        submission = take(place / "submission", homework)
+        seed = (source / "seed").read_text("utf-8").strip()
+        limit = SPARE * settings["time_limit"]
+        done = grade(homework, submission, seed, confinement=Confinement(GRADESCOPE), deadline=limit, progress=keep)
+    except IntakeError as error:
+        write(target, refused(homework, str(error)))
+        return 0
+    except ConfinementError as error:
+        text = "This could not be graded: the grader is not set up right. Tell the course staff."
+        write(target, not_run(homework, text))
+        print(f"not confined, so not graded: {clean(str(error))}", file=sys.stderr)
+        return 1
+    keep(done)
+    print(f"confined: {', '.join(f'{k} {v}' for k, v in done.layers.items())}")
+    return 0

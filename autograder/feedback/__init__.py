@@ -1,0 +1,1 @@
+"""What students and staff read: causes, reasons, reports, results.json."""

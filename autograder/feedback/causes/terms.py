@@ -1,0 +1,75 @@
+"""A term that is missing or too much, and sums along an axis that are not what they must be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autograder.feedback.causes.factors import multiple
+from autograder.feedback.causes.wrong import Cause, Wrong
+
+
+def term(w: Wrong) -> Cause | None:
+    """A term that is missing or too much: the difference is a multiple of something that is known."""
+    d = w.got - w.expected
+    if d.size < 3 or not d.any() or not np.isfinite(d).all():
+        return None
+    known = [*w.inputs(), *w.others()]
+    if w.expected.ndim >= 2 and min(w.expected.shape) > 1:  # a vector's transpose is itself
+        known.append(("the transpose of what is expected", w.expected.T))
+    for name, x in known:
+        k = w.spread(x)
+        if k is None:
+            continue
+        c = float(multiple(d, k))
+        if not w_close(d, c * k, w):
+            continue
+        if abs(c + 1) < 1e-4:
+            text = f"{w.name} lacks the term {name}."
+        elif abs(c - 1) < 1e-4:
+            text = f"{w.name} has the term {name} once too often."
+        else:
+            text = f"{w.name} differs from what is expected by a multiple of {name}."
+        return Cause("term", text)
+    if float(np.ptp(d)) <= 1e-3 * np.abs(d).max():
+        return Cause("term", f"{w.name} is off by the same amount in every entry.")
+    for axis in range(d.ndim):
+        if d.shape[axis] > 2 and float(np.ptp(d, axis=axis).max()) <= 1e-6 * np.abs(d).max() + rounding(w):
+            text = f"{w.name} is off by an amount that is the same all along axis {axis}"
+            return Cause("term along an axis", f"{text}: a sum or a mean over it is missing?", f"{text}.")
+    return None
+
+
+def rounding(w: Wrong) -> float:
+    """How far apart two equal results may be for the rounding of their types."""
+    size = min(w.expected.dtype.itemsize, w.got.dtype.itemsize)
+    return (1e-12 if size == 8 else 1e-5) * float(np.abs(w.expected).max())
+
+
+def w_close(a: np.ndarray, b: np.ndarray, w: Wrong) -> bool:
+    """Equal relative to their own size, rounding of the larger arrays they came from allowed."""
+    return bool(np.abs(a - b).max() <= 1e-6 * np.abs(a).max() + rounding(w) < np.inf)
+
+
+def sums(w: Wrong) -> Cause | None:
+    """Sums along an axis that are right along another, or that must be 0 and are not."""
+    e, g = w.expected, w.got
+    if e.dtype.kind != "f" or e.ndim < 1 or e.size < 4:
+        return None
+
+    def unit(x: np.ndarray) -> list[int]:
+        return [a for a in range(x.ndim) if x.shape[a] > 1 and np.allclose(x.sum(axis=a), 1.0, rtol=0, atol=1e-5)]
+
+    right, came = unit(e), unit(g)
+    if right and came and right != came:
+        return Cause("axis", f"{w.name} sums to 1 along axis {came[0]}; it must along axis {right[0]}.")
+    if right and right[0] not in came:
+        return Cause("sum", f"{w.name} must sum to 1 along axis {right[0]}, and does not.")
+    scale = float(np.abs(e).max())
+    for axis in range(e.ndim):
+        if e.shape[axis] < 2 or np.abs(e.sum(axis=axis)).max() > 1e-9 * scale:
+            continue
+        if np.abs(g.sum(axis=axis)).max() > 1e-6 * scale:
+            return Cause(
+                "sum", f"The right {w.name} sums to 0 along axis {axis}; this one does not, so a term is missing."
+            )
+    return None

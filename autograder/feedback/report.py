@@ -1,0 +1,282 @@
+"""What a student or the staff reads: a graded submission as text, Markdown and HTML.
+
+The HTML is one file without a script and without anything fetched; whatever a submission wrote is escaped, and control
+characters and direction marks are taken out before. Where the place of an error says more than words, a small map of it
+stands beside: one square an entry, the darker the larger the error. A hidden case is told by its category alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from autograder.feedback.diagnose import Diagnosis, Reason, attempt, reasons
+from autograder.feedback.results import NOT_RUN, PLACES, clean, earned, mark, notes, points
+from autograder.grading.grade import Graded
+from autograder.homeworks.homework import Problem
+from minipeft.files.html import esc as escape
+from minipeft.files.html import page as whole_page
+from minipeft.files.html import table
+
+MAP_CELLS = 24  # an error map has at most so many squares a side
+FULL, PART, NONE = "full", "part", "none"
+SIGNS = {FULL: "✓", PART: "½", NONE: "✗"}
+
+
+@dataclass
+class Part:
+    """A problem of the report."""
+
+    problem: Problem
+    points: float
+    aspects: dict[str, float]
+    reasons: list[Reason]
+    more: list[str]
+    run: bool = True
+
+    @property
+    def state(self) -> str:
+        """All points, some, or none."""
+        return state(self.points, points(self.problem.points))
+
+
+def state(got: float, most: float) -> str:
+    """All, some or none of ``most``."""
+    return FULL if got >= most else PART if got > 0 else NONE
+
+
+def parts(done: Graded, hidden: bool) -> list[Part]:
+    """The problems of a graded submission, in order."""
+    found = []
+    for problem in done.homework.problems:
+        verdict = done.verdicts.get(problem.id)
+        if verdict is None:
+            found.append(Part(problem, 0.0, {}, [], [], run=False))
+        elif verdict.not_run:
+            found.append(Part(problem, 0.0, {}, [], [verdict.not_run]))
+        else:
+            why, more = reasons(done.homework, verdict, hidden), [] if hidden else done.more.get(problem.id, [])
+            found.append(Part(problem, earned(problem, verdict), dict(verdict.credit), why, list(more)))
+    return found
+
+
+# Text
+
+COLOURS = {FULL: "\x1b[32m", PART: "\x1b[33m", NONE: "\x1b[31m"}
+
+
+def text(done: Graded, hidden: bool, colour: bool = False) -> str:
+    """For a terminal; ``colour`` where it is one."""
+
+    def paint(words: str, state: str) -> str:
+        return f"{COLOURS[state]}{words}\x1b[0m" if colour else words
+
+    lines = [clean(note) for note in notes(done, hidden)]
+    for part in parts(done, hidden):
+        p = part.problem
+        score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
+        lines += ["", paint(f"{p.id:5} {clean(p.title, 200):50} {score:>12}", part.state)]
+        if part.state != FULL:
+            for aspect, credit in part.aspects.items():
+                lines.append(f"      {paint(mark(credit), state(credit, 1.0))}  {clean(aspect, 100)}")
+            for reason in part.reasons:
+                where = f"{', '.join(reason.aspects)}: " if hidden else ""
+                lines.append(f"      - {clean(where + reason.text, 1000)}")
+                lines += [f"          {clean(place, 300)}" for place in reason.places[:PLACES]]
+                lines += [f"          and {len(reason.places) - PLACES} more"] if len(reason.places) > PLACES else []
+            lines += [f"      - {clean(sentence, 1000)}" for sentence in part.more]
+    lines += ["", f"{done.homework.name}: {total(done):g} of {done.homework.points:g} points"]
+    return "\n".join(lines).lstrip("\n")
+
+
+def total(done: Graded) -> float:
+    """The points, rounded as in results.json."""
+    return points(sum(earned(p, done.verdicts.get(p.id)) for p in done.homework.problems))
+
+
+# Markdown
+
+
+def escaped(words: str) -> str:
+    """Text in which Markdown finds nothing to do."""
+    for sign in "\\`*_{}[]()<>#+-.!|~&$":
+        words = words.replace(sign, f"\\{sign}")
+    return words.replace("\n", " ")
+
+
+def markdown(done: Graded, hidden: bool) -> str:
+    """For a page that renders Markdown."""
+    lines = [f"# {escaped(done.homework.title)}", "", f"**{total(done):g} of {done.homework.points:g} points**", ""]
+    lines += [f"- {escaped(clean(note))}" for note in notes(done, hidden)]
+    lines += ["", "| problem | | points |", "|---|---|---:|"]
+    found = parts(done, hidden)
+    for part in found:
+        score = f"{part.points:g} of {points(part.problem.points):g}" if part.run else NOT_RUN
+        lines.append(f"| {escaped(part.problem.id)} | {escaped(part.problem.title)} | {score} |")
+    for part in found:
+        if part.state == FULL or not part.run:
+            continue
+        lines += ["", f"## {escaped(part.problem.id)} {escaped(part.problem.title)}", ""]
+        lines += [f"- {mark(credit).strip()}: {escaped(aspect)}" for aspect, credit in part.aspects.items()]
+        for reason in part.reasons:
+            where = f"{', '.join(reason.aspects)}: " if hidden else ""
+            lines += ["", escaped(clean(where + reason.text, 1000))]
+            if reason.places:
+                lines += ["", *(f"- {escaped(clean(place, 300))}" for place in reason.places[:PLACES])]
+        for sentence in part.more:
+            lines += ["", escaped(clean(sentence, 1000))]
+    return "\n".join(lines) + "\n"
+
+
+# HTML
+
+STYLE = """
+h2 { margin: 0; }
+.score { font-size: 1.15rem; margin: 0 0 1rem; }
+.full { color: var(--full); } .part { color: var(--part); } .none { color: var(--none); }
+table { width: 100%; }
+th { white-space: nowrap; }
+td:first-child { width: 1%; white-space: nowrap; }
+.n { padding-right: 0; }
+a { color: inherit; }
+section { margin: 1.5rem 0; padding: 1rem; background: var(--panel); border-radius: 6px; }
+header { display: flex; gap: 1rem; justify-content: space-between; align-items: baseline; }
+ul { margin: .5rem 0; padding-left: 1.2rem; }
+.aspects { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
+.reason { margin: 1rem 0 0; }
+.reason p { margin: 0; }
+.places { color: var(--soft); font-size: .9rem; }
+figure { margin: .6rem 0 0; }
+svg { max-width: 100%; height: auto; border: 1px solid var(--line); background: #fff; display: block; }
+pre { white-space: pre-wrap; background: var(--panel); padding: .8rem; border-radius: 6px; font-size: .85rem; }
+"""
+
+
+def esc(words: Any) -> str:
+    """Return a text in which HTML finds nothing to do, without control characters and direction marks."""
+    return escape(clean(str(words)))
+
+
+def page(title: str, body: Iterable[str], style: str = "") -> str:
+    """Return a whole page of the grader's; ``body``: pieces of HTML, escaped where they were text."""
+    return whole_page(clean(title), body, STYLE + style)
+
+
+def html(done: Graded, hidden: bool, title: str = "") -> str:
+    """A page of its own. title: what stands above, the homework's title by default."""
+    title = title or done.homework.title
+    found = parts(done, hidden)
+    body = [f"<h1>{esc(title)}</h1>", f'<p class="score">{total(done):g} of {done.homework.points:g} points</p>']
+    body += [f"<p>{esc(note)}</p>" for note in notes(done, hidden)]
+    rows = []
+    for part in found:
+        p = part.problem
+        score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
+        name = esc(p.title) if part.state == FULL else f'<a href="#p{esc(p.id)}">{esc(p.title)}</a>'
+        rows.append(f'<tr><td>{esc(p.id)}</td><td>{name}</td><td class="n {part.state}">{score}</td></tr>')
+    body.append(table("<th>problem</th><th>title</th><th class=n>points</th>", rows))
+    body += [section(part) for part in found if part.state != FULL]
+    if done.remarks:
+        body.append("<h2>Worth a look</h2><p>No points depend on it.</p><ul>")
+        body += [f"<li>{esc(r.file)}, line {r.line}: {esc(r.text)}</li>" for r in done.remarks]
+        body.append("</ul>")
+    if done.log and not hidden:
+        body.append(f"<h2>Printed by the program</h2><pre>{esc(done.log)}</pre>")
+    return page(title, body)
+
+
+def refusal(title: str, why: str) -> str:
+    """Return the page of a submission that was refused."""
+    text = f"<p>{esc(why)}</p><p>Nothing was graded, and this does not count as an attempt.</p>"
+    return page(title, [f"<h1>{esc(title)}</h1>", text])
+
+
+def section(part: Part) -> str:
+    """One problem that has not all its points."""
+    p = part.problem
+    score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
+    lines = [
+        f'<section id="p{esc(p.id)}"><header><h2>{esc(p.id)} {esc(p.title)}</h2>'
+        f'<span class="n {part.state}">{score}</span></header>'
+    ]
+    if part.aspects:
+        lines.append('<ul class="aspects">')
+        for aspect, credit in part.aspects.items():
+            s = state(credit, 1.0)
+            lines.append(f'<li><span class="{s}">{SIGNS[s]}</span> {esc(aspect)}</li>')
+        lines.append("</ul>")
+    for reason in part.reasons:
+        lines.append('<div class="reason">')
+        if not reason.places:
+            lines.append(f'<p class="places">{esc(", ".join(reason.aspects))}</p>')
+        lines.append(f"<p>{esc(reason.text)}</p>")
+        if reason.places:
+            more = len(reason.places) - PLACES
+            shown = [*reason.places[:PLACES], *([f"and {more} more"] if more > 0 else [])]
+            lines.append(f'<ul class="places">{"".join(f"<li>{esc(place)}</li>" for place in shown)}</ul>')
+        if reason.shown is not None:
+            lines.append(attempt(f"the map of problem {p.id}", partial(error_map, reason.shown), "")[0])
+        lines.append("</div>")
+    lines += [f'<div class="reason"><p>{esc(sentence)}</p></div>' for sentence in part.more]
+    lines.append("</section>")
+    return "\n".join(lines)
+
+
+def error_map(d: Diagnosis) -> str:
+    """A drawing of where an output is wrong; "" where a sentence says as much (a number, a vector all wrong)."""
+    f = d.failure
+    if d.wrong is None or d.wrong.ndim < 1 or d.wrong.size < 4 or not d.wrong.any():
+        return ""
+    with np.errstate(all="ignore"):
+        error = np.abs(f.got.astype(np.float64) - f.expected.astype(np.float64))
+    error = np.where(d.wrong, np.where(np.isfinite(error), error, np.inf), 0.0)
+    at, cut = d.details["worst"], ""
+    if error.ndim == 1:
+        error = error[None]
+    elif error.ndim > 2 and not error[at[:-2]].all():
+        error = error[at[:-2]]
+        cut = f"[{', '.join(map(str, at[:-2]))}, :, :]"
+    elif error.ndim > 2:
+        cut = f" (its first {error.ndim - 1} axes as rows)"
+        error = error.reshape(-1, error.shape[-1])
+    if error.all() and d.cause:
+        return ""
+    rows, columns = error.shape
+    error = coarse(error)
+    finite = error[np.isfinite(error)]
+    scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    side = max(6, min(14, 320 // error.shape[1], 200 // error.shape[0]))
+    cells = []
+    for (i, j), x in np.ndenumerate(error):
+        if x > 0:
+            shade = "#000" if not np.isfinite(x) else blend(float(x) / scale)
+            cells.append(f'<rect x="{j * side}" y="{i * side}" width="{side}" height="{side}" fill="{shade}"/>')
+    width, height = error.shape[1] * side, error.shape[0] * side
+    what = f"Where {f.output}{cut} is wrong in the case {f.case}: {rows} × {columns}, the darker the larger the error"
+    what += "; black is not finite." if not np.isfinite(error).all() else "."
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return (
+        f'<figure><svg role="img" aria-label="{esc(what)}" shape-rendering="crispEdges" {size}>{"".join(cells)}</svg>'
+        f"<figcaption>{esc(what)}</figcaption></figure>"
+    )
+
+
+def coarse(error: np.ndarray) -> np.ndarray:
+    """At most `MAP_CELLS` squares a side, each the largest error of its entries."""
+    for axis in (0, 1):
+        n = error.shape[axis]
+        if n > MAP_CELLS:
+            starts = np.unique(np.linspace(0, n, MAP_CELLS, endpoint=False).astype(int))
+            error = np.maximum.reduceat(error, starts, axis=axis)
+    return error
+
+
+def blend(share: float) -> str:
+    """From a light to a dark red, by the logarithm of the share of the largest error over four decades."""
+    t = min(1.0, max(0.0, 1 + np.log10(max(share, 1e-4)) / 4))
+    light, dark = (253, 224, 210), (140, 20, 20)
+    return "#" + "".join(f"{round(a + (b - a) * t):02x}" for a, b in zip(light, dark))

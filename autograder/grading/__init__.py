@@ -1,0 +1,1 @@
+"""From a submission to points: references, comparison, credit."""

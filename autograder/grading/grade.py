@@ -1,0 +1,107 @@
+"""Grading a submission: taken in, run in workers, compared here, a problem at a time.
+
+grade(homework, take(path, homework), seed)    a `Graded`, with a `Verdict` for each problem
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autograder.grading.check import Outputs, Raised, Verdict, judge
+from autograder.grading.imports import Unloaded, load
+from autograder.grading.reference import drawn, graded
+from autograder.homeworks.case import Case
+from autograder.homeworks.homework import Homework
+from autograder.sandbox.parent_limits import Confinement
+from autograder.sandbox.session import Session
+from autograder.submission.intake import Submission
+from autograder.submission.lint import Remark, lint, warnings
+
+PUBLIC_SEED = "public"  # of the cases that students have
+
+
+@dataclass
+class Graded:
+    """A submission graded, as far as it has come.
+
+    verdicts: of the problems that are done. notes: sentences for the student. unloaded: files that cannot be imported.
+    layers: what kept the workers apart.
+    explained: by (problem, for hidden cases), what is said of it. more: sentences about a problem, for its author.
+    log: what the submission printed, cut. seconds: since the beginning.
+    """
+
+    homework: Homework
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    unloaded: list[Unloaded] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+    layers: dict[str, Any] = field(default_factory=dict)
+    explained: dict[tuple[str, bool], str] = field(default_factory=dict)
+    more: dict[str, list[str]] = field(default_factory=dict)
+    log: str = ""
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """The points so far."""
+        return sum(p.points * self.verdicts[p.id].share for p in self.homework.problems if p.id in self.verdicts)
+
+
+def grade(
+    homework: Homework,
+    submission: Submission,
+    seed: str | int,
+    *,
+    problems: Iterable[str] | None = None,
+    confinement: Confinement | None = None,
+    deadline: float | None = None,
+    progress: Callable[[Graded], None] | None = None,
+    answers: Callable[[str], Sequence[tuple[Case, Outputs]]] | None = None,
+) -> Graded:
+    """Grade a submission on the cases of ``seed``.
+
+    problems: the ids to grade, all by default. confinement: see `autograder.sandbox.parent_limits`; None only for one's
+    own program. deadline: seconds for the whole, after which what is left counts as not run. progress: called after
+    every problem. answers: by problem, the cases with what is right, in place of those of ``seed`` and the library's
+    answers: for a handout, whose library has none.
+    ConfinementError where a worker cannot be confined as it must be.
+    """
+    begun = time.monotonic()
+    remarks = lint(homework, submission.sources)
+    done = Graded(homework, notes=[*submission.notes, *warnings(remarks)])
+    broken = {
+        module: Raised("raised", text.partition(":")[0], text.partition(": ")[2], _stub(homework, module), line)
+        for module, (text, line) in submission.errors.items()
+    }
+    chosen = [homework.problem(p) for p in problems] if problems is not None else list(homework.problems)
+    with Session(homework, confinement, deadline) as session:
+        sources, failed = load(session, homework, submission.sources)
+        broken.update({module: one.failure for module, one in failed.items()})
+        done.unloaded = list(dict.fromkeys(failed.values()))
+        told = {(one.stub, one.failure.line) for one in done.unloaded}
+        done.remarks = [r for r in remarks if not r.costs and (r.file, r.line) not in told]
+        for number, problem in enumerate(chosen):
+            given = drawn(homework.name, problem.id, seed) if answers is None else answers(problem.id)
+            failure = next((broken[t.module] for t in problem.targets if t.module in broken), broken.get(""))
+            if failure is not None:
+                verdict = judge(problem, [(case, right, failure) for case, right in given])
+                named = [_stub(homework, t.module) for t in problem.targets if t.module in broken]
+                verdict.not_run = f"Not run: {named[0] if named else 'the submission'} cannot be imported, see above."
+                done.verdicts[problem.id] = verdict
+            else:
+                done.verdicts[problem.id] = graded(homework, problem, sources, given, session.run, answers is None)
+            if number + 1 < len(chosen) and "" not in broken:
+                session.prepare(sources)
+            done.layers, done.log = dict(session.layers), session.log
+            done.seconds = time.monotonic() - begun
+            if progress is not None:
+                progress(done)
+    done.seconds = time.monotonic() - begun
+    return done
+
+
+def _stub(homework: Homework, module: str) -> str:
+    return next(f.stub for f in homework.files if f.module == module)

@@ -1,0 +1,174 @@
+"""Grading inside this process: the reference, and our own mutants and variants. Never a submission.
+
+grade_sources(homework, mutated(mutant), seed)   {problem: Verdict}
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import import_module
+from types import FrameType
+
+import numpy as np
+
+from autograder.grading.check import Outputs, Raised, Verdict, judge
+from autograder.grading.library import Library, Patched, patched
+from autograder.homeworks import driver as common
+from autograder.homeworks.case import Case, cases
+from autograder.homeworks.homework import Homework, HomeworkError, Problem
+from autograder.homeworks.strip import put_back, source_path
+from autograder.sandbox.frames import normalized
+from autograder.sandbox.layouts import laid_out
+
+Run = Callable[[Mapping[str, str], Sequence[Case]], list[Outputs | Raised]]
+
+
+@lru_cache(maxsize=1)
+def reference_library() -> Library:
+    """The library as it is."""
+    return Library()
+
+
+@lru_cache(maxsize=1)
+def _to_patch() -> Library:
+    """The copy that takes other bodies for a while."""
+    return Library()
+
+
+@lru_cache(maxsize=256)
+def _with(sources: tuple[tuple[str, str], ...]) -> Library | Patched:
+    return patched(_to_patch(), dict(sources)) or Library(dict(sources))
+
+
+def library_with(sources: Mapping[str, str]) -> Library | Patched:
+    """The library with these modules (kept for the next call); the library itself where none differs."""
+    own = {module: text for module, text in sources.items() if text != source_path(module).read_text("utf-8")}
+    return _with(tuple(sorted(own.items()))) if own else reference_library()
+
+
+class OutOfTime(BaseException):
+    """A case took more processor time than it may. No Exception, so that what is graded does not catch it by chance."""
+
+
+@contextmanager
+def processor_time(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime inside after that many seconds of this process (in the main thread, where the platform can)."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+    else:
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            raise OutOfTime
+
+        before = signal.signal(signal.SIGPROF, stop)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
+            signal.signal(signal.SIGPROF, before)
+
+
+def run_case(library: Library | Patched, homework: str, case: Case) -> Outputs | Raised:
+    """What the case's driver returns with this copy of the library, or what it raised."""
+    drivers = import_module(f"autograder.homeworks.{homework}.drivers")
+    driver = getattr(drivers, case.driver, None) or getattr(common, case.driver)
+    arrays = {name: laid_out(x, case.layouts.get(name, "plain")) for name, x in case.arrays.items()}
+    with library.active() as mp, np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a warning is no mistake
+        try:
+            with processor_time(case.seconds):
+                return normalized(driver(mp, arrays, dict(case.params)))
+        except OutOfTime:
+            return Raised("timeout", f"took more than {case.seconds:g} s of processor time")
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            return Raised("raised", type(error).__name__, str(error), last.filename, last.lineno or 0)
+
+
+def reference(homework: str, case: Case) -> Outputs:
+    """The library's answer. RuntimeError where it has none: then the case is wrong, not the submission."""
+    got = run_case(reference_library(), homework, case)
+    if isinstance(got, Raised):
+        raise RuntimeError(f"{homework}, case {case.name!r}: the library itself raised {got.error}: {got.message}")
+    missing = [name for name in case.checks if name not in got]
+    if missing:
+        raise RuntimeError(f"{homework}, case {case.name!r}: the driver {case.driver} returns no {missing}")
+    return got
+
+
+@lru_cache(maxsize=512)
+def drawn(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, Outputs], ...]:
+    """The cases of a problem for a seed, each with the library's answer (kept for the next call)."""
+    return tuple((case, reference(homework, case)) for case in cases(homework, problem, seed))
+
+
+def with_prerequisites(homework: Homework, problem: str, sources: Mapping[str, str]) -> dict[str, str]:
+    """``sources`` with the bodies of the problem's prerequisites out of the library."""
+    names = homework.supplied(homework.problem(problem))
+    done = dict(sources)
+    for module, text in sources.items():
+        supplied = [t.name for t in names if t.module == module]
+        if supplied:
+            done[module] = put_back(text, source_path(module).read_text("utf-8"), supplied)
+    return done
+
+
+def graded(
+    homework: Homework,
+    problem: Problem,
+    sources: Mapping[str, str],
+    given: Sequence[tuple[Case, Outputs]],
+    run: Run,
+    supply: bool = True,
+) -> Verdict:
+    """The verdict on one problem from its cases and the references. ``run``: what each case returns with some modules.
+
+    The problem is graded with the sources as they are and, where that falls short, once more with its prerequisites out
+    of the library: the better counts, so that one mistake is not punished twice. supply False: where the library is a
+    handout's and has no bodies to give.
+    """
+
+    def attempt(own: Mapping[str, str]) -> Verdict:
+        came = run(own, [case for case, _ in given])
+        return judge(problem, [(case, right, got) for (case, right), got in zip(given, came, strict=True)])
+
+    verdict = attempt(sources)
+    if supply and verdict.share < 1.0 and problem.prerequisites:
+        try:
+            helped = with_prerequisites(homework, problem.id, sources)
+        except HomeworkError:  # a function that should be supplied is gone from the file
+            return verdict
+        other = attempt(helped)
+        # As good: then what is wrong is its own, unless its backward reads what its own forward saved, and now raises.
+        verdict = other if (other.share, -raises(other)) >= (verdict.share, -raises(verdict)) else verdict
+    return verdict
+
+
+def raises(verdict: Verdict) -> int:
+    """The number of cases that raised something."""
+    return sum(isinstance(got, Raised) for _, _, got in verdict.results)
+
+
+def grade_sources(
+    homework: Homework, sources: Mapping[str, str], seed: str | int, problems: Iterable[str] | None = None
+) -> dict[str, Verdict]:
+    """The verdict on each problem for modules of ours (a mutant's, a variant's, the stubs)."""
+
+    def run(own: Mapping[str, str], chosen: Sequence[Case]) -> list[Outputs | Raised]:
+        copy = library_with(own)
+        with copy.active():  # swapped in once for all cases
+            return [run_case(copy, homework.name, case) for case in chosen]
+
+    return {
+        problem.id: graded(homework, problem, sources, drawn(homework.name, problem.id, seed), run)
+        for problem in homework.problems
+        if problems is None or problem.id in problems
+    }

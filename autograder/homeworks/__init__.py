@@ -1,0 +1,1 @@
+"""What each homework is: its problems, stubs, cases, drivers, mutants and variants. One folder a homework."""

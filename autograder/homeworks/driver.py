@@ -1,0 +1,190 @@
+"""What drivers share: calling a Function by hand, and a tensor function through the engine."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+
+def module(mp: Any, name: str) -> Any:
+    """The library's module of that name ("ops.activation"): some are hidden behind a function of the same name."""
+    return sys.modules[f"{mp.__name__}.{name}"]
+
+
+def error_of(call: Any) -> str:
+    """Return the name of what a call raises, "" for nothing."""
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__
+    return ""
+
+
+def refusal(call: Any) -> str:
+    """Return the name of the ValueError that a call raises, or "accepted"."""
+    try:
+        call()
+    except ValueError as error:
+        return type(error).__name__
+    return "accepted"
+
+
+def constant(value: Any, a: dict[str, Any]) -> Any:
+    """An argument out of JSON: lists are tuples, {"slice": [a, b, c]} a slice, {"array": name} an input, "..." an
+    ellipsis."""
+    if isinstance(value, list):
+        return tuple(constant(v, a) for v in value)
+    if isinstance(value, dict):
+        return a[value["array"]] if "array" in value else slice(*value["slice"])
+    return Ellipsis if value == "..." else value
+
+
+def by_hand(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
+    """The Function p["function"] of p["module"], called as `function` says.
+
+    p["names"]: its arguments; those that are no inputs come from p["constants"]. Returned besides: "lean", whether none
+    of the arguments p["unneeded"] was kept and at most p["at_most"] bytes of other arrays.
+    """
+    F = getattr(module(mp, p["module"]), p["function"])
+    constants = p.get("constants", {})
+    args = tuple(a[n] if n in a else constant(constants.get(n), a) for n in p["names"].split())
+    out = function(mp, F, p["names"], args, p["needs"], a.get("dz"))
+    unneeded = set(p.get("unneeded", ()))
+    out["lean"] = not unneeded.intersection(out["kept"]) and out["saved"] <= p.get("at_most", 0)
+    return out
+
+
+def function(mp: Any, F: Any, names: str, args: tuple[Any, ...], needs: Any, dz: Any) -> dict[str, Any]:
+    """Forward and backward of a Function, called by hand.
+
+    names: of the arguments, in order, separated by spaces; needs: the names that want a gradient. dz None: the forward
+    alone. Returned: "z"; "d" and the name of every argument (None where none is wanted); "saved", the bytes of arrays
+    that were kept besides the arguments, and "kept", the arguments that were kept; "changed", the arrays that were
+    written though they should not be.
+    """
+    labels = names.split()
+    wanted = [n in needs for n in labels]
+    arrays = {n: x for n, x in zip(labels, args, strict=True) if isinstance(x, np.ndarray)}
+    before = {n: x.copy() for n, x in arrays.items()}
+    ctx = mp.Context(*wanted)
+    z = F.forward(ctx, *args)
+    out: dict[str, Any] = {"z": z}
+    out.update(saved_by(ctx, arrays))
+    if any(wanted) and dz is not None:
+        dz_before = dz.copy()
+        grads = F.backward(ctx, dz)
+        if isinstance(grads, np.ndarray) or not isinstance(grads, (tuple, list)):
+            grads = (grads,)
+        if len(grads) != len(labels):
+            raise ValueError(f"backward returned {len(grads)} gradients for {len(labels)} arguments ({names})")
+        out.update({f"d{n}": g for n, g in zip(labels, grads, strict=True)})
+        if _compared is not None:
+            _compared.extend(compared(mp, F, labels, args, wanted, dz_before, grads))
+        arrays, before = {**arrays, "dz": dz}, {**before, "dz": dz_before}
+    out["changed"] = [n for n, x in arrays.items() if not np.array_equal(x, before[n], equal_nan=x.dtype.kind == "f")]
+    return out
+
+
+ENTRIES = 60  # of an argument, that differences are taken of
+STEP = 1e-5
+_compared: list[dict[str, Any]] | None = None  # where `function` puts its comparisons, while they are asked for
+
+
+def finite_differences(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
+    """The driver p["driver"] of p["homework"] with p["params"], for what `compared` says of the Functions it calls."""
+    global _compared
+    _compared = []
+    try:
+        getattr(import_module(f"autograder.homeworks.{p['homework']}.drivers"), p["driver"])(mp, a, p["params"])
+        return {"compared": _compared}
+    finally:
+        _compared = None
+
+
+def compared(
+    mp: Any, F: Any, labels: list[str], args: tuple[Any, ...], wanted: list[bool], dz: np.ndarray, grads: Any
+) -> list[dict[str, Any]]:
+    """Gradients beside central differences of the same Function's forward, for the float64 arguments that want one.
+
+    For each: "argument"; "at", "backward" and "differences", the worst entry and both its values; "error", the largest
+    difference relative to the largest of all those values; "entries", how many were looked at.
+    """
+
+    def loss(i: int, x: np.ndarray) -> float:
+        own = [v.copy() if isinstance(v, np.ndarray) else v for v in args]
+        own[i] = x.copy()
+        return float((F.forward(mp.Context(*wanted), *own) * dz).sum())
+
+    found = []
+    for i, (label, x, g) in enumerate(zip(labels, args, grads, strict=True)):
+        if not wanted[i] or not isinstance(x, np.ndarray) or x.dtype != np.float64 or not x.size:
+            continue
+        if not isinstance(g, np.ndarray) or g.shape != x.shape:
+            continue
+        x = np.array(x, order="C")
+        step = STEP * min(1.0, float(np.sqrt((x * x).mean())) or 1.0)
+        places = np.arange(x.size)
+        if x.size > ENTRIES:
+            places = np.sort(np.random.default_rng(0).choice(x.size, ENTRIES, replace=False))
+        flat, numeric = x.reshape(-1), np.zeros(len(places))
+        for k, j in enumerate(places):
+            value = flat[j]
+            flat[j] = value + step
+            up = loss(i, x)
+            flat[j] = value - step
+            numeric[k] = (up - loss(i, x)) / (2 * step)
+            flat[j] = value
+        analytic = np.array(g, dtype=np.float64).reshape(-1)[places]
+        difference = np.abs(analytic - numeric)
+        worst = int(np.where(np.isfinite(difference), difference, np.inf).argmax())
+        scale = max(float(np.abs(analytic).max()), float(np.abs(numeric).max()), 1e-12)
+        found.append(
+            {
+                "argument": label,
+                "at": [int(n) for n in np.unravel_index(places[worst], x.shape)],
+                "backward": float(analytic[worst]),
+                "differences": float(numeric[worst]),
+                "error": float(difference[worst]) / scale,
+                "entries": len(places),
+            }
+        )
+    return found
+
+
+def saved_by(ctx: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """ "kept": names of arguments that the context keeps (a view counts); "saved": bytes of the other arrays in it."""
+    kept: list[str] = []
+    buffers: dict[int, int] = {}
+
+    def walk(value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            owners = [n for n, x in arrays.items() if np.may_share_memory(value, x)]
+            if owners:
+                kept.extend(n for n in owners if n not in kept)
+            else:
+                base = value
+                while isinstance(base.base, np.ndarray):
+                    base = base.base
+                buffers[id(base)] = base.nbytes
+        elif isinstance(value, (list, tuple)):
+            for v in value:
+                walk(v)
+        elif isinstance(value, dict):
+            walk(list(value.values()))
+
+    walk(ctx.saved)
+    return {"kept": sorted(kept), "saved": sum(buffers.values())}
+
+
+def through_engine(mp: Any, f: Any, arrays: dict[str, np.ndarray], needs: Any, dz: Any) -> dict[str, Any]:
+    """``f(tensors)`` recorded and walked back: "z", and "d" and the name of each array (None where none is wanted)."""
+    tensors = {n: mp.Tensor(x, requires_grad=n in needs) for n, x in arrays.items()}
+    z = f(tensors)
+    out: dict[str, Any] = {"z": z.data}
+    if needs:
+        z.backward(dz)
+    out.update({f"d{n}": t.grad for n, t in tensors.items()})
+    return out

@@ -1,0 +1,247 @@
+"""The trusted side of confinement: who a worker becomes, what it may read and use, and that nothing of it is left.
+
+Confinement()                     as safe as this machine allows; refuses where that is not safe enough
+Confinement(must=GRADESCOPE)      another user and a seccomp filter, or nothing is graded
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import ctypes
+import importlib.util
+import os
+import random
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autograder.homeworks.homework import ROOT
+
+if sys.platform == "linux":
+    import grp
+    import pwd
+
+GRADESCOPE = (("uid", "seccomp"),)
+LOCAL = (("uid", "seccomp"), ("landlock", "seccomp"))
+UIDS = range(20_000, 60_000)
+MEMORY = 1 << 30  # bytes of address space
+LEAST_MEMORY = 400 << 20
+PROCESSOR = 600  # seconds of a whole worker; each case has its own limit, kept by the client
+PR_SET_CHILD_SUBREAPER = 36
+NUMPY_PARTS = ("random", "linalg", "fft", "polynomial", "ma", "strings", "char", "rec", "lib.stride_tricks", "testing")
+PARTS = (  # of packages of the standard library that are not imported with them
+    *("_strptime", "concurrent.futures.thread", "encodings.ascii", "encodings.latin_1", "importlib.metadata"),
+    *("importlib.resources", "logging.handlers", "unittest.mock", "urllib.request", "xml.etree.ElementTree"),
+)
+APART = {  # what opens a window or prints, examples and tests
+    *("antigravity", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "readline", "rlcompleter", "test"),
+    *("this", "tkinter", "turtle", "turtledemo", "venv"),
+}
+
+
+class ConfinementError(RuntimeError):
+    """Submissions cannot be kept apart here; the message says what is missing and what to do."""
+
+
+def require_linux() -> None:
+    """Raise ConfinementError if this is not Linux: nothing else keeps the programs of others apart."""
+    if sys.platform != "linux":
+        raise ConfinementError(
+            f"grading needs Linux, which confines the programs that it runs; this is {sys.platform}. Grade on Linux or "
+            "in a Linux container, or use `grade --trust` for a program that you would run yourself"
+        )
+
+
+def is_root() -> bool:
+    """Return whether this process may become any other user."""
+    return sys.platform != "win32" and os.geteuid() == 0
+
+
+class Confinement:
+    """How workers are confined; see `autograder.sandbox.child_limits` for what they do to themselves.
+
+    must: lists of layers, one of which has to be there in full. uid, landlock: False leaves the layer out (for tests).
+    memory: bytes of address space, by default 1 GiB or what half a container's limit is. private: folders that no
+    submission may read, the one of the grader and the library by default: where any user can, Landlock must be there.
+    """
+
+    def __init__(
+        self,
+        must: Sequence[Sequence[str]] = LOCAL,
+        *,
+        uid: bool = True,
+        landlock: bool = True,
+        memory: int | None = None,
+        private: Sequence[Path] = (ROOT,),
+    ):
+        require_linux()
+        self.must = [list(together) for together in must]
+        self.uid = uid and is_root()
+        self.landlock = landlock
+        self.memory = memory or max(LEAST_MEMORY, min(MEMORY, container_memory() // 2))
+        self._leases: dict[int, socket.socket] = {}
+        self.used: set[int] = set()  # every user that a worker of this grader has been
+        if not self.uid and ["uid", "seccomp"] in self.must and len(self.must) == 1:
+            raise ConfinementError("workers must run as another user: start the grader as root")
+        opened = [path for path in private if landlock and open_to_others(path)]
+        if opened:
+            if not landlock_version():
+                raise ConfinementError(
+                    f"any user can read {opened[0]}, so submissions could: close it with `chmod 700`, or grade where "
+                    "the kernel has Landlock (Linux 5.13 or later)"
+                )
+            self.must = [sorted({*together, "landlock"}) for together in self.must]
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
+
+    def settings(self, folder: Path, shared: Sequence[Path]) -> dict[str, Any]:
+        """What the next worker does to itself. folder: its own, with its files; shared: what all workers read."""
+        for path in (folder.parent, *shared) if self.uid else ():
+            if not open_to_others(path):
+                raise ConfinementError(f"{path} lies where no other user can read: set TMPDIR to a folder as /tmp is")
+        uid = self._lease() if self.uid else None
+        if uid is not None:
+            shutil.chown(folder, 0, uid)
+            folder.chmod(0o750)
+        package = Path(np.__file__).resolve().parent
+        python = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")] + [package]
+        read = [*python, package.parent / "numpy.libs", *shared, folder]
+        shut = uid is not None and not all(map(open_to_others, python))
+        limits = {"AS": self.memory, "CPU": PROCESSOR, "FSIZE": 0, "NOFILE": 64, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0}
+        if uid is not None:
+            limits["NPROC"] = 64  # threads; only where the user has no other processes
+        return {
+            "uid": uid,
+            "parent": os.getpid(),
+            "limits": limits,
+            "read": sorted({str(p.resolve()) for p in read if p.is_dir()}),
+            "landlock": self.landlock,
+            "must": self.must,
+            "preload": list(needed_modules()) if shut else [],
+        }
+
+    def end(self, settings: Mapping[str, Any]) -> None:
+        """Nothing that a worker began is alive when this returns. ConfinementError where something will not die."""
+        uid = settings["uid"]
+        if uid is None:
+            return
+        purge(uid)
+        self._leases.pop(uid).close()
+
+    def _lease(self) -> int:
+        """A user number that no account, no process and no other grader on this machine has."""
+        for _ in range(1000):
+            uid = random.SystemRandom().choice(UIDS)
+            claim = claimed(uid)
+            if claim is not None:
+                self._leases[uid] = claim
+                self.used.add(uid)
+                return uid
+        raise ConfinementError(f"no free user number from {UIDS.start} to {UIDS.stop - 1}")
+
+
+def claimed(uid: int) -> socket.socket | None:
+    """Claim a user number until the socket is closed; None if an account, a process or another grader has it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(KeyError):
+            pwd.getpwuid(uid)
+            return None
+        with contextlib.suppress(KeyError):
+            grp.getgrgid(uid)
+            return None
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            claim.bind(f"\0minipeft-grading-{uid}")  # gone with this process, however it ends
+        except OSError:
+            claim.close()
+            return None
+        if not list(processes_of(uid)):
+            return claim
+        claim.close()
+    return None
+
+
+def landlock_version() -> int:
+    """The version of Landlock that this kernel has; 0 for none."""
+    create_ruleset, version = 444, 1
+    return max(0, int(ctypes.CDLL(None).syscall(create_ruleset, None, ctypes.c_size_t(0), version)))
+
+
+def container_memory() -> int:
+    """Bytes that the container of this process may use; a large number where nothing says."""
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            return int(Path(name).read_text("ascii"))
+    return 1 << 62
+
+
+def open_to_others(path: Path) -> bool:
+    """Whether any user may read the folder: the way to it and itself."""
+    path = path.resolve()
+    modes = [p.stat().st_mode for p in path.parents]
+    return all(m & stat.S_IXOTH for m in modes) and bool(path.stat().st_mode & stat.S_IXOTH)
+
+
+@cache
+def needed_modules() -> tuple[str, ...]:
+    """Return the modules of Python and NumPy to import ahead, if the worker could not read them later.
+
+    These are the whole standard library and NumPy's parts, since a submission may import any of it, and the names that
+    the library imports from them.
+    """
+    public = {n for n in sys.stdlib_module_names - APART if not n.startswith("_")}
+    names = {n for n in public if importlib.util.find_spec(n) is not None} | set(PARTS)
+    for file in (*(ROOT / "minipeft").rglob("*.py"), *(ROOT / "autograder" / "homeworks").rglob("driver*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names.update(a.name for a in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names.update(f"{node.module}:{a.name}" for a in node.names)
+    standard = {n for n in names if re.split("[.:]", n)[0] in sys.stdlib_module_names}
+    return tuple(sorted({*standard, *(f"numpy.{part}" for part in NUMPY_PARTS)}))
+
+
+def processes_of(uid: int) -> Iterator[tuple[int, bool]]:
+    """The processes that have this user in any of its roles, and whether each is a zombie."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                status = Path("/proc", name, "status").read_text("utf-8", "replace")
+                fields = dict(line.split(":", 1) for line in status.split("\n") if line.startswith(("Uid:", "State:")))
+                if str(uid) in fields["Uid"].split():
+                    yield int(name), "Z" in fields["State"].split()[0]
+
+
+def purge(uid: int, seconds: float = 10.0) -> None:
+    """End every process of a user, and take in what is left of them.
+
+    One process after the other would lose the race with a program that forks and exits: so a shell becomes that user
+    and kills all that it may, which the kernel does in one stroke.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        if not all(zombie for _, zombie in processes_of(uid)):
+            subprocess.run(["/bin/sh", "-c", "kill -9 -1"], user=uid, group=uid, extra_groups=(), env={}, cwd="/")
+        ours = alive = 0
+        for pid, zombie in processes_of(uid):
+            alive += not zombie
+            with contextlib.suppress(ChildProcessError):  # orphans are ours, since we are their reaper
+                if sys.platform == "linux":
+                    os.waitpid(pid, os.WNOHANG)
+                ours += 1
+        if not alive and not ours:
+            return
+        if time.monotonic() > until:
+            raise ConfinementError(f"{alive} processes of user {uid} do not die")
+        time.sleep(0.002)

@@ -1,0 +1,199 @@
+"""A Python process that answers frames: one reply to each request, a time limit, and its output kept apart.
+
+Requests go to its standard input, replies come from its standard output, and what the program prints comes from its
+standard error. Each pipe has a thread, because Windows can wait for a pipe in no other way. The threads put what they
+read into one short queue, so a process that writes without end has to wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from autograder.grading.check import Raised
+from autograder.sandbox.frames import FrameError, Reader
+
+CHUNK = 1 << 16  # bytes
+CHUNKS = 8  # in the queue
+LOG_LIMIT = 64 * 1024  # bytes of output that are kept
+MOST_PRINTED = 4 * 1024 * 1024  # bytes that one process may print
+IDLE_SECONDS = 4.0  # without CPU use, after which a process is considered hung
+BY_THE_CLOCK = 3.0  # how many times its CPU seconds a call may take if the system does not tell the CPU time
+TICK = 0.02  # seconds
+PATIENCE = 0.5  # seconds for the last output of a process that was killed
+ASKED, REPLY, OUTPUT = "asked", "reply", "output"
+CRASHES = {0xC0000005: "access violation", 0xC000001D: "illegal instruction", 0xC00000FD: "stack overflow"}  # Windows
+
+
+class Lost(Exception):
+    """The process gave no reply; ``raised`` is what to report instead."""
+
+    def __init__(self, raised: Raised):
+        self.raised = raised
+
+
+def cpu_time(pid: int) -> tuple[float, bool] | None:
+    """Return the CPU seconds that a process has used and whether it wants more; None if the system does not tell."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, UnicodeDecodeError, ValueError):
+            state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+            return (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK"), state in "RD"
+    return None
+
+
+def ended(status: int) -> Raised:
+    """Describe how a process ended before its reply."""
+    if status < 0:
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        return Raised("crash", f"crashed ({name})")
+    if status in CRASHES:
+        return Raised("crash", f"crashed ({CRASHES[status]})")
+    return Raised("crash", "ended before it answered", f"exit status {status}")
+
+
+class _Watch:
+    """The time limit of one call: CPU time, so that a busy machine costs nobody points; without it, the clock."""
+
+    def __init__(self, pid: int, seconds: float):
+        self._pid, self._seconds = pid, seconds
+        self._begun = self._moved = time.monotonic()
+        self._first = self._used = (cpu_time(pid) or (0.0, True))[0]
+
+    def late(self) -> str:
+        """Return why the call must end now; "" if it may go on."""
+        now = time.monotonic()
+        seen = cpu_time(self._pid)
+        if seen is None:
+            limit = BY_THE_CLOCK * self._seconds + IDLE_SECONDS
+            return "" if now - self._begun < limit else f"more than {limit:g} s"
+        used, wants = seen
+        if used != self._used or wants:
+            self._used, self._moved = used, now
+        if used - self._first > self._seconds:
+            return f"more than {self._seconds:g} s of processor time"
+        if now - self._moved > IDLE_SECONDS:
+            return "it waits for something that does not come"
+        return "" if now - self._begun < 20 * self._seconds + IDLE_SECONDS else f"more than {20 * self._seconds:g} s"
+
+
+class Process:
+    """A process with its three pipes. ``log`` holds what it printed, cut at LOG_LIMIT."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]):
+        self.log = bytearray()
+        self._printed = 0
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._came: queue.Queue[tuple[str, bytes]] = queue.Queue(CHUNKS)
+        self._open = {REPLY, OUTPUT}
+        pipe = subprocess.PIPE
+        self._popen = subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            cwd=folder,
+            env=environment,
+            start_new_session=sys.platform != "win32",
+        )
+        self.pid = self._popen.pid
+        stdin, stdout, stderr = self._popen.stdin, self._popen.stdout, self._popen.stderr
+        assert stdin is not None
+        assert stdout is not None
+        assert stderr is not None
+        self._threads = [
+            threading.Thread(target=self._write, args=(stdin,), daemon=True),
+            threading.Thread(target=self._read, args=(REPLY, stdout), daemon=True),
+            threading.Thread(target=self._read, args=(OUTPUT, stderr), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def exchange(self, frame: bytes, seconds: float) -> Any:
+        """Send a frame and return the message of the one reply.
+
+        Raises Lost if no reply comes in time, FrameError if what comes is no reply. The process is then of no more use.
+        """
+        if self._popen.poll() is not None:
+            raise Lost(ended(self._popen.returncode))
+        reader, watch = Reader(), _Watch(self.pid, seconds)
+        asked = False
+        self._requests.put(frame)
+        while True:
+            with contextlib.suppress(queue.Empty):
+                kind, chunk = self._next(TICK)
+                if kind == ASKED:
+                    asked = True
+                elif kind == REPLY:
+                    if not chunk:
+                        raise Lost(self._after_the_end())
+                    if not asked:
+                        raise FrameError("a reply before the request was read")
+                    if reader.feed(chunk):
+                        return reader.message
+                elif self._printed > MOST_PRINTED:
+                    raise Lost(Raised("crash", "printed too much", f"more than {MOST_PRINTED >> 20} MiB"))
+            if late := watch.late():
+                raise Lost(Raised("timeout", "ran out of time", late))
+
+    def kill(self) -> None:
+        """End the process and, where there are such, all of its process group."""
+        if sys.platform != "win32":
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self._popen.kill()
+        self._popen.wait()
+
+    def drain(self) -> None:
+        """Keep the rest of what a killed process printed, and end the threads."""
+        self._requests.put(None)
+        until = time.monotonic() + PATIENCE  # a child that it left behind may hold the pipes open
+        while self._open and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                self._next(left)
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _next(self, seconds: float) -> tuple[str, bytes]:
+        """Return what comes next and its kind; b"" for the end of a pipe. Raises queue.Empty if nothing comes."""
+        kind, chunk = self._came.get(timeout=seconds)
+        if kind == OUTPUT:
+            self.log += chunk[: max(0, LOG_LIMIT - len(self.log))]
+            self._printed += len(chunk)
+        if not chunk:
+            self._open.discard(kind)
+        return kind, chunk
+
+    def _write(self, pipe: IO[bytes]) -> None:
+        """Write requests. The last byte goes after ASKED: a reply that is queued before ASKED was given too early."""
+        with pipe:
+            while (frame := self._requests.get()) is not None:
+                with contextlib.suppress(OSError):  # it reads no more; its reply, or its end, is read elsewhere
+                    rest = memoryview(frame)[:-1]
+                    while rest:
+                        rest = rest[pipe.write(rest) :]
+                self._came.put((ASKED, b""))
+                with contextlib.suppress(OSError):
+                    pipe.write(frame[-1:])
+
+    def _read(self, kind: str, pipe: IO[bytes]) -> None:
+        with pipe:
+            while chunk := pipe.read(CHUNK):
+                self._came.put((kind, chunk))
+        self._came.put((kind, b""))
+
+    def _after_the_end(self) -> Raised:
+        """Describe how the process ended, after its pipe of replies was closed."""
+        try:
+            return ended(self._popen.wait(1.0))
+        except subprocess.TimeoutExpired:
+            return Raised("crash", "closed its answers")

@@ -1,0 +1,540 @@
+"""What a submission cannot do, tried by a submission; and what it still can."""
+
+import ctypes
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("workers are confined on Linux only", allow_module_level=True)
+
+from autograder.cli import main
+from autograder.grading.check import Raised
+from autograder.grading.grade import grade
+from autograder.homeworks.case import cases
+from autograder.homeworks.homework import load_homework
+from autograder.homeworks.strip import replace_bodies, source_path
+from autograder.sandbox import child_limits as confine
+from autograder.sandbox import parent_limits as confinement
+from autograder.sandbox.child_limits import ALLOWED, CHECKED, MACHINES, SPECIAL, UNKNOWN, program
+from autograder.sandbox.parent_limits import (
+    GRADESCOPE,
+    Confinement,
+    ConfinementError,
+    open_to_others,
+    processes_of,
+    purge,
+)
+from autograder.sandbox.session import Session
+from autograder.submission.intake import Submission
+
+HOMEWORK = load_homework("hw6_lora")
+MODULE = "minipeft.peft.lora"
+SOURCE = source_path(MODULE).read_text("utf-8")
+ROOT = os.geteuid() == 0
+
+CONFIGURATIONS = {
+    "all layers": {},
+    "no Landlock": {"landlock": False},
+    "not root": {"uid": False},
+}
+if not ROOT:  # then there is one way alone
+    CONFIGURATIONS = {"not root": {}}
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS)
+def configuration(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def session(configuration):
+    with Session(HOMEWORK, Confinement(**CONFIGURATIONS[configuration])) as made:
+        yield made
+    assert not made.folder.exists()
+
+
+@pytest.fixture(scope="module")
+def case():
+    return cases("hw6_lora", "6.1", "a test")[0]
+
+
+@pytest.fixture
+def tried(session, case):
+    """What became of lines of Python inside LoRALinear.forward; they may say something with ``say(...)``."""
+
+    def run(lines, header=""):
+        body = "def say(x): raise RuntimeError(x)\nimport os\n" + lines
+        text = replace_bodies(SOURCE, {"LoRALinear.forward": body}) + header
+        (got,) = session.run({MODULE: text}, [case])
+        return got
+
+    return run
+
+
+def test_what_must_be_there_is_there(session, configuration, tried):
+    assert "z" in tried("return x @ weight.T")
+    there = {name for name, answer in session.layers.items() if not str(answer).startswith("no")}
+    expected = {"uid", "limits", "seccomp", "landlock"}
+    missing = {"no Landlock": {"landlock"}, "not root": {"uid"}}.get(configuration, set())
+    if isinstance(session.layers["landlock"], str):
+        expected.discard("landlock")  # a kernel without it
+    assert there == expected - missing
+
+
+FINE = [
+    "import threading; ts = [threading.Thread(target=lambda: x @ x.T) for _ in range(4)]; "
+    "[t.start() for t in ts]; [t.join() for t in ts]",
+    "import numpy as np; np.random.default_rng().normal(size=3); np.linalg.svd(x); np.fft.fft(x)",
+    "import numpy as np; np.einsum('ij->i', x)",
+    "import time; time.sleep(0.01); time.perf_counter()",
+    "import math, typing, dataclasses, functools, itertools, collections, copy, json, random, heapq, string",
+    "print('x'); import warnings; warnings.warn('w')",
+    "import numpy as np; np.ones((200, 200)) @ np.ones((200, 200))",
+    "open(__file__).read()",
+    "import numpy as np; np.zeros(10_000_000)",
+    "[1 / 1 for _ in range(100_000)]",
+]
+
+
+TRY_ALL = """
+def say(x): raise RuntimeError(x)
+import os
+came = []
+for lines in LINES:
+    try:
+        exec(lines, {"say": say, "os": os, "x": x, "weight": weight, "__file__": __file__})
+    except BaseException as error:
+        came.append(f"{type(error).__name__}: {error}")
+    else:
+        came.append("nothing was raised")
+return came
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(session, case):
+    """What became of all that is tried, in one worker: by the lines, "nothing was raised" or the exception."""
+    lines = [*FINE, *(lines for lines, _ in DENIED.values())]
+    text = replace_bodies(SOURCE, {"LoRALinear.forward": TRY_ALL}) + f"\nLINES = {lines!r}\n"
+    (got,) = session.run({MODULE: text}, [case])
+    assert not isinstance(got, Raised), got
+    return dict(zip(lines, got["z"], strict=True))
+
+
+IMPORTED = """
+import importlib, warnings
+warnings.simplefilter("ignore")
+failed = []
+for name in {names}:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        if "cannot open shared object file" not in str(error):  # a library of the system, such as SQLite's
+            failed.append(name)
+"""
+
+
+def test_the_standard_library_can_be_imported_wherever_python_lies(tried):
+    """Some root has Python in a home of mode 0700, where the worker's user cannot read it."""
+    names = [n for n in confinement.needed_modules() if ":" not in n]
+    assert {"csv", "fractions", "socket", "unittest.mock", "numpy.fft"} <= set(names)
+    here: dict = {}
+    with warnings.catch_warnings():
+        exec(IMPORTED.format(names=names), here)
+    there = tried(IMPORTED.format(names=names) + "say(failed)")
+    assert (there.error, there.message) == ("RuntimeError", str(here["failed"]))
+
+
+@pytest.mark.parametrize("lines", FINE)
+def test_what_computing_needs_is_there(outcomes, lines):
+    assert outcomes[lines] == "nothing was raised"
+
+
+LIBC = "import ctypes; c = ctypes.CDLL(None, use_errno=True)\n"
+DENIED = {  # what is tried: (lines, what must come of it)
+    "write in the scratch folder": ("open('x', 'w')", "PermissionError"),
+    "write in /tmp": ("open('/tmp/minipeft-attack', 'w')", "PermissionError"),
+    "write in /dev/shm": ("open('/dev/shm/minipeft-attack', 'w')", "PermissionError"),
+    "append to its own file": ("open(__file__, 'a')", "PermissionError"),
+    "make a folder": ("os.mkdir('x')", "PermissionError"),
+    "make a link": ("os.symlink('/etc/passwd', 'x')", "PermissionError"),
+    "remove its own file": ("os.remove(__file__)", "PermissionError"),
+    "change its own file's mode": ("os.chmod(__file__, 0o777)", "PermissionError"),
+    "a socket": ("import socket; socket.socket()", "PermissionError"),
+    "a datagram": ("import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "PermissionError"),
+    "a unix socket": ("import socket; socket.socketpair()", "PermissionError"),
+    "a name on the network": (
+        "import socket; socket.create_connection(('localhost', 1))",
+        "PermissionError|gaierror|LookupError",
+    ),
+    "fork": ("os.fork()", "PermissionError"),
+    "a program": ("import subprocess; subprocess.run(['true'])", "PermissionError|ModuleNotFoundError"),
+    "a shell": ("say(os.system('true'))", "RuntimeError: (-1|32512)"),
+    "exec": ("os.execv('/bin/true', ['true'])", "PermissionError"),
+    "posix_spawn": ("os.posix_spawn('/bin/true', ['true'], {})", "PermissionError"),
+    "kill all": ("os.kill(-1, 9)", "PermissionError"),
+    "kill the parent": ("os.kill(os.getppid(), 9)", "PermissionError"),
+    "stop itself": ("os.kill(os.getpid(), 19)", "PermissionError"),
+    "a pidfd": ("os.pidfd_open(os.getppid())", "PermissionError"),
+    "ptrace": (LIBC + "say((c.ptrace(16, os.getppid(), 0, 0), ctypes.get_errno()))", r"RuntimeError: \(-1, 1\)"),
+    "the parent's memory": ("open(f'/proc/{os.getppid()}/mem', 'rb')", "PermissionError"),
+    "the parent's environment": ("say(open(f'/proc/{os.getppid()}/environ').read())", "PermissionError"),
+    "the parent's descriptors": ("os.listdir(f'/proc/{os.getppid()}/fd')", "PermissionError"),
+    "more memory": ("import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))", "ValueError|PermissionError"),
+    "much memory": ("import numpy as np; np.ones(1 << 28)", "MemoryError"),
+    "become root": ("os.setuid(0)", "PermissionError"),
+    "become another": ("os.setresuid(1, 1, 1)", "PermissionError"),
+    "a namespace": (LIBC + "say((c.unshare(0x10000000), ctypes.get_errno()))", r"RuntimeError: \(-1, 1\)"),
+    "mount": (LIBC + "say((c.mount(0, b'/', 0, 0x1000, 0), ctypes.get_errno()))", r"RuntimeError: \(-1, 1\)"),
+    "a memfd": ("os.memfd_create('x')", "PermissionError"),
+    "shared memory": (LIBC + "say((c.shmget(1, 4096, 0o1666), ctypes.get_errno()))", r"RuntimeError: \(-1, 1\)"),
+    "a named semaphore": (
+        LIBC + "say((c.sem_open(b'/x', 64, 0o600, 1), ctypes.get_errno()))",
+        r"RuntimeError: \(0, (1|2|13|38)\)",
+    ),
+    "prctl": (LIBC + "say((c.prctl(1, 0, 0, 0, 0), ctypes.get_errno()))", r"RuntimeError: \(-1, 1\)"),
+    "nice": ("os.setpriority(os.PRIO_PROCESS, 0, -5)", "PermissionError"),
+    "another's limits": (
+        LIBC + "say((c.prlimit(os.getppid(), 9, 0, 0), ctypes.get_errno()))",
+        r"RuntimeError: \(-1, 1\)",
+    ),
+}
+NUMBERS = {  # system calls that have no wrapper, by their number on x86-64
+    "process_vm_readv": 310, "bpf": 321, "userfaultfd": 323, "perf_event_open": 298, "io_uring_setup": 425,
+    "keyctl": 250, "add_key": 248, "mq_open": 240, "semget": 64, "msgget": 68, "setns": 308, "init_module": 175,
+    "kexec_load": 246, "open_by_handle_at": 304, "pivot_root": 155, "name_to_handle_at": 303, "personality": 135,
+    "pidfd_getfd": 438, "vfork": 58, "fanotify_init": 300, "execveat": 322, "modify_ldt": 154, "seccomp": 317,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DENIED)
+def test_what_is_denied(outcomes, name):
+    lines, comes = DENIED[name]
+    assert re.match(comes, outcomes[lines])
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86-64")
+def test_no_system_call_that_can_reach_outside_is_there(tried):
+    calls = f"[(n, c.syscall(n, 0, 0, 0, 0, 0, 0), ctypes.get_errno()) for n in {sorted(NUMBERS.values())}]"
+    got = tried(f"{LIBC}say([(n, e) for n, r, e in {calls} if (r, e) != (-1, 1)])")
+    assert got.message == "[]"
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="what is tried is code of x86-64")
+def test_other_ways_into_the_kernel_end_the_process(tried):
+    assert tried(LIBC + "c.syscall(0x40000000 + 39)").error == "crashed (SIGSYS)"  # getpid of x32
+    code = "b8140000 00cd80c3".replace(" ", "")  # mov eax, 20; int 0x80; ret: getpid of i386
+    machine_code = (
+        "c.mmap.restype = ctypes.c_void_p\n"
+        "m = c.mmap(None, ctypes.c_size_t(4096), 7, 0x22, -1, ctypes.c_size_t(0))\n"
+        f"ctypes.memmove(m, bytes.fromhex('{code}'), {len(code) // 2})\n"
+        "say(ctypes.CFUNCTYPE(ctypes.c_int)(m)())"
+    )
+    assert tried(LIBC + machine_code).error in ("crashed (SIGSYS)", "crashed (SIGSEGV)")  # or there is no such way in
+
+
+def test_clone3_says_that_it_does_not_exist_and_threads_work(tried):
+    got = tried(LIBC + "say((c.syscall(435, 0, 0), ctypes.get_errno()))")
+    assert got.message == "(-1, 38)"
+
+
+def test_secrets_of_the_grader_cannot_be_read(tried, configuration, tmp_path):
+    secret = tmp_path / "seed.txt"
+    secret.write_text("1234")
+    secret.chmod(0o600)
+    assert tried(f"say(open({str(secret)!r}).read())").error == "PermissionError"
+    assert tried("say(os.listdir('..'))").message in ("['scratch', 'submission']", "['submission', 'scratch']")
+    if configuration != "no Landlock":
+        assert tried("say(open('/etc/passwd').read())").error == "PermissionError"
+        assert tried("say(os.listdir('/'))").error == "PermissionError"
+        assert tried("say(os.listdir('/proc'))").error == "PermissionError"
+
+
+def test_other_workers_cannot_be_read(session, case, tried, configuration):
+    session.prepare({MODULE: SOURCE})
+    other = session._ahead
+    try:
+        assert other.start() is None
+        text = replace_bodies(
+            SOURCE,
+            {
+                "LoRALinear.forward": f"raise RuntimeError(open({str(other._folder / 'submission')!r} + '/' + "
+                f"{MODULE + '.py'!r}).read())"
+            },
+        )
+        session._ahead = None
+        (got,) = session.run({MODULE: text}, [case])
+        assert got.error == "PermissionError"
+        assert not isinstance(other.call(case), Raised)
+    finally:
+        other.close()
+
+
+def test_a_torrent_of_output_does_no_harm(session, case, tried):
+    got = tried("import sys\nwhile True: sys.stdout.write('x' * 65536)")
+    assert (got.kind, got.error) == ("crash", "printed too much")
+    assert len(session.log) <= 64 * 1024
+
+
+def test_only_the_named_packages_are_there(tried):
+    assert tried("import pytest").error == "ModuleNotFoundError"
+    assert tried("import hypothesis").error == "ModuleNotFoundError"
+
+
+def test_a_worker_dies_with_the_grader():
+    code = (
+        "import os\n"
+        "from autograder.sandbox.session import Session\n"
+        "from autograder.sandbox.parent_limits import Confinement\n"
+        "from autograder.homeworks.homework import load_homework\n"
+        f"s = Session(load_homework('hw6_lora'), Confinement(uid={ROOT}))\n"
+        "s.probe({})\n"
+        "print(s._ahead.process.pid, s.folder, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=confinement.ROOT)
+    pid, folder = ran.stdout.split()
+    for _ in range(250):
+        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1]:
+            break
+        time.sleep(0.02)
+    else:
+        pytest.fail("the worker lives on")
+    shutil.rmtree(folder, ignore_errors=True)  # the next grader on this machine would do so, too
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root")
+def test_every_worker_is_a_user_of_its_own_and_nothing_of_it_is_left(case):
+    made = Confinement(GRADESCOPE)
+    body = "import os\nraise RuntimeError((os.getresuid(), os.getresgid(), os.getgroups()))"
+    text = replace_bodies(SOURCE, {"LoRALinear.forward": body})
+    with Session(HOMEWORK, made) as session:
+        session.prepare({MODULE: text})
+        first = session.run({MODULE: text}, [case])[0].message
+        second = session.run({MODULE: text}, [case])[0].message
+    users = [int(m.split(",")[0].strip("(")) for m in (first, second)]
+    assert users[0] != users[1]
+    for user, said in zip(users, (first, second), strict=True):
+        assert said == f"({(user,) * 3}, {(user,) * 3}, [])"
+        assert list(processes_of(user)) == []
+    assert made._leases == {}
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root")
+def test_a_user_is_purged_however_its_processes_hide(tmp_path):
+    uid = 54_321
+    script = tmp_path / "daemons.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "os.setgroups([]); os.setresgid(54321, 54321, 54321); os.setresuid(54321, 54321, 54321)\n"
+        "for n in range(1, 20):\n"
+        "    try: signal.signal(n, signal.SIG_IGN)\n"
+        "    except OSError: pass\n"
+        "for _ in range(4):\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        if os.fork(): os._exit(0)\n"
+        "        end = time.monotonic() + 60\n"
+        "        while time.monotonic() < end:\n"
+        "            if os.fork(): os._exit(0)\n"
+        "            time.sleep(0.01)\n"
+    )
+    Confinement()  # makes this process the one that orphans come to
+    subprocess.run([sys.executable, str(script)], check=True)
+    assert list(processes_of(uid))
+    purge(uid)
+    time.sleep(0.1)
+    assert [pid for pid, zombie in processes_of(uid) if not zombie] == []
+
+
+def test_it_fails_closed(case, monkeypatch, tmp_path, capsys):
+    if ROOT:
+        monkeypatch.setattr(confinement.os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfinementError, match="start the grader as root"):
+        Confinement(GRADESCOPE)
+    (tmp_path / "lora.py").write_text(SOURCE, "utf-8")
+    out = tmp_path / "results.json"
+    command = ["grade", str(tmp_path), "--homework", "hw6_lora", "--gradescope", "--out", str(out)]
+    assert main(command) == 2
+    assert "start the grader as root" in capsys.readouterr().err
+    assert "Tell the course staff" in out.read_text()
+
+
+@pytest.mark.parametrize("must", [[["landlock", "seccomp"]], [["uid", "landlock"], ["landlock"]]])
+def test_a_layer_that_is_missing_stops_the_grading_before_anything_runs(case, must, tmp_path):
+    note = Path(f"/dev/shm/minipeft-test-{os.getpid()}")
+    text = SOURCE + f"\nopen({str(note)!r}, 'w')\n"
+    made = Confinement(must, uid=False, landlock=False)
+    with pytest.raises(ConfinementError, match=r"expected (uid and landlock or )?landlock"):
+        grade(HOMEWORK, Submission({MODULE: text}), 1, confinement=made)
+    assert not note.exists()
+
+
+def test_where_any_user_can_read_the_answers_landlock_must_be_there(monkeypatch, tmp_path):
+    private = tmp_path / "private"
+    private.mkdir()
+    private.chmod(0o700)
+    monkeypatch.setattr(confinement, "landlock_version", lambda: 0)
+    Confinement(private=[private])
+    with pytest.raises(
+        ConfinementError, match="any user can read /usr, so submissions could: close it with `chmod 700`"
+    ):
+        Confinement(private=[private, Path("/usr")])
+    monkeypatch.setattr(confinement, "landlock_version", lambda: 7)
+    made = Confinement(private=[private, Path("/usr")])
+    assert all("landlock" in together for together in made.must)
+
+
+def test_elsewhere_than_linux_it_refuses(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ConfinementError, match=r"grading needs Linux.*`grade --trust`"):
+        Confinement()
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root")
+def test_a_folder_that_no_one_else_can_read_is_named(case, tmp_path, monkeypatch):
+    shut = tmp_path / "shut"
+    shut.mkdir(mode=0o700)
+    monkeypatch.setattr("tempfile.tempdir", str(shut))
+    with Session(HOMEWORK, Confinement()) as session, pytest.raises(ConfinementError, match="set TMPDIR"):
+        session.run({MODULE: SOURCE}, [case])
+
+
+def test_whether_others_can_read(tmp_path):
+    assert open_to_others(Path("/usr"))
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a").chmod(0o700)
+    assert not open_to_others(tmp_path / "a" / "b")
+
+
+# The filter itself, for both machines
+
+
+def verdict(machine, number, arguments=(0,) * 6, architecture=None, pid=77):
+    """What the filter says: the packet filter's instructions, carried out here."""
+    lines = program(machine, pid)
+    values = {0: number, 4: architecture or MACHINES[machine][0]}
+    values.update({16 + 8 * i: a & 0xFFFFFFFF for i, a in enumerate(arguments)})
+    at = loaded = 0
+    while True:
+        code, yes, no, value = lines[at]
+        at += 1
+        if code == confine.LOAD:
+            loaded = values[value]
+        elif code == confine.RETURN:
+            return value
+        else:
+            hit = {
+                confine.JUMP_EQUAL: loaded == value,
+                confine.JUMP_AT_LEAST: loaded >= value,
+                confine.JUMP_ANY_BIT: loaded & value,
+            }[code]
+            at += yes if hit else no
+
+
+DENY = confine.ERROR | confine.EPERM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_filter_decides_as_its_tables_say(machine):
+    column = MACHINES[machine][1]
+    allowed = {n[column] for n in ALLOWED.values()} - {None}
+    checked = {n[column] for n, *_ in CHECKED.values()} - {None}
+    unknown = {n[column] for n in UNKNOWN.values()}
+    for number in range(600):
+        said = verdict(machine, number)
+        if number in allowed:
+            assert said == confine.ALLOW
+        elif number in unknown:
+            assert said == confine.ERROR | confine.ENOSYS
+        elif number not in checked:
+            assert said == DENY
+    other = next(m for m in MACHINES if m != machine)
+    assert verdict(machine, 39, architecture=MACHINES[other][0]) == confine.KILL_PROCESS
+    if machine == "x86_64":
+        assert verdict(machine, confine.X32 + 39) == confine.KILL_PROCESS
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_filter_looks_at_arguments(machine):
+    column = MACHINES[machine][1]
+
+    def said(name, at, value):
+        arguments = [0] * 6
+        arguments[at] = value
+        return verdict(machine, CHECKED[name][0][column], arguments)
+
+    thread = 0x3D0F00  # what glibc clones a thread with
+    assert said("clone", 0, thread) == confine.ALLOW
+    assert said("clone", 0, signal.SIGCHLD) == DENY
+    assert said("openat", 2, os.O_RDONLY | os.O_CLOEXEC) == confine.ALLOW
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_RDONLY | os.O_TRUNC, os.O_TMPFILE | os.O_RDWR):
+        assert said("openat", 2, flags) == DENY
+    assert said("tgkill", 0, 77) == confine.ALLOW
+    assert said("tgkill", 0, 78) == DENY
+    assert said("prlimit64", 0, 0) == confine.ALLOW
+    assert said("prlimit64", 0, 1) == DENY
+    assert said("ioctl", 1, 0x5401) == confine.ALLOW
+    assert said("ioctl", 1, 0x5412) == DENY  # TIOCSTI, which types into a terminal
+
+
+HEADERS = {
+    "x86_64": ["/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "/usr/include/asm/unistd_64.h"],
+    "aarch64": ["/usr/include/asm-generic/unistd.h"],
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_tables_are_those_of_the_kernels_headers(machine):
+    header = next((Path(h) for h in HEADERS[machine] if Path(h).exists()), None)
+    if header is None:
+        pytest.skip("the kernel's headers are not installed")
+    found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", header.read_text())
+    numbers = {{"fstatat": "newfstatat"}.get(name, name): int(n) for name, n in found}
+    tables = {**ALLOWED, **UNKNOWN, **SPECIAL, **{name: row[0] for name, row in CHECKED.items()}}
+    for name, row in tables.items():
+        assert row[MACHINES[machine][1]] == numbers.get(name), name
+
+
+def test_prctl_numbers_are_those_of_this_kernel():
+    if not Path("/usr/include/linux/prctl.h").exists():
+        pytest.skip("the kernel's headers are not installed")
+    text = Path("/usr/include/linux/prctl.h").read_text()
+    for name, ours in (
+        ("PR_SET_PDEATHSIG", confine.PR_SET_PDEATHSIG),
+        ("PR_SET_NO_NEW_PRIVS", confine.PR_SET_NO_NEW_PRIVS),
+        ("PR_SET_DUMPABLE", confine.PR_SET_DUMPABLE),
+        ("PR_SET_CHILD_SUBREAPER", confinement.PR_SET_CHILD_SUBREAPER),
+    ):
+        assert int(re.search(rf"#define {name}\s+(\d+)", text)[1]) == ours
+    assert ctypes.sizeof(ctypes.c_void_p) == 8
+
+
+DOCKER = {0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}  # the capabilities that a container has by default
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ROOT, reason="needs root")
+def test_it_works_with_what_a_container_has_by_default(tmp_path):
+    for file in HOMEWORK.files:
+        (tmp_path / file.stub).write_text(source_path(file.module).read_text("utf-8"), "utf-8")
+    script = (
+        "import ctypes, os, sys\n"
+        "c = ctypes.CDLL(None)\n"
+        f"[c.prctl(24, ctypes.c_ulong(n), 0, 0, 0) for n in range(41) if n not in {DOCKER}]\n"  # PR_CAPBSET_DROP
+        "os.execv(sys.executable, [sys.executable, '-m', 'autograder', *sys.argv[1:]])\n"
+    )
+    command = [sys.executable, "-c", script, "grade", str(tmp_path), "--homework", "hw6_lora", "--gradescope"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=confinement.ROOT)
+    assert ran.returncode == 0, ran.stderr
+    assert "confined: uid yes, limits yes, seccomp yes" in ran.stderr
+    assert f"hw6_lora: {HOMEWORK.points:g} of {HOMEWORK.points:g} points" in ran.stdout

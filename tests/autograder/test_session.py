@@ -1,0 +1,250 @@
+"""The trusted side of the worker: what comes back for programs that are right, wrong, stuck, dead or hostile."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autograder.grading.check import Raised
+from autograder.grading.reference import reference
+from autograder.homeworks.case import cases
+from autograder.homeworks.homework import load_homework
+from autograder.homeworks.strip import replace_bodies, source_path
+from autograder.sandbox import process, workspace
+from autograder.sandbox.session import Session
+
+HOMEWORK = load_homework("hw6_lora")
+MODULE = "minipeft.peft.lora"
+FORWARD = "LoRALinear.forward"
+
+
+def written(body, header=""):
+    """The reference with another body of LoRALinear.forward, and lines at its end."""
+    source = source_path(MODULE).read_text("utf-8")
+    return {MODULE: (replace_bodies(source, {FORWARD: body}) if body else source) + header}
+
+
+@pytest.fixture(scope="module")
+def forward():
+    return cases("hw6_lora", "6.1", "a test")[:2]
+
+
+@pytest.fixture(scope="module")
+def session():
+    with Session(HOMEWORK) as made:
+        yield made
+    assert not made.folder.exists()
+
+
+@pytest.fixture
+def run(session, forward):
+    return lambda body, header="": session.run(written(body, header), forward)
+
+
+def test_the_library_itself_returns_the_reference(run, forward):
+    for case, got in zip(forward, run(""), strict=True):
+        right = reference("hw6_lora", case)
+        assert list(got) == list(right)
+        np.testing.assert_allclose(got["z"], right["z"], rtol=1e-13)  # on some processors the last bit differs
+
+
+def test_the_worker_sees_the_library_without_the_answers(session):
+    for file in session.library.rglob("lora.py"):
+        if "peft" in file.parts:
+            assert 'raise NotImplementedError("hw6.1: LoRALinear.forward")' in file.read_text("utf-8")
+    there = {p.relative_to(session.library).as_posix() for p in session.library.rglob("*.py")}
+    staff = ("case", "mutant", "variant", "strip", "check", "reference", "library")
+    assert not {p for p in there if p.startswith("autograder") and Path(p).stem.startswith(staff)}
+    own = [p for p in there if p.startswith("autograder/homeworks/hw") and not p.endswith("__init__.py")]
+    assert own == ["autograder/homeworks/hw6_lora/drivers.py"]
+
+
+def test_an_exception_comes_with_the_line_in_the_students_file(run):
+    got = run('raise ValueError("no")')[0]
+    line = written('raise ValueError("no")')[MODULE].split("\n").index('        raise ValueError("no")') + 1
+    assert got == Raised("raised", "ValueError", "no", "lora.py", line)
+
+
+def test_a_file_that_cannot_be_imported_is_named_for_every_case(run):
+    results = run("", "\nnothing\n")
+    assert [(r.error, r.file) for r in results] == [("NameError", "lora.py")] * 2
+    assert results[0].line == written("", "\nnothing\n")[MODULE].count("\n")
+
+
+@pytest.mark.parametrize("how", ["raise SystemExit(0)", "raise KeyboardInterrupt", "raise GeneratorExit"])
+def test_leaving_early_is_an_exception_like_any_other(run, how):
+    assert [r.kind for r in run(how)] == ["raised", "raised"]
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        ("import os; os._exit(0)", "ended before it answered", "exit status 0"),
+        ("import ctypes; ctypes.string_at(0)", "crashed (SIGSEGV)", ""),
+        ("import os; os.kill(os.getpid(), 9)", "crashed (SIGKILL)", ""),
+        ("import os; os.closerange(3, 100)", "", ""),
+    ],
+)
+def test_a_crash_costs_its_own_case_and_the_next_gets_a_new_worker(run, body, error, message):
+    results = run(f"if x.ndim == 2:\n    {body}\nreturn x @ weight.T + bias")
+    assert results[0].kind == "crash"
+    assert results[0].error.startswith(error)
+    assert message in results[0].message
+    assert results[1]["z"].ndim == 3
+
+
+def test_a_loop_without_end_is_stopped_by_its_processor_time(session, forward):
+    quick = [replace(case, seconds=0.3) for case in [*forward, *forward, *forward]]
+    results = session.run(written("while True: pass"), quick)
+    assert [r.kind for r in results] == ["timeout"] * 6
+    assert [r.error for r in results] == ["ran out of time"] * 3 + ["not run"] * 3
+    assert "0.3 s of processor time" in results[0].message
+
+
+def test_a_program_that_waits_is_stopped_too(session, forward, monkeypatch):
+    monkeypatch.setattr(process, "IDLE_SECONDS", 0.5)
+    start = time.monotonic()
+    (got,) = session.run(written("import time; time.sleep(1e6)"), forward[:1])
+    assert got.message == "it waits for something that does not come"
+    assert time.monotonic() - start < 30
+
+
+def test_a_program_that_stops_itself_is_stopped(session, forward, monkeypatch):
+    monkeypatch.setattr(process, "IDLE_SECONDS", 0.5)
+    (got,) = session.run(written("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"), forward[:1])
+    assert got.kind == "timeout"
+
+
+def test_without_cpu_time_the_clock_stops_a_loop(session, forward, monkeypatch):
+    monkeypatch.setattr(process, "cpu_time", lambda pid: None)  # as on Windows and macOS
+    monkeypatch.setattr(process, "IDLE_SECONDS", 0.1)
+    (got,) = session.run(written("while True: pass"), [replace(forward[0], seconds=0.3)])
+    assert (got.kind, got.message) == ("timeout", "more than 1 s")
+
+
+def test_what_is_printed_without_a_flush_is_kept(forward):
+    with Session(HOMEWORK) as made:
+        made.run(written('print("kept"); import os; os._exit(0)'), forward[:1])
+        assert made.log == "kept\n"
+
+
+def test_what_it_prints_is_kept_apart_and_cut(session, forward):
+    body = 'print("PASSED" * 100000, flush=True); import sys; sys.stderr.write("warned"); return x @ weight.T'
+    with Session(HOMEWORK) as made:
+        results = made.run(written(body), forward)
+        assert all("z" in r for r in results)
+        assert made.log.startswith("PASSEDPASSED")
+        assert len(made.log) <= process.LOG_LIMIT
+
+
+FRAME = """
+import os, sys
+def forge(data):
+    frame = sys._getframe()
+    while "replies" not in frame.f_locals:
+        frame = frame.f_back
+    os.write(frame.f_locals["replies"], data)
+"""
+
+
+@pytest.mark.parametrize(
+    ("forged", "says"),
+    [
+        ("b'x' * 100", "begins with"),
+        ("__import__('autograder.sandbox.frames').sandbox.frames.encode({'id': 99, 'outputs': {}})", "another request"),
+        ("__import__('autograder.sandbox.frames').sandbox.frames.encode([1])", "another request"),
+        ("__import__('autograder.sandbox.frames').sandbox.frames.encode({'id': 2, 'outputs': 3})", "without outputs"),
+    ],
+)
+def test_forged_answers_are_no_answers(run, forged, says):
+    got = run(f"forge({forged}); import time; time.sleep(100)", FRAME)[0]
+    assert got.kind == "crash"
+    assert got.error == "broke the protocol"
+    assert says in got.message
+
+
+def test_a_second_answer_is_refused(session, forward):
+    body = (
+        "from autograder.sandbox.frames import encode; f = encode({'id': 2, 'outputs': {'z': x, 'changed': []}}); "
+        "forge(f + f); return x"
+    )
+    got = session.run(written(body, FRAME), forward)
+    assert got[0].kind == "crash"
+
+
+def test_the_name_of_an_exception_cannot_carry_a_text(run):
+    got = run('raise type("<script>\\u202e" + "x" * 200, (Exception,), {})("\\x1b[31m")')[0]
+    assert got.error == "an exception"
+
+
+def test_a_huge_answer_is_an_error_of_its_own(run):
+    got = run("import numpy as np; return np.broadcast_to(x[:1, :1], (10**6, 10**6)) if x.ndim == 2 else x")[0]
+    assert (got.kind, got.error) == ("raised", "TooLarge")
+
+
+def test_after_the_deadline_nothing_is_run(forward):
+    with Session(HOMEWORK, deadline=0.0) as made:
+        assert [r.error for r in made.run(written(""), forward)] == ["not run", "not run"]
+
+
+def test_children_of_a_worker_end_with_it(session, forward, tmp_path):
+    note = tmp_path / "pid"
+    body = 'import subprocess; p = subprocess.Popen(["sleep", "1000"]); '
+    body += f'open({str(note)!r}, "w").write(str(p.pid)); return x'
+    session.run(written(body), forward[:1])
+    pid = int(note.read_text())
+    for _ in range(100):
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the child is still alive")
+
+
+def test_its_environment_holds_nothing_of_ours(session, forward, monkeypatch):
+    monkeypatch.setenv("SECRET_SEED", "1234")
+    body = 'import os; raise ValueError(" ".join(sorted(os.environ)))'
+    (got,) = session.run(written(body), forward[:1])
+    assert set(got.message.split()) <= {
+        "HOME",
+        "LC_ALL",
+        "MKL_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "PATH",
+        "TMPDIR",
+    }
+
+
+def test_workers_begun_ahead_are_used_and_ended(forward):
+    with Session(HOMEWORK) as made:
+        made.prepare(written(""))
+        assert "z" in made.run(written(""), forward)[0]
+        made.prepare(written("return x"))
+        assert "z" in made.run(written(""), forward)[0]
+        made.prepare(written(""))
+        folder = made.folder
+    assert not folder.exists()
+
+
+def test_what_a_killed_grader_left_is_removed_and_what_another_uses_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Session(HOMEWORK) as other:
+        left = tmp_path / f"{workspace.PREFIX}left"
+        (left / "worker-1").mkdir(parents=True)
+        (left / "lock").touch()
+        unlocked, young = (tmp_path / f"{workspace.PREFIX}{name}" for name in ("unlocked", "young"))
+        unlocked.mkdir()
+        young.mkdir()  # it has no lock yet: whoever made it may be about to lock it
+        for folder in (unlocked, other.folder):
+            os.utime(folder, (0, 0))
+        workspace.remove_stale()
+        assert not left.exists()
+        assert not unlocked.exists()
+        assert young.exists()
+        assert other.folder.exists()
