@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autograder.cli.arguments import add_command, add_output, add_reports, add_shared, check_seconds, read_seed
 from autograder.cli.show import show
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.homework import ROOT, load_homework
 from minipeft.cli.arguments import Subparsers
 from minipeft.cli.process import UserError
 
@@ -28,15 +28,13 @@ def add_grade(commands: Subparsers) -> None:
         run_grade,
         help="grade one submission on hidden cases",
         description="Grade a folder, a zip or a single file on cases drawn from a secret seed.",
-        epilog="--seed is seen by every user of the machine while it runs; a secret belongs into a --seed-file.",
+        epilog="The seed is in a file because every user of the machine can read a command line.",
         staff=True,
     )
     grade.add_argument("submission", type=Path, metavar="SUBMISSION", help="a folder, a zip or one of the files")
     add_shared(grade, "--homework")
     add_output(grade, "--out", help="where to write results.json, after every problem")
-    seed = grade.add_mutually_exclusive_group()
-    seed.add_argument("--seed", help="of the cases (default: a random one)")
-    add_shared(seed, "--seed-file", help="a file that holds the seed")
+    add_shared(grade, "--seed-file")
     grade.add_argument("--full", action="store_true", help="tell everything, as for public cases: for staff")
     grade.add_argument("--deadline", type=float, metavar="S", help="seconds for the whole (default: none)")
     kept = grade.add_mutually_exclusive_group()
@@ -60,7 +58,7 @@ def run_grade(args: argparse.Namespace) -> int:
         raise UserError(f"no file or folder {str(args.submission)!r}: expected a submission")
     seed = read_seed(args.seed_file)
     if seed is None:
-        seed = args.seed or secrets.token_hex(16)
+        seed = secrets.token_hex(16)
 
     def keep(document: dict[str, Any]) -> None:
         if args.out is not None:
@@ -77,8 +75,10 @@ def run_grade(args: argparse.Namespace) -> int:
         keep(made)
         print(json.dumps(made) if args.json else made["output"])
         return 1
+    private = [ROOT, args.submission.resolve().parent, *([args.seed_file] if args.seed_file else [])]
     try:
-        confinement = None if args.trust else Confinement(GRADESCOPE if args.gradescope else LOCAL)
+        must = GRADESCOPE if args.gradescope else LOCAL
+        confinement = None if args.trust else Confinement(must, private=private)
         done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
     except ConfinementError:
         keep(not_run(homework, "This could not be graded: the grader is not set up right. Tell the course staff."))

@@ -47,10 +47,10 @@ def run_grade_all(args: argparse.Namespace) -> int:
     """Grade a class, and print the summary and where the grades are."""
     from autograder.course.classroom import grade_all
     from autograder.course.export import ClassError
-    from autograder.sandbox.parent_limits import require_linux
+    from autograder.sandbox.parent_limits import Confinement
 
     if not args.trust:
-        require_linux()
+        Confinement(private=[args.seed_file] if args.seed_file else [])  # refuse before anything is written
     homework = load_homework(args.homework)
     check_seconds("--deadline", args.deadline)
     try:

@@ -73,8 +73,9 @@ class Confinement:
     """How workers are confined; see `autograder.sandbox.child_limits` for what they do to themselves.
 
     must: lists of layers, one of which has to be there in full. uid, landlock: False leaves the layer out (for tests).
-    memory: bytes of address space, by default 1 GiB or what half a container's limit is. private: folders that no
-    submission may read, the one of the grader and the library by default: where any user can, Landlock must be there.
+    memory: bytes of address space, by default 1 GiB or what half a container's limit is. private: folders and files
+    that no submission may read, by default the folder of the grader and the library: if any user can read one of them,
+    Landlock must be there.
     """
 
     def __init__(
@@ -98,9 +99,10 @@ class Confinement:
         opened = [path for path in private if landlock and open_to_others(path)]
         if opened:
             if not landlock_version():
+                mode = 700 if opened[0].is_dir() else 600
                 raise ConfinementError(
-                    f"any user can read {opened[0]}, so submissions could: close it with `chmod 700`, or grade where "
-                    "the kernel has Landlock (Linux 5.13 or later)"
+                    f"any user can read {opened[0]}, so submissions could: close it with `chmod {mode}`, or grade "
+                    "where the kernel has Landlock (Linux 5.13 or later)"
                 )
             self.must = [sorted({*together, "landlock"}) for together in self.must]
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
@@ -187,10 +189,10 @@ def container_memory() -> int:
 
 
 def open_to_others(path: Path) -> bool:
-    """Whether any user may read the folder: the way to it and itself."""
+    """Return whether any user may enter the folder or read the file: the way to it and itself."""
     path = path.resolve()
-    modes = [p.stat().st_mode for p in path.parents]
-    return all(m & stat.S_IXOTH for m in modes) and bool(path.stat().st_mode & stat.S_IXOTH)
+    own = stat.S_IXOTH if path.is_dir() else stat.S_IROTH
+    return all(p.stat().st_mode & stat.S_IXOTH for p in path.parents) and bool(path.stat().st_mode & own)
 
 
 @cache

@@ -143,7 +143,9 @@ def test_the_commands_grade_what_was_handed_in(tmp_path, capsys):
     assert f"hw6_lora: {LORA.points:g} of {LORA.points:g} points" in capsys.readouterr().out
     assert validate(out) == []
     assert main(["validate", str(out)]) == 0
-    assert main(["grade", str(tmp_path / "s.zip"), "--homework", "hw6_lora", "--trust", "--json", "--seed", "1"]) == 0
+    (tmp_path / "seed").write_text("1")
+    command = ["grade", str(tmp_path / "s.zip"), "--homework", "hw6_lora", "--trust", "--json"]
+    assert main([*command, "--seed-file", str(tmp_path / "seed")]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["score"] == LORA.points
 
 

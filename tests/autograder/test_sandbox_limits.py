@@ -394,6 +394,27 @@ def test_where_any_user_can_read_the_answers_landlock_must_be_there(monkeypatch,
     assert all("landlock" in together for together in made.must)
 
 
+def test_the_seed_and_the_submissions_next_to_this_one_are_private(case, monkeypatch, tmp_path, capsys):
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "lora.py").write_text(SOURCE, "utf-8")
+    (tmp_path / "seed").write_text("1")
+    open_ones = {tmp_path / "class", tmp_path / "seed"}
+    monkeypatch.setattr(confinement, "landlock_version", lambda: 0)
+    monkeypatch.setattr(confinement, "open_to_others", lambda path: path in open_ones)
+    commands = (
+        ["grade", str(tmp_path / "class" / "lora.py"), "--homework", "hw6_lora"],
+        ["grade-all", str(tmp_path / "class"), "--homework", "hw6_lora", "--out", str(tmp_path / "grades")],
+    )
+    for command in commands:
+        assert main([*command, "--seed-file", str(tmp_path / "seed")]) == 2
+        assert "close it with `chmod" in capsys.readouterr().err
+    open_ones.remove(tmp_path / "class")
+    for command in commands:
+        assert main([*command, "--seed-file", str(tmp_path / "seed")]) == 2
+        assert f"any user can read {tmp_path / 'seed'}" in capsys.readouterr().err
+        assert main([*command, "--seed", "1"]) == 2
+
+
 def test_elsewhere_than_linux_it_refuses(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(ConfinementError, match=r"grading needs Linux.*`grade --trust`"):
@@ -414,6 +435,7 @@ def test_whether_others_can_read(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a").chmod(0o700)
     assert not open_to_others(tmp_path / "a" / "b")
+    assert open_to_others(Path("/etc/passwd"))
 
 
 # The filter itself, for both machines
