@@ -1,6 +1,7 @@
 """What a submission cannot do, tried by a submission; and what it still can."""
 
 import ctypes
+import fcntl
 import os
 import re
 import shutil
@@ -22,9 +23,7 @@ from autograder.grading.grade import grade
 from autograder.homeworks.case import cases
 from autograder.homeworks.homework import load_homework
 from autograder.homeworks.strip import replace_bodies, source_path
-from autograder.sandbox import child_limits as confine
-from autograder.sandbox import parent_limits as confinement
-from autograder.sandbox.child_limits import ALLOWED, CHECKED, MACHINES, SPECIAL, UNKNOWN, program
+from autograder.sandbox import child_limits, parent_limits, system_calls
 from autograder.sandbox.parent_limits import (
     GRADESCOPE,
     Confinement,
@@ -34,6 +33,7 @@ from autograder.sandbox.parent_limits import (
     purge,
 )
 from autograder.sandbox.session import Session
+from autograder.sandbox.system_calls import ALLOWED, CHECKED, MACHINES, SPECIAL, UNKNOWN, program
 from autograder.submission.intake import Submission
 
 HOMEWORK = load_homework("hw6_lora")
@@ -145,7 +145,7 @@ for name in {names}:
 
 def test_the_standard_library_can_be_imported_wherever_python_lies(tried):
     """Some root has Python in a home of mode 0700, where the worker's user cannot read it."""
-    names = [n for n in confinement.needed_modules() if ":" not in n]
+    names = [n for n in parent_limits.needed_modules() if ":" not in n]
     assert {"csv", "fractions", "socket", "unittest.mock", "numpy.fft"} <= set(names)
     here: dict = {}
     with warnings.catch_warnings():
@@ -202,6 +202,51 @@ DENIED = {  # what is tried: (lines, what must come of it)
         r"RuntimeError: \(0, (1|2|13|38)\)",
     ),
     "prctl": (LIBC + "say((c.prctl(1, 0, 0, 0, 0), ctypes.get_errno()))", r"RuntimeError: \(-1, 1\)"),
+    "a lock on a file": (
+        "import fcntl, numpy, struct; fcntl.fcntl(os.open(numpy.__file__, os.O_RDONLY), fcntl.F_SETLK, "
+        "struct.pack('hhqqi4x', fcntl.F_RDLCK, 0, 12345, 1, 0))",
+        "PermissionError",
+    ),
+    "a look at a lock": (
+        "import fcntl, numpy, struct; fcntl.fcntl(os.open(numpy.__file__, os.O_RDONLY), fcntl.F_GETLK, "
+        "struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))",
+        "PermissionError",
+    ),
+    "flock": ("import fcntl; fcntl.flock(os.open(__file__, os.O_RDONLY), fcntl.LOCK_SH)", "PermissionError"),
+    "lockf": ("os.lockf(os.open(__file__, os.O_RDONLY), os.F_TEST, 1)", "PermissionError"),
+    "word of a folder that changes": (
+        "import fcntl; fcntl.fcntl(os.open('.', os.O_RDONLY), fcntl.F_NOTIFY, 1)",
+        "PermissionError",
+    ),
+    "an owner of a pipe, who gets its signals": (
+        "import fcntl; fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid() or 1)",
+        "PermissionError",
+    ),
+    "a signal of a pipe": ("import fcntl; fcntl.fcntl(os.pipe()[0], 10, 9)", "PermissionError"),
+    "signals when a pipe can be read": (
+        "import fcntl; fcntl.fcntl(os.pipe()[0], fcntl.F_SETFL, os.O_ASYNC)",
+        "PermissionError",
+    ),
+    "another process's clock": (
+        "import time; time.clock_gettime((~(os.getppid() or 1) << 3) | 2)",
+        "PermissionError",
+    ),
+    "whether a process is there": ("os.getpgid(os.getppid() or 1)", "PermissionError"),
+    "another's processors": ("os.sched_getaffinity(os.getppid() or 1)", "PermissionError"),
+    "how many threads the machine has": (
+        LIBC + "say((c.sysinfo(ctypes.create_string_buffer(128)), ctypes.get_errno()))",
+        r"RuntimeError: \(-1, 1\)",
+    ),
+    "a futex that others can wait for": (
+        LIBC
+        + "import mmap, numpy\nm = mmap.mmap(os.open(numpy.__file__, os.O_RDONLY), 4096, mmap.MAP_PRIVATE, 1)\n"
+        "at = ctypes.c_void_p(numpy.frombuffer(m, 'u4').ctypes.data)\n"
+        "wait = c.syscall(FUTEX, at, 0, int.from_bytes(m[:4], 'little'), 0, 0, 0), ctypes.get_errno()\n"
+        "say((wait, c.syscall(FUTEX, at, 1, 1, 0, 0, 0), ctypes.get_errno()))".replace(
+            "FUTEX", {"x86_64": "202"}.get(os.uname().machine, "98")
+        ),
+        r"RuntimeError: \(\(-1, 11\), -1, 1\)",
+    ),
     "nice": ("os.setpriority(os.PRIO_PROCESS, 0, -5)", "PermissionError"),
     "another's limits": (
         LIBC + "say((c.prlimit(os.getppid(), 9, 0, 0), ctypes.get_errno()))",
@@ -301,7 +346,7 @@ def test_a_worker_dies_with_the_grader():
         "print(s._ahead.process.pid, s.folder, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=confinement.ROOT)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=parent_limits.ROOT)
     pid, folder = ran.stdout.split()
     for _ in range(250):
         if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1]:
@@ -358,7 +403,7 @@ def test_a_user_is_purged_however_its_processes_hide(tmp_path):
 
 def test_it_fails_closed(case, monkeypatch, tmp_path, capsys):
     if ROOT:
-        monkeypatch.setattr(confinement.os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(parent_limits.os, "geteuid", lambda: 1000)
     with pytest.raises(ConfinementError, match="start the grader as root"):
         Confinement(GRADESCOPE)
     (tmp_path / "lora.py").write_text(SOURCE, "utf-8")
@@ -383,13 +428,13 @@ def test_where_any_user_can_read_the_answers_landlock_must_be_there(monkeypatch,
     private = tmp_path / "private"
     private.mkdir()
     private.chmod(0o700)
-    monkeypatch.setattr(confinement, "landlock_version", lambda: 0)
+    monkeypatch.setattr(parent_limits, "landlock_version", lambda: 0)
     Confinement(private=[private])
     with pytest.raises(
         ConfinementError, match="any user can read /usr, so submissions could: close it with `chmod 700`"
     ):
         Confinement(private=[private, Path("/usr")])
-    monkeypatch.setattr(confinement, "landlock_version", lambda: 7)
+    monkeypatch.setattr(parent_limits, "landlock_version", lambda: 7)
     made = Confinement(private=[private, Path("/usr")])
     assert all("landlock" in together for together in made.must)
 
@@ -399,8 +444,8 @@ def test_the_seed_and_the_submissions_next_to_this_one_are_private(case, monkeyp
     (tmp_path / "class" / "lora.py").write_text(SOURCE, "utf-8")
     (tmp_path / "seed").write_text("1")
     open_ones = {tmp_path / "class", tmp_path / "seed"}
-    monkeypatch.setattr(confinement, "landlock_version", lambda: 0)
-    monkeypatch.setattr(confinement, "open_to_others", lambda path: path in open_ones)
+    monkeypatch.setattr(parent_limits, "landlock_version", lambda: 0)
+    monkeypatch.setattr(parent_limits, "open_to_others", lambda path: path in open_ones)
     commands = (
         ["grade", str(tmp_path / "class" / "lora.py"), "--homework", "hw6_lora"],
         ["grade-all", str(tmp_path / "class"), "--homework", "hw6_lora", "--out", str(tmp_path / "grades")],
@@ -450,63 +495,101 @@ def verdict(machine, number, arguments=(0,) * 6, architecture=None, pid=77):
     while True:
         code, yes, no, value = lines[at]
         at += 1
-        if code == confine.LOAD:
+        if code == system_calls.LOAD:
             loaded = values[value]
-        elif code == confine.RETURN:
+        elif code == system_calls.RETURN:
             return value
         else:
             hit = {
-                confine.JUMP_EQUAL: loaded == value,
-                confine.JUMP_AT_LEAST: loaded >= value,
-                confine.JUMP_ANY_BIT: loaded & value,
+                system_calls.JUMP_EQUAL: loaded == value,
+                system_calls.JUMP_AT_LEAST: loaded >= value,
+                system_calls.JUMP_ANY_BIT: loaded & value,
             }[code]
             at += yes if hit else no
 
 
-DENY = confine.ERROR | confine.EPERM
+DENY = system_calls.ERROR | system_calls.EPERM
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_filter_decides_as_its_tables_say(machine):
     column = MACHINES[machine][1]
     allowed = {n[column] for n in ALLOWED.values()} - {None}
-    checked = {n[column] for n, *_ in CHECKED.values()} - {None}
+    checked = {n[column] for n, _ in CHECKED.values()} - {None}
     unknown = {n[column] for n in UNKNOWN.values()}
     for number in range(600):
         said = verdict(machine, number)
         if number in allowed:
-            assert said == confine.ALLOW
+            assert said == system_calls.ALLOW
         elif number in unknown:
-            assert said == confine.ERROR | confine.ENOSYS
+            assert said == system_calls.ERROR | system_calls.ENOSYS
         elif number not in checked:
             assert said == DENY
     other = next(m for m in MACHINES if m != machine)
-    assert verdict(machine, 39, architecture=MACHINES[other][0]) == confine.KILL_PROCESS
+    assert verdict(machine, 39, architecture=MACHINES[other][0]) == system_calls.KILL_PROCESS
     if machine == "x86_64":
-        assert verdict(machine, confine.X32 + 39) == confine.KILL_PROCESS
+        assert verdict(machine, system_calls.X32 + 39) == system_calls.KILL_PROCESS
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_filter_looks_at_arguments(machine):
     column = MACHINES[machine][1]
 
-    def said(name, at, value):
+    def said(name, at, *values):
         arguments = [0] * 6
-        arguments[at] = value
+        arguments[at : at + len(values)] = values
         return verdict(machine, CHECKED[name][0][column], arguments)
 
     thread = 0x3D0F00  # what glibc clones a thread with
-    assert said("clone", 0, thread) == confine.ALLOW
+    assert said("clone", 0, thread) == system_calls.ALLOW
     assert said("clone", 0, signal.SIGCHLD) == DENY
-    assert said("openat", 2, os.O_RDONLY | os.O_CLOEXEC) == confine.ALLOW
+    assert said("clone", 0, thread | 0x40000000) == DENY  # CLONE_NEWNET
+    assert said("openat", 2, os.O_RDONLY | os.O_CLOEXEC) == system_calls.ALLOW
     for flags in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_RDONLY | os.O_TRUNC, os.O_TMPFILE | os.O_RDWR):
         assert said("openat", 2, flags) == DENY
-    assert said("tgkill", 0, 77) == confine.ALLOW
+    assert said("tgkill", 0, 77) == system_calls.ALLOW
     assert said("tgkill", 0, 78) == DENY
-    assert said("prlimit64", 0, 0) == confine.ALLOW
+    assert said("prlimit64", 0, 0) == system_calls.ALLOW
     assert said("prlimit64", 0, 1) == DENY
-    assert said("ioctl", 1, 0x5401) == confine.ALLOW
+    assert said("ioctl", 1, 0x5401) == system_calls.ALLOW
     assert said("ioctl", 1, 0x5412) == DENY  # TIOCSTI, which types into a terminal
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_descriptor_can_be_copied_and_not_locked_owned_or_watched(machine):
+    def said(command, argument=0):
+        return verdict(machine, CHECKED["fcntl"][0][MACHINES[machine][1]], (3, command, argument, 0, 0, 0))
+
+    fine = {fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL}
+    assert {command for command in range(2048) if said(command) == system_calls.ALLOW} == fine
+    assert said(fcntl.F_SETFL, os.O_NONBLOCK) == system_calls.ALLOW
+    assert said(fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC) == DENY
+    assert said(fcntl.F_GETFL, os.O_ASYNC) == system_calls.ALLOW  # an argument that the command does not take
+    for command in (fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_OFD_SETLK, fcntl.F_SETOWN, fcntl.F_SETLEASE):
+        assert said(command) == DENY
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_futex_is_private(machine):
+    def said(operation):
+        return verdict(machine, CHECKED["futex"][0][MACHINES[machine][1]], (0, operation, 0, 0, 0, 0))
+
+    again = system_calls.ERROR | system_calls.EAGAIN
+    for operation in range(14):
+        assert said(operation | 128) == system_calls.ALLOW
+        assert said(operation) == (again if operation in (0, 9) else DENY)
+    assert said(256 | 9) == again
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_clock_is_of_no_other_process(machine):
+    column = MACHINES[machine][1]
+    for name in ("clock_gettime", "clock_getres", "clock_nanosleep"):
+        number = CHECKED[name][0][column]
+        for clock in range(12):
+            assert verdict(machine, number, (clock, 0, 0, 0, 0, 0)) == system_calls.ALLOW
+        for pid in (0, 1, 4000):
+            assert verdict(machine, number, ((~pid << 3) | 2, 0, 0, 0, 0, 0)) == DENY
 
 
 HEADERS = {
@@ -532,10 +615,10 @@ def test_prctl_numbers_are_those_of_this_kernel():
         pytest.skip("the kernel's headers are not installed")
     text = Path("/usr/include/linux/prctl.h").read_text()
     for name, ours in (
-        ("PR_SET_PDEATHSIG", confine.PR_SET_PDEATHSIG),
-        ("PR_SET_NO_NEW_PRIVS", confine.PR_SET_NO_NEW_PRIVS),
-        ("PR_SET_DUMPABLE", confine.PR_SET_DUMPABLE),
-        ("PR_SET_CHILD_SUBREAPER", confinement.PR_SET_CHILD_SUBREAPER),
+        ("PR_SET_PDEATHSIG", child_limits.PR_SET_PDEATHSIG),
+        ("PR_SET_NO_NEW_PRIVS", child_limits.PR_SET_NO_NEW_PRIVS),
+        ("PR_SET_DUMPABLE", child_limits.PR_SET_DUMPABLE),
+        ("PR_SET_CHILD_SUBREAPER", parent_limits.PR_SET_CHILD_SUBREAPER),
     ):
         assert int(re.search(rf"#define {name}\s+(\d+)", text)[1]) == ours
     assert ctypes.sizeof(ctypes.c_void_p) == 8
@@ -556,7 +639,7 @@ def test_it_works_with_what_a_container_has_by_default(tmp_path):
         "os.execv(sys.executable, [sys.executable, '-m', 'autograder', *sys.argv[1:]])\n"
     )
     command = [sys.executable, "-c", script, "grade", str(tmp_path), "--homework", "hw6_lora", "--gradescope"]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=confinement.ROOT)
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=parent_limits.ROOT)
     assert ran.returncode == 0, ran.stderr
     assert "confined: uid yes, limits yes, seccomp yes" in ran.stderr
     assert f"hw6_lora: {HOMEWORK.points:g} of {HOMEWORK.points:g} points" in ran.stdout

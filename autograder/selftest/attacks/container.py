@@ -23,7 +23,8 @@ from pathlib import Path
 
 assert sys.platform == "linux"
 
-from autograder.sandbox.child_limits import (
+from autograder.sandbox.child_limits import SECCOMP_SET_MODE_FILTER, ConfineError
+from autograder.sandbox.system_calls import (
     ALLOW,
     EPERM,
     ERROR,
@@ -32,13 +33,11 @@ from autograder.sandbox.child_limits import (
     LOAD,
     MACHINES,
     RETURN,
-    SECCOMP_SET_MODE_FILTER,
     SPECIAL,
     UNKNOWN,
-    ConfineError,
     Numbers,
 )
-from autograder.sandbox.child_limits import ENOSYS as NO_SUCH_CALL
+from autograder.sandbox.system_calls import ENOSYS as NO_SUCH_CALL
 
 KEPT = {0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}  # capabilities that Docker leaves to root
 PR_CAPBSET_DROP, LAST_CAPABILITY = 24, 40
@@ -75,7 +74,7 @@ class _Data(ctypes.Structure):
 
 
 def denials(machine: str) -> list[tuple[int, int, int, int]]:
-    """Docker's denials as a filter, in the form of `confine.program`."""
+    """Docker's denials as a filter, in the form of `system_calls.program`."""
     _, column = MACHINES[machine]
     lines = [(LOAD, 0, 0, 0)]
     for answer, table in ((EPERM, DENIED), (NO_SUCH_CALL, UNKNOWN)):
