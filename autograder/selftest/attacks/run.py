@@ -1,8 +1,11 @@
-"""Trying every attack, in several configurations: ``python -m autograder selftest --attacks``.
+"""Trying attacks by all axes: ``python -m autograder selftest --attacks``.
 
-"all layers" and "no Landlock" are this machine; "a container" is a process with what Docker leaves to root
-(`attacks.container`), without Landlock too, for the kernel below a container may have none. Without Landlock the grader
-runs from a copy that is closed to other users.
+`sample` has each attack once, on a problem, by a route and with layers that a seed chooses; `everything` has each by
+all routes and all layers. Every outcome is a line of a file, so a run goes on where it ended. Two run side by side.
+
+"all layers" is root on this machine. "a user" is one without an account, so that Landlock and seccomp are all there is.
+"a container" is root with what Docker leaves to it (`container`), on a kernel without Landlock. The latter two run from
+a copy of the grader that no other user can read.
 """
 
 from __future__ import annotations
@@ -10,270 +13,254 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
+import queue
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 assert sys.platform == "linux"
 
-from autograder.feedback import report
-from autograder.feedback.results import complaints, results
-from autograder.grading.grade import grade
-from autograder.homeworks.homework import ROOT, load_homework
-from autograder.homeworks.strip import replace_bodies, source_path
-from autograder.sandbox.parent_limits import GRADESCOPE, LEAST_MEMORY, UIDS, Confinement, is_root, processes_of
-from autograder.selftest.attacks import ATTACKS, DEFENCES, ELSEWHERE, Attack
-from autograder.selftest.attacks.container import MEMORY, cell, contain
-from autograder.submission.intake import IntakeError, take
+from autograder.homeworks.homework import ROOT
+from autograder.sandbox.parent_limits import is_root, landlock_version, open_to_others
+from autograder.selftest.attacks import LAYERS, ROUTES, Attack
+from autograder.selftest.attacks.attempt import Job, Outcome
+from autograder.selftest.attacks.container import cell, contain
+from autograder.selftest.attacks.corpus import ATTACKS
+from autograder.selftest.attacks.page import markdown, summary
+from minipeft.cli.arguments import write_text
 
-HOMEWORK, PART, FILE = "hw8_few_shot", "8.6", "welch.py"
-MODULE, TARGET = "minipeft.lab.framework.welch", "welch_statistic"
-OTHERS = ("8.1", "8.3")  # graded beside it: problems of another file
-SAME_FILE = ("8.7",)
-BOUND = 120.0  # seconds for one submission
-NONSENSE = "\nreturn 1.0, 2.0"
-CONTAINER = "a container"
-CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "all layers": {},
-    "no Landlock": {"landlock": False},
-    CONTAINER: {"must": GRADESCOPE, "landlock": False, "memory": max(LEAST_MEMORY, MEMORY // 2)},
-}
-WATCHED = ("/tmp", "/dev/shm")
+ALL, USER, CONTAINER = LAYERS
+USER_ID = 61_234  # has no account
+BATCH = 12  # attacks in a class
+Key = tuple[str, str, str, str]  # attack, place, route, layers
 
 
-@dataclass
-class Outcome:
-    """What became of an attack: what went wrong ([] for nothing), and the seconds that it took."""
-
-    attack: str
-    kind: str
-    wrong: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-def submission(attack: Attack, folder: Path, places: Mapping[str, Any]) -> Path:
-    """The attack as a submission in ``folder``."""
-    homework = load_homework(HOMEWORK)
-    folder.mkdir()
-    for f in homework.files:
-        text = source_path(f.module).read_text("utf-8")
-        if f.module == MODULE:
-            if attack.body:
-                text = replace_bodies(text, {TARGET: attack.body.format(**places) + NONSENSE})
-            text += "\n\n" + attack.top.format(**places) if attack.top else ""
-        (folder / f.stub).write_text(text, "utf-8")
-    for name, text in attack.more:
-        (folder / name).write_text(text, "utf-8")
-    return folder
+def possible() -> tuple[list[str], list[str]]:
+    """Return the layers that can be tried here, and a sentence for each that cannot."""
+    found, missing = [], []
+    if is_root():
+        found += [ALL, CONTAINER]
+        places = (Path(sys.prefix), Path(sys.executable).resolve().parent, Path(np.__file__).parent)
+        shut = [p for p in places if not open_to_others(p)]
+        if shut:
+            missing.append(f"{USER}: not tried, since other users cannot read {shut[0]}")
+    else:
+        missing += [f"{name}: not tried, since that needs root" for name in (ALL, CONTAINER)]
+        shut = []
+    if not landlock_version():
+        missing.append(f"{USER}: not tried, since this kernel has no Landlock")
+    elif not shut:
+        found.insert(1, USER)
+    return [name for name in LAYERS if name in found], missing
 
 
-def attempt(attack: Attack, settings: Mapping[str, Any]) -> Outcome:
-    """One attack in this process's configuration."""
-    outcome = Outcome(attack.id, attack.kind)
-    secret = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="minipeft-attack-") as name:
-        place = Path(name)
-        place.chmod(0o755)
-        (place / "secret").write_text(secret, "utf-8")
-        (place / "secret").chmod(0o600)
-        (place / "results.json").write_text("{}", "utf-8")
-        (place / "results.json").chmod(0o600)
-        (place / "open").mkdir()
-        (place / "open").chmod(0o777)
-        paths = {"results": "results.json", "secret": "secret", "open": "open"}
-        places: dict[str, Any] = {n: str(place / p) for n, p in paths.items()}
-        places |= {"pid": os.getpid(), "source": str(ROOT / "autograder"), "answer": str(source_path(MODULE))}
-        confinement = Confinement(**settings)
-        before = _left(UIDS)
-        begun = time.monotonic()
+def cells(attack: Attack, layers: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the routes and layers by which an attack is tried: Gradescope's program needs root."""
+    return [
+        (route, name)
+        for route in ROUTES
+        if route in attack.routes
+        for name in layers
+        if name in attack.layers and not (route == "gradescope" and name == USER)
+    ]
+
+
+def everything(attacks: Sequence[Attack], layers: Sequence[str]) -> list[Job]:
+    """Return the attempts by all routes and layers; the problem changes from one to the next."""
+    return [
+        Job((a.id,), a.places[(number + turn) % len(a.places)], route, name)
+        for turn, a in enumerate(attacks)
+        for number, (route, name) in enumerate(cells(a, layers))
+    ]
+
+
+def sample(attacks: Sequence[Attack], layers: Sequence[str], seed: int) -> list[Job]:
+    """Return one attempt for each attack."""
+    rng = random.Random(seed)
+    chosen = [(a, cells(a, layers)) for a in attacks]
+    return [Job((a.id,), rng.choice(a.places), *rng.choice(found)) for a, found in chosen if found]
+
+
+def batched(jobs: Iterable[Job]) -> list[Job]:
+    """Return the same attempts, those of a class taken together; the longest first."""
+    alike: dict[Any, list[Job]] = {}
+    by_id = {a.id: a for a in ATTACKS}
+    for job in jobs:
+        a = by_id[job.attacks[0]]
+        key = (job.place, job.layers, a.lasts, a.everywhere) if job.route == "class" else job
+        alike.setdefault(key, []).append(job)
+    found = [
+        Job(tuple(j.attacks[0] for j in group[i : i + BATCH]), group[0].place, group[0].route, group[0].layers)
+        for group in alike.values()
+        for i in range(0, len(group), BATCH)
+    ]
+    return sorted(found, key=lambda job: -job.limit * len(job.attacks))
+
+
+class Server:
+    """A process of `attempt` with certain layers."""
+
+    def __init__(self, layers: str, source: Path, cell_files: Sequence[Path]):
+        def become() -> None:
+            if layers == USER and is_root():
+                os.setgroups([])
+                os.setresgid(USER_ID, USER_ID, USER_ID)
+                os.setresuid(USER_ID, USER_ID, USER_ID)
+            elif layers == CONTAINER:
+                contain(cell_files)
+
+        environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        self._become, self._source, self._environment = become, source, environment
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, job: Job) -> list[Outcome]:
+        """Return the outcomes of a job. A process that ends is one, and another takes its place."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "autograder.selftest.attacks.attempt"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+                cwd=self._source,
+                env=self._environment,
+                preexec_fn=self._become,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
-            _grade(attack, submission(attack, place / "handed", places), secret, confinement, outcome)
-        except Exception as error:  # the grader itself failed: that is what an attack wants
-            outcome.wrong.append(f"the grader raised {type(error).__name__}: {error}")
-        outcome.seconds = round(time.monotonic() - begun, 2)
-        if outcome.seconds > BOUND:
-            outcome.wrong.append(f"it took {outcome.seconds} s")
-        if (place / "results.json").read_text("utf-8") != "{}":
-            outcome.wrong.append("the results file was written")
-        if list((place / "open").iterdir()):
-            outcome.wrong.append(f"files are left: {sorted(p.name for p in (place / 'open').iterdir())[:3]}")
-        if (place / "secret").read_text("utf-8") != secret:
-            outcome.wrong.append("the secret file was written")
-        if new := _left(confinement.used) - before:
-            outcome.wrong.append(f"files are left: {sorted(new)[:3]}")
-        if alive := [pid for uid in confinement.used for pid, _ in processes_of(uid)]:
-            outcome.wrong.append(f"processes are left: {alive[:3]}")
-    return outcome
+            self._process.stdin.write(json.dumps(asdict(job)) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if line:
+            return [Outcome(**o) for o in json.loads(line)]
+        status = self._process.wait()
+        self._process = None
+        return [Outcome(a, [f"all processes of the grader's user ended, with {status}"]) for a in job.attacks]
 
-
-def _grade(attack: Attack, folder: Path, secret: str, confinement: Confinement, outcome: Outcome) -> None:
-    homework = load_homework(HOMEWORK)
-    try:
-        handed = take(folder, homework)
-    except IntakeError as error:
-        outcome.wrong.append(f"refused at intake: {error}")
-        return
-    chosen = [PART, *SAME_FILE, *OTHERS]
-    done = grade(homework, handed, secret, problems=chosen, confinement=confinement, deadline=BOUND - 10.0)
-    made = results(done, hidden=True)
-    outcome.wrong += [c.text for c in complaints(made) if c.error]
-    if (share := done.verdicts[PART].share) != 0.0:
-        outcome.wrong.append(f"the attacked part got {share:.2f} of its points")
-    whole = [p for p in (*OTHERS, *(() if attack.whole_file else SAME_FILE)) if done.verdicts[p].share != 1.0]
-    if whole:
-        outcome.wrong.append(f"other parts lost points: {whole}")
-    seen = json.dumps(made) + report.html(done, True) + report.markdown(done, True)
-    marks = {"the secret": secret, "a script": "<script", "an escape": "\x1b", "a direction mark": "\u202e"}
-    outcome.wrong += [f"students see {what}" for what, text in marks.items() if text in seen]
-    if attack.id.startswith("leak") and "SECRET" in seen:
-        outcome.wrong.append("students see what was printed")
-
-
-def _left(uids: Collection[int]) -> set[str]:
-    """What these users have in folders that anyone writes, and of the kernel's shared memory, queues and semaphores."""
-    kernel = set()
-    for kind in ("shm", "msg", "sem"):
-        with contextlib.suppress(OSError):
-            head, *rows = Path("/proc/sysvipc", kind).read_text("utf-8").splitlines()
-            places = [head.split().index(column) for column in ("uid", "cuid")]
-            kernel |= {f"{kind} {r.split()[1]}" for r in rows if {int(r.split()[i]) for i in places} & set(uids)}
-    return kernel | {
-        f"{folder}/{name}"
-        for folder in WATCHED
-        if os.path.isdir(folder)
-        for name in os.listdir(folder)
-        if not name.startswith(("minipeft-attack-", "minipeft-grading-")) and _owner(f"{folder}/{name}") in uids
-    }
-
-
-def _owner(path: str) -> int | None:
-    try:
-        return os.lstat(path).st_uid
-    except OSError:
-        return None
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.communicate()
 
 
 @contextlib.contextmanager
-def closed_copy() -> Iterator[Path]:
-    """The grader in a folder that no other user can read, as a submission's without Landlock must be."""
-    with tempfile.TemporaryDirectory(prefix="minipeft-attack-") as name:
-        for part in ("autograder", "minipeft", "homework"):
-            shutil.copytree(ROOT / part, Path(name, part), ignore=shutil.ignore_patterns("__pycache__"))
-        yield Path(name)
+def servers(layers: str, count: int) -> Iterator[queue.SimpleQueue[Server]]:
+    """Start that many servers; from a copy of the grader if it must be closed to other users."""
+    with contextlib.ExitStack() as stack:
+        source = ROOT
+        if layers != ALL:
+            source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minipeft-attack-")))
+            for part in ("autograder", "minipeft", "homework"):
+                shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
+            if layers == USER and is_root():
+                for path in (source, *source.rglob("*")):
+                    os.chown(path, USER_ID, USER_ID)
+        free: queue.SimpleQueue[Server] = queue.SimpleQueue()
+        for _ in range(count):
+            files = stack.enter_context(cell()) if layers == CONTAINER else []
+            server = Server(layers, source, files)
+            stack.callback(server.close)
+            free.put(server)
+        yield free
 
 
-def elsewhere(attack: Attack, configuration: str, source: Path) -> Outcome:
-    """The attack in another process, of the grader at ``source``; for a container, with what a container has."""
-    command = [sys.executable, "-B", "-m", "autograder.selftest.attacks.run", attack.id, configuration]
-    environment = {**os.environ, "PYTHONPATH": str(source)}
-    with cell() if configuration == CONTAINER else contextlib.nullcontext() as places:
-        less = None if places is None else lambda: contain(places)
-        ran = subprocess.run(
-            command, capture_output=True, encoding="utf-8", check=False, cwd=source, env=environment, preexec_fn=less
-        )
-    if ran.returncode:
-        return Outcome(attack.id, attack.kind, [f"the grader ended with {ran.returncode}: {ran.stderr[-300:]}"])
-    return Outcome(**json.loads(ran.stdout.splitlines()[-1]))
-
-
-def possible() -> list[str]:
-    """The configurations that this user can have."""
-    return [*CONFIGURATIONS] if is_root() else ["all layers"]
-
-
-def run(
-    names: Iterable[str] = (), configurations: Iterable[str] = (), told: Callable[[str], None] = lambda line: None
-) -> dict[str, list[Outcome]]:
-    """The outcomes by configuration; all attacks and all configurations that this user can have, by default.
-
-    told: called with a line after each.
-    """
-    chosen = [a for a in ATTACKS if not list(names) or a.id in names]
-    found: dict[str, list[Outcome]] = {}
-    with closed_copy() as source:
-        for name in list(configurations) or possible():
-            rows = found.setdefault(name, [])
-            for a in chosen:
-                here = CONFIGURATIONS[name].get("landlock", True)
-                rows.append(attempt(a, CONFIGURATIONS[name]) if here else elsewhere(a, name, source))
-                told(f"{name}: {a.id}: {rows[-1].seconds:.1f} s: {'; '.join(rows[-1].wrong) or 'held'}")
+def kept(log: Path | None) -> dict[Key, Outcome]:
+    """Return the outcomes that a file has, by what was tried."""
+    found: dict[Key, Outcome] = {}
+    if log is not None and log.is_file():
+        for line in log.read_text("utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # the line that was being written when it ended
+                row = json.loads(line)
+                key = (row["attack"], row.pop("place"), row.pop("route"), row.pop("layers"))
+                found[key] = Outcome(**row)
     return found
 
 
-def table(found: Mapping[str, Sequence[Outcome]]) -> str:
-    """Attack × configuration, as text: "held", or what went wrong."""
-    names = list(found)
-    lines = [f"{'attack':20} {'kind':34} " + "  ".join(f"{n:>14}" for n in names)]
-    for rows in zip(*found.values(), strict=True):
-        cells = "  ".join(f"{('held' if not o.wrong else 'FAILED') + f' {o.seconds:6.1f} s':>14}" for o in rows)
-        lines.append(f"{rows[0].attack:20} {rows[0].kind:34} {cells}")
-        lines += [f"    {n}: {text}" for n, o in zip(names, rows, strict=True) for text in o.wrong]
-    held = sum(not o.wrong for rows in found.values() for o in rows)
-    total = sum(len(rows) for rows in found.values())
-    return "\n".join([*lines, f"{held} of {total} attempts held"])
+def run(
+    jobs: Sequence[Job], log: Path | None = None, count: int = 2, told: Callable[[str], None] = lambda line: None
+) -> dict[Key, Outcome]:
+    """Try these; the outcomes by what was tried.
+
+    Args:
+        jobs: from `everything` or `sample`.
+        log: a file of JSON Lines with an outcome each; what it has that was held is not tried again.
+        count: how many are tried side by side.
+        told: called with a line after each.
+    """
+    had = kept(log)
+    done = {k: o for k, o in had.items() if not o.wrong and any(k == _key(j) for j in jobs)}
+    todo = batched(j for j in jobs if _key(j) not in done)
+
+    def record(job: Job, outcome: Outcome) -> None:
+        done[outcome.attack, job.place, job.route, job.layers] = outcome
+        where = {"place": job.place, "route": job.route, "layers": job.layers}
+        if log is not None:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**vars(outcome), **where}) + "\n")
+        result = "; ".join(outcome.wrong) or "held"
+        figures = f"{outcome.seconds:.1f} s, {outcome.bytes >> 20} MiB"
+        told(f"{outcome.attack}: {', '.join(where.values())}: {figures}: {result}")
+
+    for layers in LAYERS:
+        chosen = [j for j in todo if j.layers == layers]
+        if not chosen:
+            continue
+        with servers(layers, count) as free, ThreadPoolExecutor(count) as pool:
+
+            def ask(job: Job, free: queue.SimpleQueue[Server] = free) -> list[tuple[Job, Outcome]]:
+                server = free.get()
+                try:
+                    found = server.ask(job)
+                    if len(found) > 1 and any(o.wrong for o in found):  # each alone: whose fault is it?
+                        alone = [Job((a,), job.place, job.route, job.layers) for a in job.attacks]
+                        found = [o for one in alone for o in server.ask(one)]
+                    return [(job, o) for o in found]
+                finally:
+                    free.put(server)
+
+            for rows in pool.map(ask, chosen):
+                for job, outcome in rows:
+                    record(job, outcome)
+    return done
 
 
-def markdown(found: Mapping[str, Sequence[Outcome]]) -> str:
-    """The table as a page: attack, what stops it, what became of it in each configuration."""
-    names = list(found)
-    held = sum(not o.wrong for rows in found.values() for o in rows)
-    total = sum(len(rows) for rows in found.values())
-    longest = max((o.seconds for rows in found.values() for o in rows), default=0.0)
-    lines = [
-        "# Attacks on the grader",
-        "",
-        "Written by `python -m autograder selftest --attacks --markdown docs/attacks.md`, as root. Each attack is the",
-        f"library's own program for `{HOMEWORK}` with one function replaced. It is *held* when the attacked part",
-        f"has no points, the problems {', '.join(OTHERS)} of other files (and {', '.join(SAME_FILE)} of its own file,",
-        "where that can be imported) have all of theirs, results.json is valid, students see neither the secret nor",
-        f"markup, it took at most {BOUND:g} s, and no process, no file and no shared memory of the worker's user is",
-        "left. Beside it are the seconds for grading the submission.",
-        "",
-        "*all layers*: another user, limits, seccomp, Landlock. *no Landlock*: the first three; the grader and the",
-        "library then lie in a folder of mode 0700, without which nothing is graded. *a container*: the same in a",
-        "process with the capabilities and the denied system calls of Docker's defaults, half a core and 768 MB, which",
-        "is what Gradescope gives.",
-        "",
-        f"{held} of {total} attempts held; the longest took {longest:.0f} s.",
-        "",
-        f"| class | attack | what stops it | {' | '.join(names)} |",
-        f"|---|---|---|{'---:|' * len(names)}",
-    ]
-    for rows in zip(*found.values(), strict=True):
-        number, _, title = rows[0].kind.partition(" ")
-        cells = " | ".join(f"{'FAILED: ' + '; '.join(o.wrong) if o.wrong else 'held'}, {o.seconds:.1f}" for o in rows)
-        lines.append(f"| {number} {title} | {rows[0].attack} | {DEFENCES[number]} | {cells} |")
-    lines += ["", "Classes that are no program of a student's, and where they are tried:", ""]
-    lines += [f"- {number}: {text}" for number, text in ELSEWHERE.items()]
-    return "\n".join(lines) + "\n"
+def _key(job: Job) -> Key:
+    return (job.attacks[0], job.place, job.route, job.layers)
 
 
 def main(
-    names: Sequence[str] = (),
-    configurations: Sequence[str] = (),
-    out: Path | None = None,
-    page: Path | None = None,
+    names: Sequence[str] = (), every: bool = False, out: Path | None = None, page: Path | None = None, seed: int = 0
 ) -> int:
-    """Run, print the table, write it as JSON and as Markdown; 1 where an attack succeeded."""
-    from minipeft.cli.arguments import write_text  # not needed where an attack is run
+    """Try a sample or everything and print what failed; 1 if an attack succeeded.
 
-    found = run(names, configurations, lambda line: print(line, file=sys.stderr, flush=True))
-    print(table(found))
+    Args:
+        names: ids of attacks, all by default; those that are named are tried by all routes and layers.
+        every: by all routes and layers.
+        out: a folder for the outcomes; what it has that was held is not tried again.
+        page: where to write the table as Markdown.
+        seed: of the sample.
+    """
+    layers, missing = possible()
+    for text in missing:
+        print(text)
+    attacks = [a for a in ATTACKS if not names or a.id in names]
+    jobs = everything(attacks, layers) if every or names else sample(attacks, layers, seed)
     if out is not None:
-        entries = {n: [vars(o) for o in rows] for n, rows in found.items()}
-        write_text(out / "attacks.json", json.dumps(entries, indent=1))
+        out.mkdir(parents=True, exist_ok=True)
+    log = None if out is None else out / "attacks.jsonl"
+    found = run(jobs, log, told=lambda line: print(line, file=sys.stderr, flush=True))
+    print(summary(found))
     if page is not None:
-        write_text(page, markdown(found))
-    return int(any(o.wrong for rows in found.values() for o in rows))
-
-
-if __name__ == "__main__":
-    tried = next(a for a in ATTACKS if a.id == sys.argv[1])
-    print(json.dumps(vars(attempt(tried, CONFIGURATIONS[sys.argv[2]]))))
+        write_text(page, markdown(attacks, found))
+    return int(any(o.wrong for o in found.values()))
