@@ -322,6 +322,19 @@ def test_a_device_is_not_replaced_by_a_file():
         write_json("/dev/null", {})
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes and links")
+def test_a_pipe_and_a_broken_link_are_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nothing")
+    with pytest.raises(FileError, match="pipe is a pipe; name a file"):
+        write_json(tmp_path / "pipe", {})
+    with pytest.raises(FileError, match="link is a broken link; name a file"):
+        write_json(tmp_path / "link", {})
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.readlink(tmp_path / "link") == "nothing"
+    assert len(os.listdir(tmp_path)) == 2
+
+
 def test_what_a_killed_process_left_is_removed_by_the_next_write_of_the_same_name(tmp_path, monkeypatch):
     here = re.sub(r"\W", "_", platform.node())
     ended = subprocess.Popen([sys.executable, "-c", ""])

@@ -22,6 +22,7 @@ def add_grade_all(commands: Subparsers) -> None:
         help="grade a class",
         description="Grade every submission of a folder, or of a Gradescope export, on hidden cases.",
         epilog="Every entry of FOLDER has a row in grades.csv; what cannot be graded is refused with the reason. "
+        "If the grader fails on a submission, its row is empty and OUT/staff/ID.txt says why. "
         "Each submission is kept as soon as it is graded; after any end --resume goes on.",
         staff=True,
     )
@@ -72,7 +73,7 @@ def run_grade_all(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(done.records))
         print(done.summary(homework.points), file=sys.stderr)
-        return 0
+        return int(bool(done.failures))
     print(done.summary(homework.points))
     print(f"grades: {args.out / 'grades.csv'}   the class: {args.out / 'index.html'}")
-    return 0
+    return int(bool(done.failures))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
+from autograder.course.gradebook import FAILED, GRADED, REFUSED
 from autograder.feedback.report import FULL, NONE, PART, esc, state
 from autograder.feedback.report import page as whole_page
 from autograder.feedback.results import points
@@ -41,7 +42,8 @@ def page(homework: Homework, records: Sequence[dict[str, Any]], skipped: Sequenc
     scores = [r["score"] for r in graded]
     most = points(homework.points)
     body = [f"<h1>{esc(homework.title)}</h1>", '<ul class="facts">']
-    facts = [f"{len(records)} submissions", f"{len(graded)} graded", f"{len(records) - len(graded)} refused"]
+    kinds = Counter(r["status"] for r in records)
+    facts = [f"{len(records)} submissions", *(f"{kinds[kind]} {kind}" for kind in (GRADED, REFUSED, FAILED))]
     if scores:
         facts += [f"mean {fmean(scores):.1f} of {most:g}", f"median {median(scores):.1f}"]
         facts.append(f"{sum(s >= most for s in scores)} with all points")
@@ -152,5 +154,5 @@ def everyone(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
             total = esc(r["status"])
         link = f'<a class="who" href="staff/{esc(r["id"])}.html">{esc(r["name"])}</a>'
         file = f'<span class="who places">{esc(r["file"])}</span>' if r["file"] != r["name"] else ""
-        rows.append(f'<tr><td>{link}{file}</td><td class="n {state(r["score"], most)}">{total}</td>{cells}</tr>')
+        rows.append(f'<tr><td>{link}{file}</td><td class="n {state(r["score"] or 0.0, most)}">{total}</td>{cells}</tr>')
     return table(f"<th>submission</th><th class=n>score</th>{head}", rows, "Submissions")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autograder.course.export import METADATA, ClassError, Student, submitters
+from autograder.homeworks.homework import Homework
 from autograder.submission.intake import IntakeError, content, left_by_system, readable_name
 
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}  # on Windows
@@ -109,11 +110,14 @@ def _digest(name: str, digits: int, exact: bool = False) -> str:
     return hashlib.sha256(data).hexdigest()[:digits]
 
 
-def digest(entry: Entry) -> str:
-    """Return a hash of a submission: its students, and the names and bytes of its files or why they cannot be read."""
+def digest(entry: Entry, homework: Homework) -> str:
+    """Return a hash of a submission: its students, the names of its files and what is graded of their bytes.
+
+    What cannot be read counts with the reason.
+    """
     total = hashlib.sha256(repr((entry.path.name, entry.students)).encode("utf-8", "surrogatepass"))
     try:
-        for name, data in content(entry.path):
+        for name, data in content(entry.path, homework):
             total.update(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest())
             total.update(hashlib.sha256(data).digest())
     except IntakeError as error:

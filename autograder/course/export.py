@@ -13,13 +13,16 @@ What students may have written, such as the output of their programs, comes late
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from autograder.feedback.results import clean
 
 METADATA = "submission_metadata.yml"
 LONGEST = 200  # characters of a name, a number or an address
+LINE, LARGEST = 10_000, 1 << 28  # characters of a line that are read; bytes of the list
 ESCAPES = {"n": " ", "t": " ", "r": " ", "0": "", "N": " ", "_": " ", "L": " ", "P": " ", "e": "", "a": "", "b": ""}
 
 
@@ -43,12 +46,14 @@ def submitters(path: Path) -> dict[str, tuple[Student, ...]]:
     """
     if path.is_symlink() or not path.is_file():
         return {}
+    if path.stat().st_size > LARGEST:
+        raise ClassError(f"{path} has {path.stat().st_size} bytes; expected at most {LARGEST}: cut it after the names")
     found: dict[str, list[dict[str, str]]] = {}
     students: list[dict[str, str]] = []
     where, field = "", ""  # after a folder's name: "folder"; in its list of submitters: "list"
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as lines:
-            for line in lines:
+            for line in _short(lines):
                 if match := re.fullmatch(r"(?![\s#-])(.+?):\s*", line):
                     students = found.setdefault(plain(match[1]), [])
                     where = "folder"
@@ -72,6 +77,15 @@ def submitters(path: Path) -> dict[str, tuple[Student, ...]]:
     return {folder: tuple(map(_student, whose)) for folder, whose in found.items()}
 
 
+def _short(lines: TextIO) -> Iterator[str]:
+    """Yield the beginning of every line, whatever its length."""
+    fresh = True  # after the end of a line
+    while part := lines.readline(LINE):
+        if fresh:
+            yield part
+        fresh = part.endswith("\n")
+
+
 def _student(fields: dict[str, str]) -> Student:
     values = (clean(" ".join(plain(fields.get(name, "")).split()), LONGEST) for name in ("name", "sid", "email"))
     return Student(*values)
@@ -79,6 +93,7 @@ def _student(fields: dict[str, str]) -> Student:
 
 def _folded(before: str, line: str) -> str:
     """Join a value and its continuation in the next line."""
+    before = before[:LINE]
     return before[:-1] + line.removeprefix("\\") if before.endswith("\\") else f"{before} {line}"
 
 

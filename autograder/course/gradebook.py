@@ -3,6 +3,7 @@
     OUT/graded.jsonl              a line that names the homework; then one for each finished submission
     OUT/students/ID/              results.json and report.html, as the student may see them
     OUT/staff/ID.html             the same with everything told
+    OUT/staff/ID.txt              why the grader failed on this submission, if it did
     OUT/grades.csv, index.html    the class, written at the end
 
 Only files that were written here are ever removed: those of submissions that have a line.
@@ -16,17 +17,19 @@ import io
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from autograder.course.export import ClassError
-from autograder.feedback.results import points, write
+from autograder.feedback.results import clean, points, write
 from autograder.homeworks.homework import Homework
+from minipeft.files.atomic import atomic_path, remove_all_abandoned
 
 LOG, SEED, TABLE, INDEX = "graded.jsonl", "seed", "grades.csv", "index.html"
-FORMULA = re.compile(r'(^|[;,|"])(\s*)(?=[=+\-@＝＋－＠])')
+GRADED, REFUSED, FAILED = "graded", "refused", "failed"  # failed: the grader, not the student
+LONGEST, MOST = 1000, 4000  # characters of a text that is kept, and entries of a list
+FORMULA = re.compile(r'(^|[;,|"])(\s*)(?=[=+\-@＝＋－＠﹦﹢﹣−])')
 
 
 class Book:
@@ -47,7 +50,7 @@ class Book:
                     self.homeworks.add(record.get("homework", ""))
                     if "id" in record:
                         self.records[record["id"]] = record
-                except (json.JSONDecodeError, AttributeError, TypeError):
+                except (ValueError, AttributeError, TypeError, RecursionError):
                     continue  # the line that was being written when it ended
 
     def begin(self, homework: Homework) -> None:
@@ -81,24 +84,27 @@ class Book:
     def files(self, name: str) -> list[Path]:
         """Return the paths of a submission's files."""
         student = self.out / "students" / name
-        return [student / "results.json", student / "report.html", self.out / "staff" / f"{name}.html"]
+        staff = self.out / "staff"
+        return [student / "results.json", student / "report.html", staff / f"{name}.html", staff / f"{name}.txt"]
 
     def has(self, name: str, key: dict[str, Any]) -> bool:
         """Return whether a submission was graded with this key and its files exist."""
         record = self.records.get(name)
-        if record is None or any(record.get(k) != value for k, value in key.items()):
+        if record is None or record.get("status") == FAILED or any(record.get(k) != value for k, value in key.items()):
             return False
-        return all(path.is_file() for path in self.files(name))
+        return all(path.is_file() for path in self.files(name)[:-1])
 
     def keep(self, done: dict[str, Any], key: dict[str, Any]) -> None:
         """Save a finished submission: first its files, then its line."""
-        record = {**done["record"], **key}
-        results, student, staff = self.files(record["id"])
-        for path in (results, staff):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        record = {**bounded(done["record"]), **key}
+        results, student, staff, failure = self.files(record["id"])
         write(results, done["results"])
         write_text(student, done["report"])
         write_text(staff, done["staff"])
+        if done["failure"]:
+            write_text(failure, done["failure"])
+        else:
+            failure.unlink(missing_ok=True)
         line = json.dumps(record, sort_keys=True) + "\n"
         with self.log.open("a", encoding="utf-8") as file:
             file.write(line if self._ends_well else "\n" + line)
@@ -134,22 +140,22 @@ class Book:
 def tidy(out: Path) -> None:
     """Remove files that a killed grade-all left half written."""
     for folder in (out, out / "staff", *(out / "students").glob("*")):
-        for path in folder.glob(".*"):
-            if re.fullmatch(r"\.(.+\.(jsonl|json|html|csv)|seed)\.[a-z0-9_]{8}", path.name) and path.is_file():
-                path.unlink()
+        remove_all_abandoned(folder)
 
 
-def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a file atomically."""
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
-        os.chmod(name, mode)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with atomic_path(path, mode) as part:
+        part.write_bytes(text.encode("utf-8", "replace"))
+
+
+def bounded(value: Any) -> Any:
+    """Return a record with its texts cut and cleaned and its lists cut, so that no submission decides its size."""
+    if isinstance(value, str):
+        return clean(value[: 2 * LONGEST], LONGEST)
+    if isinstance(value, (list, tuple)):
+        return [bounded(item) for item in value[:MOST]]
+    return {name: bounded(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def table(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
@@ -162,10 +168,11 @@ def table(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
     problems = [p.id for p in homework.problems]
     writer.writerow(["id", "name", "sid", "email", "file", "status", "score", "of", *problems, "note"])
     for r in sorted(records, key=lambda r: r["id"]):
-        scores = [f"{r['problems'].get(p, 0.0):g}" for p in problems]
+        got = [r["score"], *(r["problems"].get(p, 0.0) for p in problems)]
+        total, *scores = ["" if r["status"] == FAILED else f"{score:g}" for score in got]
         for student in r["students"]:
             whose = [r["id"], student["name"], student["sid"], student["email"], r["file"]]
-            row = [*whose, r["status"], f"{r['score']:g}", f"{points(homework.points):g}", *scores, r["note"]]
+            row = [*whose, r["status"], total, f"{points(homework.points):g}", *scores, r["note"]]
             writer.writerow([harmless(str(cell)) for cell in row])
     return "\N{ZERO WIDTH NO-BREAK SPACE}" + text.getvalue()
 
@@ -176,5 +183,5 @@ def harmless(cell: str) -> str:
     An apostrophe is put in front of each sign that begins a formula: at the start, and after every character that
     separates cells in some country's settings.
     """
-    cell = " ".join(cell.split())
+    cell = " ".join(clean(cell).split())
     return cell if re.fullmatch(r"-?[0-9.]+", cell) else FORMULA.sub(r"\1\2'", cell)

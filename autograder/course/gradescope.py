@@ -5,8 +5,9 @@
 The zip has ``setup.sh`` (run once, when the image is built, and the only time that anything is fetched: an interpreter
 and the packages, see `autograder.course.image`) and ``run_autograder`` (three lines that end in exec, since a shell
 reads its script while it runs).
-The same inputs give the same bytes. `main` runs there, as root: it writes valid results first, and grades only where a
-worker can become another user behind a seccomp filter; otherwise nobody gets points, and students are told to ask.
+The same inputs give the same bytes. `main` runs there, as root: it writes valid results first, and has a process of its
+own grade, which confines a worker as another user behind a seccomp filter. If that is not possible, or if the grader
+fails in any other way, the student is told so and loses no attempt.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import hashlib
 import io
 import json
 import sys
+import traceback
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from autograder.course.image import HOME, misfits, setup_script
 from autograder.grading.policy import Policy, applied, attempts_used, read_metadata
@@ -25,6 +28,7 @@ from autograder.homeworks.homework import ROOT, Homework, load_homework
 
 EPOCH = (2020, 1, 1, 0, 0, 0)
 SETTINGS = "settings.json"
+LONGEST = 20_000  # characters of a traceback, which staff read
 TIME_LIMIT = 600.0  # seconds, Gradescope's default
 SPARE = 0.8  # of the time limit; Gradescope overwrites the results of whoever passes it
 
@@ -134,43 +138,50 @@ def complaints(path: Path) -> list[str]:
 
 
 def main(root: str = "/autograder") -> int:
-    """Grade the submission that Gradescope laid down; 0 unless the grader itself is not set up right."""
-    from autograder.feedback.results import clean, not_run, refused, results, write
-    from autograder.grading.grade import Graded, grade
-    from autograder.sandbox.parent_limits import GRADESCOPE, Confinement, ConfinementError
-    from autograder.submission.intake import IntakeError, take
+    """Grade the submission that Gradescope laid down. Whatever happens, valid results are there.
 
-    place = Path(root)
+    Returns 0; 1 if the grader failed, which costs the student no attempt.
+    """
+    from autograder.feedback.results import failed_results, write
+
+    target = Path(root) / "results" / "results.json"
+    write(target, failed_results())  # until there are others, for nobody knows how this process ends
+    try:
+        return _run(Path(root), target)
+    except Exception:
+        traceback.print_exc()
+        write(target, failed_results())
+        return 1
+
+
+def _run(place: Path, target: Path) -> int:
+    from autograder.course.entries import Entry
+    from autograder.course.gradebook import FAILED, GRADED
+    from autograder.course.grader import Rules
+    from autograder.course.supervisor import Graders
+    from autograder.feedback.results import clean, refused, write
+
     source = place / "source"
     settings = json.loads((source / SETTINGS).read_text("utf-8"))
     homework = load_homework(source / "homework" / settings["homework"])
-    target = place / "results" / "results.json"
-    ours = {"grader_sha256": settings["grader_sha256"]}
-    write(target, not_run(homework))
     policy = Policy.read((source / "policy.json").read_text("utf-8"))
     metadata = read_metadata(place / "submission_metadata.json")
-    used = attempts_used(metadata)
-    if policy.attempts is not None and used >= policy.attempts:
-        text = f"All {policy.attempts} attempts are used up; this one was not graded."
-        write(target, refused(homework, text))
+    if policy.attempts is not None and attempts_used(metadata) >= policy.attempts:
+        write(target, refused(homework, f"All {policy.attempts} attempts are used up; this one was not graded."))
         return 0
 
-    def keep(done: Graded) -> None:
-        write(target, applied(policy, metadata, results(done, hidden=True, extra=ours)))
+    def keep(done: dict[str, Any]) -> None:
+        made = done["results"]
+        made = {**made, "extra_data": {**made["extra_data"], "grader_sha256": settings["grader_sha256"]}}
+        write(target, applied(policy, metadata, made) if done["record"]["status"] == GRADED else made)
 
-    try:
-        submission = take(place / "submission", homework)
-        seed = (source / "seed").read_text("utf-8").strip()
-        limit = SPARE * settings["time_limit"]
-        done = grade(homework, submission, seed, confinement=Confinement(GRADESCOPE), deadline=limit, progress=keep)
-    except IntakeError as error:
-        write(target, refused(homework, str(error)))
-        return 0
-    except ConfinementError as error:
-        text = "This could not be graded: the grader is not set up right. Tell the course staff."
-        write(target, not_run(homework, text))
-        print(f"not confined, so not graded: {clean(str(error))}", file=sys.stderr)
-        return 1
+    seed = (source / "seed").read_text("utf-8").strip()
+    rules = Rules(str(homework.folder), seed, deadline=SPARE * settings["time_limit"], gradescope=True)
+    with Graders() as graders:
+        done = graders.grade(Entry("submission", place / "submission", ()), rules, keep)
     keep(done)
-    print(f"confined: {', '.join(f'{k} {v}' for k, v in done.layers.items())}")
+    if done["record"]["status"] == FAILED:
+        print(f"the grader failed:\n{clean(done['failure'], LONGEST)}", file=sys.stderr)
+        return 1
+    print(f"confined: {', '.join(f'{k} {v}' for k, v in done['record']['layers'].items())}")
     return 0

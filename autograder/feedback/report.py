@@ -7,7 +7,7 @@ stands beside: one square an entry, the darker the larger the error. A hidden ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -189,10 +189,11 @@ def html(done: Graded, hidden: bool, title: str = "") -> str:
     return page(title, body)
 
 
-def refusal(title: str, why: str) -> str:
-    """Return the page of a submission that was refused."""
-    text = f"<p>{esc(why)}</p><p>Nothing was graded, and this does not count as an attempt.</p>"
-    return page(title, [f"<h1>{esc(title)}</h1>", text])
+def plain(title: str, made: Mapping[str, Any]) -> str:
+    """Return the page of a submission from its results alone: one that was refused, or not graded to the end."""
+    told = [t for t in made["tests"] if t["output"] != NOT_RUN]
+    parts = [f"<h2>{esc(t['name'])}: {t['score']:g} of {t['max_score']:g}</h2><p>{esc(t['output'])}</p>" for t in told]
+    return page(title, [f"<h1>{esc(title)}</h1>", *(f"<p>{esc(p)}</p>" for p in made["output"].split("\n")), *parts])
 
 
 def section(part: Part) -> str:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,13 +21,23 @@ from autograder.feedback.diagnose import reasons
 from autograder.grading.check import Verdict
 from autograder.grading.grade import Graded
 from autograder.homeworks.homework import Homework, Problem
+from minipeft.files.atomic import atomic_path
 
 OUTPUT_LIMIT = 4000  # characters of one text of ours
 FORMATS = ("text", "html", "simple_format", "md", "ansi")
 VISIBILITY = ("hidden", "after_due_date", "after_published", "visible")
 TRUNCATED = 100_000  # characters after which Gradescope cuts a text
 FILE_LIMIT = 1024 * 1024  # bytes
+SETTINGS = {  # of every results.json: students see their tests and nothing that was printed
+    **dict.fromkeys(("output_format", "test_output_format", "test_name_format"), "text"),
+    "visibility": "visible",
+    "stdout_visibility": "hidden",
+}
 NOT_RUN = "not run"
+FAILED_TEXT = (
+    "The grader failed on this submission. This costs no points and no attempt: the course staff is told and will "
+    "grade it again."
+)
 PLACES = 3  # so many places are listed for one reason
 
 
@@ -70,6 +78,11 @@ def refused(homework: Homework, why: str) -> dict[str, Any]:
     return document(homework, text, {"attempt": False})
 
 
+def failed_results() -> dict[str, Any]:
+    """Return the results of a submission on which the grader failed: no points yet, and no attempt used."""
+    return {**SETTINGS, "score": 0.0, "output": FAILED_TEXT, "tests": [], "extra_data": {"attempt": False}}
+
+
 def results(graded: Graded, *, hidden: bool = True, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The results of what is graded so far. hidden: the cases are secret, so only the category of a mistake is told."""
     homework = graded.homework
@@ -102,13 +115,9 @@ def document(
     """A results.json with one test for each problem, in order; a problem without a verdict is "not run"."""
     tests = [_test(p, (verdicts or {}).get(p.id), (said or {}).get(p.id, NOT_RUN)) for p in homework.problems]
     return {
+        **SETTINGS,
         "score": points(sum(t["score"] for t in tests)),
         "output": clean(output),
-        "output_format": "text",
-        "test_output_format": "text",
-        "test_name_format": "text",
-        "visibility": "visible",
-        "stdout_visibility": "hidden",
         "tests": tests,
         "extra_data": {"homework": homework.name, **extra},
     }
@@ -157,20 +166,9 @@ def write(path: str | Path, made: Mapping[str, Any]) -> None:
     wrong = [c for c in complaints(made) if c.error]
     if wrong:
         raise ValueError(f"these are no results: {wrong[0].text}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps(made, allow_nan=False, indent=1).encode()
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with atomic_path(path) as part:
+        part.write_bytes(data)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+LARGEST = 1 << 26  # bytes of the metadata file: what is longer is cut, and then not JSON
+
 
 class PolicyError(ValueError):
     """A policy file is wrong; the message says what was expected."""
@@ -41,11 +43,11 @@ class Policy:
             late = tuple((float(h), float(s)) for h, s in raw.get("late", ()))
             attempts = raw.get("attempts")
             unknown = set(raw) - {"late", "attempts"}
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise PolicyError(f'a policy is {{"late": [[hours, share], …], "attempts": n}}: {error}') from None
         if unknown:
             raise PolicyError(f"a policy has late and attempts; {sorted(unknown)} came")
-        if list(late) != sorted(late) or any(h <= 0 or not 0 <= s <= 1 for h, s in late):
+        if list(late) != sorted(late) or any(not h > 0 or not 0 <= s <= 1 for h, s in late):
             raise PolicyError(f"late: hours above 0 in ascending order, shares from 0 to 1; got {raw['late']}")
         if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1):
             raise PolicyError(f"attempts is a whole number of at least 1, got {attempts!r}")
@@ -111,10 +113,11 @@ def attempts_used(metadata: Mapping[str, Any]) -> int:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata file; {} where it is missing or no JSON object: then no policy can be applied."""
+    """Return the metadata file; {} if it is missing, too large or not a JSON object: no policy can be applied then."""
     try:
-        raw = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        with path.open("rb") as file:
+            raw = json.loads(file.read(LARGEST))
+    except (OSError, ValueError, RecursionError):
         return {}
     return raw if isinstance(raw, dict) else {}
 

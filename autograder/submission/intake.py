@@ -92,11 +92,12 @@ def take(path: str | Path, homework: Homework) -> Submission:
     return _as_text(found, homework)
 
 
-def content(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the bytes of each file of a submission, as far as `take` would read them.
+def content(path: Path, homework: Homework) -> Iterator[tuple[str, bytes]]:
+    """Yield the name of each file of a submission, and of those that `take` would read the bytes.
 
     Raises IntakeError if something there cannot be read.
     """
+    wanted = [f.stub for f in homework.files]
     if not _is_folder(path):
         with _opened(path) as file:
             yield path.name, _read(file, path.name, ZIP_LIMIT)
@@ -104,6 +105,9 @@ def content(path: Path) -> Iterator[tuple[str, bytes]]:
     places, deep = _listed(path)
     yield from ((name, b"") for name in deep)
     for place in places:
+        if not _stub(place.name, wanted):
+            yield str(place), b""
+            continue
         with _opened(path / place) as file:
             yield str(place), _read(file, place.name, FILE_LIMIT)
 

@@ -188,9 +188,14 @@ def check_output(option: str, folder: Path) -> None:
 
 def check_output_file(option: str, path: Path | None) -> None:
     """Raise UserError, before any long work, unless the file of ``option`` can be written or replaced."""
+    from minipeft.files import FileError
+    from minipeft.files.atomic import check_file
+
     if path is not None:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{option} {path} is a {'folder' if path.is_dir() else 'device'}; name a file")
+        try:
+            check_file(path)
+        except FileError as error:
+            raise UserError(f"{option} {error}") from error
         check_output(option, path.parent)
 
 

@@ -27,19 +27,31 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 _active: set[str] = set()  # the temporary names that this process uses
 
 
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it replaces ``path`` on success and is removed on any exception.
+def check_file(path: Path) -> None:
+    """Raise FileError unless ``path`` is a regular file, a link to one, or a name that is free.
 
-    Raises FileError, before anything is written, if ``path`` is a folder or a device.
+    A rename would replace anything else there, such as a device, by a file.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        kinds = {"folder": path.is_dir(), "pipe": path.is_fifo(), "device": path.exists(), "broken link": True}
+        what = next(kind for kind, it_is in kinds.items() if it_is)
+        raise FileError(f"{path} is a {what}; name a file")
+
+
+@contextmanager
+def atomic_path(path: str | Path, mode: int = 0o666) -> Iterator[Path]:
+    """Yield a temporary path next to ``path``; it replaces ``path`` on success and is removed on any exception.
+
+    mode: permissions of the new file, from which the process's umask is taken.
+
+    Raises FileError, before anything is written, if ``path`` is a folder, a device, a pipe or a broken link.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise FileError(f"{path} is a {'folder' if path.is_dir() else 'device'}; name a file")
+    check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = is_staged(path)
     with temporary(path) as part:
-        part.touch(exist_ok=False)
+        part.touch(mode, exist_ok=False)
         mode = part.stat().st_mode
         yield part
         os.chmod(part, mode)  # some writers (safetensors) make files that only their owner can read
@@ -146,16 +158,21 @@ def _host() -> str:
 
 def remove_abandoned(path: Path) -> None:
     """Remove what killed processes left under temporary names of ``path``, if that is possible."""
+    remove_all_abandoned(path.parent, path.name[:LONGEST])
+
+
+def remove_all_abandoned(folder: Path, of: str = "") -> None:
+    """Remove what killed processes left under temporary names in ``folder``. of: only those of this name."""
     try:
-        names = os.listdir(path.parent)
+        names = os.listdir(folder)
     except OSError:  # no folder yet, or one whose names cannot be read
         return
     for name in names:
         found = TEMPORARY.fullmatch(name)
-        if found and found["name"] == path.name[:LONGEST] and _is_abandoned(path.parent / name, found):
-            taken = _new_name(path)
+        if found and of in ("", found["name"]) and _is_abandoned(folder / name, found):
+            taken = _new_name(folder / found["name"])
             with suppress(OSError):
-                os.rename(path.parent / name, taken)  # at once, should its process live after all
+                os.rename(folder / name, taken)  # at once, should its process live after all
             _remove(taken)
 
 

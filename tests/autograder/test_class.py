@@ -139,7 +139,7 @@ def test_a_dask_worker_that_is_killed_loses_nothing(again):
 def test_a_grader_ends_with_its_parent():
     code = (
         "import os, sys, time\n"
-        "from autograder.course.classroom import end_with\n"
+        "from autograder.course.grader import end_with\n"
         "parent = os.getpid()\n"
         "r, w = os.pipe()\n"
         "if os.fork() == 0:\n"

@@ -247,24 +247,24 @@ def test_the_count_of_entries_is_the_count_of_rows(tmp_path, seed):
     assert len(found) + len(skipped) == n
     assert len({e.id.casefold() for e in found}) == len(found)
     for e in found:  # nothing that is opened waits, and nothing but IntakeError comes out
-        assert digest(e) == digest(e)
+        assert digest(e, HOMEWORK) == digest(e, HOMEWORK)
         assert why_refused(e.path).isprintable()
 
 
 def test_a_submission_that_changed_is_another(tmp_path):
     (tmp_path / "a.py").write_text("x = 1\n")
     (one,) = entries(tmp_path)[0]
-    before = digest(one)
-    assert digest(one) == before
+    before = digest(one, HOMEWORK)
+    assert digest(one, HOMEWORK) == before
     (tmp_path / "a.py").write_text("x = 2\n")
-    assert digest(one) != before
+    assert digest(one, HOMEWORK) != before
 
 
 def test_a_submission_that_changes_hands_is_another(tmp_path):
     (tmp_path / "submission_1").mkdir()
-    before = digest(entries(tmp_path)[0][0])
+    before = digest(entries(tmp_path)[0][0], HOMEWORK)
     (tmp_path / "submission_metadata.yml").write_text(EXPORT, "utf-8")
-    assert digest(next(e for e in entries(tmp_path)[0] if e.id == "submission_1")) != before
+    assert digest(next(e for e in entries(tmp_path)[0] if e.id == "submission_1"), HOMEWORK) != before
 
 
 def test_a_link_is_never_read(tmp_path):
@@ -273,9 +273,9 @@ def test_a_link_is_never_read(tmp_path):
     secret.write_text("x = 1\n")
     (tmp_path / "s" / "ann.py").symlink_to(secret)
     (one,) = entries(tmp_path / "s")[0]
-    before = digest(one)
+    before = digest(one, HOMEWORK)
     secret.write_text("x = 2\n")
-    assert digest(one) == before
+    assert digest(one, HOMEWORK) == before
     with pytest.raises(IntakeError, match="is a link, which is not followed"):
         take(one.path, HOMEWORK)
     assert Path(one.path).is_symlink()

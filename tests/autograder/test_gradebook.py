@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import subprocess
 import sys
 import zipfile
 
@@ -13,11 +14,12 @@ from single import single_file
 from test_entries import EXPORT, random_folder
 
 from autograder.cli import main
-from autograder.course import classroom
+from autograder.course import classroom, grader
 from autograder.course.classpage import page
-from autograder.course.classroom import grade_all, grade_one
+from autograder.course.classroom import grade_all
 from autograder.course.export import ClassError
 from autograder.course.gradebook import Book, harmless, table, tidy
+from autograder.course.grader import grade_one
 from autograder.grading.grade import Graded
 from autograder.homeworks.homework import load_homework
 
@@ -28,7 +30,7 @@ LORA, FEW_SHOT = single_file("hw6_lora"), load_homework("hw8_few_shot")
 def one_process(monkeypatch):
     """Submissions graded in this process: none of those below has anything to run."""
     homeworks = {h.name: h for h in (LORA, FEW_SHOT)}
-    monkeypatch.setattr(classroom, "load_homework", lambda name: homeworks.get(name) or load_homework(name))
+    monkeypatch.setattr(grader, "load_homework", lambda name: homeworks.get(name) or load_homework(name))
     monkeypatch.setattr(classroom, "by_processes", lambda todo, rules, jobs: ((e, grade_one(e, rules)) for e in todo))
 
 
@@ -91,7 +93,7 @@ def test_the_rows_of_any_folder_and_its_summary_add_up(tmp_path, one_process, se
 
 def test_every_kind_of_entry_is_graded_or_refused_with_its_reason(tmp_path, one_process, monkeypatch):
     """It is about what is taken in: nothing is run."""
-    monkeypatch.setattr(classroom, "grade", lambda homework, s, *_, **__: Graded(homework, notes=list(s.notes)))
+    monkeypatch.setattr(grader, "grade", lambda homework, s, *_, **__: Graded(homework, notes=list(s.notes)))
     made = tmp_path / "s"
     made.mkdir()
     for name in ("alice.ZIP", "bob.zip", "张伟.zip", "李娜.zip", "ümit müller.zip"):
@@ -173,6 +175,15 @@ def test_every_student_of_a_group_has_a_row_with_number_and_address(tmp_path, on
         ("a; -b", "a; '-b"),
         ('a",=1', "a\",'=1"),
         ("a\n=1", "a =1"),
+        ("x;=HYPERLINK(1)", "x;'=HYPERLINK(1)"),
+        ("x|=1", "x|'=1"),
+        ("a;\t+1", "a; '+1"),
+        ("\u200b=1", "\N{REPLACEMENT CHARACTER}=1"),  # some programs drop what is not seen
+        ("x;\ufeff=1", "x;\N{REPLACEMENT CHARACTER}=1"),
+        ("a;\x00=1", "a;\N{REPLACEMENT CHARACTER}=1"),
+        ("﹦1", "'﹦1"),
+        ("−1+2", "'−1+2"),
+        ("\N{IDEOGRAPHIC SPACE}@SUM(A1)", "'@SUM(A1)"),
         ("-1.5", "-1.5"),
         ("40", "40"),
         ("see `python -m autograder submit`", "see `python -m autograder submit`"),
@@ -313,10 +324,14 @@ def test_a_homework_in_a_folder_of_its_own_is_the_one_that_is_graded(folder, tmp
 def test_what_was_being_written_is_removed(tmp_path):
     (tmp_path / "students" / "a").mkdir(parents=True)
     (tmp_path / "staff").mkdir()
-    half = ["students/a/.results.json.abcd_123", "staff/.a.b.html.12345678", ".grades.csv.abcdefgh", ".seed.abcdefgh"]
-    half.append(".graded.jsonl.abcdefgh")
+    code = "from minipeft.files.atomic import temporary; import os, sys; from pathlib import Path\n"
+    code += "for name in sys.argv[1:]:\n    temporary(Path(name)).__enter__().touch()\nos._exit(0)"
+    written = ["students/a/results.json", "staff/a.b.html", "grades.csv", "seed", "graded.jsonl"]
+    subprocess.run([sys.executable, "-c", code, *written], cwd=tmp_path, check=True)
+    half = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob(".*.part")]
+    assert len(half) == len(written)
     others = [".gitignore", "graded.jsonl", "students/a/results.json", ".grades.csv.old"]
-    for name in half + others:
+    for name in others:
         (tmp_path / name).touch()
     tidy(tmp_path)
     assert not [name for name in half if (tmp_path / name).exists()]

@@ -9,7 +9,7 @@ import pytest
 from autograder import cli
 from autograder.feedback.results import not_run, write
 from autograder.homeworks.homework import homeworks, load_homework
-from minipeft.files import atomic
+from minipeft.files import FileError, atomic
 
 NAME = homeworks()[0]
 COMMANDS = [module for name, module in sys.modules.items() if name.startswith("autograder.cli.")]
@@ -72,6 +72,43 @@ def test_results_are_written_into_a_folder_that_does_not_exist_yet(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["results.json"]
 
 
-def test_a_device_is_not_replaced_by_results(tmp_path, monkeypatch, capsys):
-    assert cli.main(["grade", str(tmp_path), "--homework", NAME, "--out", os.devnull]) == 2
-    assert f"--out {os.devnull} is a device; name a file" in capsys.readouterr().err
+FILE_OUTPUTS = [
+    *(["grade", ".", "--homework", NAME, option] for option in ("--out", "--html", "--markdown")),
+    *(["check", NAME, option] for option in ("--html", "--markdown")),
+    ["submit", NAME, "--out"],
+    ["gradescope", NAME, "--out"],
+    ["selftest", NAME, "--markdown"],
+]
+
+
+@pytest.mark.parametrize("command", FILE_OUTPUTS, ids=lambda command: f"{command[0]} {command[-1]}")
+def test_only_a_regular_file_is_replaced_and_nothing_runs_before(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    places = {os.devnull: "device", "folder": "folder"}
+    if os.name != "nt":
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "link").symlink_to("nothing")
+        places |= {"pipe": "pipe", "link": "broken link"}
+    for place, kind in places.items():
+        before = os.lstat(place)
+        assert cli.main([*command, place]) == 2
+        assert f"{command[-1]} {place} is a {kind}; name a file" in capsys.readouterr().err
+        assert os.lstat(place).st_mode == before.st_mode
+    assert len(os.listdir(tmp_path)) == len(places) - 1
+
+
+def test_every_option_that_names_a_file_to_write_is_among_those():
+    found = set()
+    for name, parser in cli.build_parser()._subparsers._group_actions[0].choices.items():
+        found |= {f"{name} {option}" for option, kind in parser.get_default("outputs").values() if kind == "FILE"}
+    assert found == {f"{command[0]} {command[-1]}" for command in FILE_OUTPUTS}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes")
+def test_results_do_not_replace_what_is_not_a_file(tmp_path):
+    os.mkfifo(tmp_path / "results.json")
+    with pytest.raises(FileError, match=r"results.json is a pipe; name a file"):
+        write(tmp_path / "results.json", not_run(load_homework(NAME)))
+    assert (tmp_path / "results.json").is_fifo()
+    assert len(os.listdir(tmp_path)) == 1

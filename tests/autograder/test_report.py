@@ -11,7 +11,7 @@ import pytest
 from autograder.cli.show import shows_colours
 from autograder.course import classpage
 from autograder.feedback import report
-from autograder.feedback.results import clean
+from autograder.feedback.results import clean, refused
 from autograder.grading.check import Raised, judge
 from autograder.grading.grade import Graded
 from autograder.homeworks.case import Case
@@ -85,7 +85,7 @@ def test_all_of_a_page_is_in_its_main_part_and_every_column_has_a_title(done):
     }
     records = [{**record, "score": 1.0, "status": "graded"}, {**record, "score": 0.0, "status": "refused"}]
     alike = [{**records[0], "id": name, "prints": list(range(50))} for name in "xy"]
-    pages = [report.html(done, True), report.html(done, False), report.refusal("title", EVIL)]
+    pages = [report.html(done, True), report.html(done, False), report.plain("title", refused(done.homework, EVIL))]
     pages.append(classpage.page(done.homework, [*records, *alike], [".DS_Store"]))
     for page in pages:
         assert re.search(r"<body>\s*<main>.*</main>\s*</body>", page, re.DOTALL)
