@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autograder.cli.arguments import add_command, add_output, add_reports, add_shared, check_seconds, read_seed
 from autograder.cli.show import show
-from autograder.homeworks.homework import ROOT, load_homework
+from autograder.homeworks.homework import ROOT, Homework, load_homework
 from minipeft.cli.arguments import Subparsers
 from minipeft.cli.process import UserError
 
@@ -36,7 +38,7 @@ def add_grade(commands: Subparsers) -> None:
     add_output(grade, "--out", help="where to write results.json, after every problem")
     add_shared(grade, "--seed-file")
     grade.add_argument("--full", action="store_true", help="tell everything, as for public cases: for staff")
-    grade.add_argument("--deadline", type=float, metavar="S", help="seconds for the whole (default: none)")
+    grade.add_argument("--deadline", type=float, metavar="S", help="seconds by the clock (default: none)")
     kept = grade.add_mutually_exclusive_group()
     kept.add_argument("--trust", action="store_true", help="run the submission unconfined: only what you would run")
     kept.add_argument("--gradescope", action="store_true", help="only as another user and behind a seccomp filter")
@@ -46,10 +48,8 @@ def add_grade(commands: Subparsers) -> None:
 
 def run_grade(args: argparse.Namespace) -> int:
     """Grade a submission; keep results.json up to date after every problem, whatever ends the grading."""
-    from autograder.feedback.results import not_run, refused, results, write
-    from autograder.grading.grade import grade
-    from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL, Confinement, ConfinementError
-    from autograder.submission.intake import IntakeError, take
+    from autograder.course.supervisor import limit
+    from autograder.feedback.results import failed_results, not_run, results, write
 
     homework = load_homework(args.homework)
     if args.deadline is not None:
@@ -69,6 +69,29 @@ def run_grade(args: argparse.Namespace) -> int:
 
     keep(not_run(homework))
     try:
+        if args.deadline is not None:  # the session ends at the deadline; this, a little later, ends everything else
+            faulthandler.dump_traceback_later(limit(args.deadline), exit=True, file=2)
+        return _grade(args, homework, seed, keep, progress)
+    except Exception:
+        keep(failed_results())
+        raise
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _grade(
+    args: argparse.Namespace,
+    homework: Homework,
+    seed: str,
+    keep: Callable[[dict[str, Any]], None],
+    progress: Callable[[Graded], None],
+) -> int:
+    from autograder.feedback.results import refused
+    from autograder.grading.grade import grade
+    from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL, Confinement
+    from autograder.submission.intake import IntakeError, take
+
+    try:
         submission = take(args.submission, homework)
     except IntakeError as error:
         made = refused(homework, str(error))
@@ -76,13 +99,9 @@ def run_grade(args: argparse.Namespace) -> int:
         print(json.dumps(made) if args.json else made["output"])
         return 1
     private = [ROOT, args.submission.resolve().parent, *([args.seed_file] if args.seed_file else [])]
-    try:
-        must = GRADESCOPE if args.gradescope else LOCAL
-        confinement = None if args.trust else Confinement(must, private=private)
-        done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
-    except ConfinementError:
-        keep(not_run(homework, "This could not be graded: the grader is not set up right. Tell the course staff."))
-        raise
+    must = GRADESCOPE if args.gradescope else LOCAL
+    confinement = None if args.trust else Confinement(must, private=private)
+    done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
     print(f"confined: {', '.join(f'{k} {v}' for k, v in done.layers.items()) or 'not at all'}", file=sys.stderr)
     progress(done)
     show(done, args, hidden=not args.full)

@@ -32,6 +32,11 @@ CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from autograder
 Keep = Callable[[dict[str, Any]], None]
 
 
+def limit(deadline: float) -> float:
+    """Return the seconds after which a grader is ended, by the deadline for its submission."""
+    return deadline + max(SPARE * deadline, LEAST_SPARE)
+
+
 class Ended(Exception):
     """The grader is gone without a result; the message says how it ended."""
 
@@ -116,7 +121,7 @@ class Graders:
         keep: called after each problem with the result so far.
         """
         request = [str(entry.path), entry.id, [list(vars(s).values()) for s in entry.students], vars(rules)]
-        limit = rules.deadline + max(SPARE * rules.deadline, LEAST_SPARE)
+        most = limit(rules.deadline)
         ends: list[str] = []
         while len(ends) < TRIES:
             so_far: dict[str, Any] = {}
@@ -129,7 +134,7 @@ class Graders:
             grader = None
             try:
                 grader = self._take()
-                done = grader.grade(request, limit, take)
+                done = grader.grade(request, most, take)
                 self._idle.append(grader)
                 return done
             except Exception as error:
@@ -139,7 +144,7 @@ class Graders:
                     if grader.late and so_far:
                         return so_far
                     if grader.late:
-                        ends.append(f"no problem was graded within {limit:g} s")
+                        ends.append(f"no problem was graded within {most:g} s")
         return failed(entry, load_homework(rules.homework), "\n".join(ends))
 
     def _take(self) -> Grader:

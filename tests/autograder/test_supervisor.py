@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from single import single_file
 
+from autograder.cli import main
 from autograder.course import classroom, grader, supervisor
 from autograder.course.classpage import page
 from autograder.course.classroom import grade_all
@@ -289,3 +291,19 @@ def test_the_page_of_the_class_shows_a_row_without_a_score():
     home = load_homework("hw6_lora")
     record = failed(Entry("ann", Path("ann"), (Student("Ann"),)), home, SECRET)["record"]
     assert FAILED_TEXT in page(home, [record])
+
+
+def test_grade_that_fails_leaves_results_that_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("autograder.submission.intake.take", lambda *_: [][0])
+    with pytest.raises(IndexError):
+        main(["grade", str(tmp_path), "--homework", "hw6_lora", "--trust", "--out", str(tmp_path / "r.json")])
+    assert json.loads((tmp_path / "r.json").read_text())["output"] == FAILED_TEXT
+
+
+def test_grade_ends_at_its_deadline_whatever_the_grader_does(tmp_path):
+    code = "import sys, time\nfrom autograder import cli\nfrom autograder.submission import intake\n"
+    code += "intake.take = lambda *_: time.sleep(60)\nsys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "grade", str(tmp_path), "--homework", "hw6_lora", "--trust"]
+    ended = subprocess.run([*command, "--deadline", "0.5"], capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
