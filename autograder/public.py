@@ -17,7 +17,6 @@ from autograder.feedback.diagnose import attempt
 from autograder.feedback.differences import Comparison, comparisons, sentences
 from autograder.feedback.results import clean, said
 from autograder.grading.answers import is_handout, stored
-from autograder.grading.check import Verdict
 from autograder.grading.grade import PUBLIC_SEED, Graded, grade
 from autograder.homeworks.case import cases
 from autograder.homeworks.homework import Homework, load_homework
@@ -63,22 +62,19 @@ def public_tests(file: str | Path) -> Callable[..., None]:
         return take(homework.folder, homework)
 
     @cache
-    def verdict(problem: str) -> Verdict:
-        return check(homework, submission(), [problem]).verdicts[problem]
+    def done(problem: str) -> Graded:
+        return check(homework, submission(), [problem])
 
     @pytest.mark.parametrize(("problem", "case"), listed, ids=[f"{p}-{c}" for p, c in listed])
     def test_public(problem: str, case: str) -> None:
-        said = wrong_in(homework, verdict(problem), case)
+        said = wrong_in(done(problem), problem, case)
         if said:
             pytest.fail("\n".join(said), pytrace=False)
 
     return test_public
 
 
-def wrong_in(homework: Homework, verdict: Verdict, case: str) -> Sequence[str]:
-    """Return what a verdict says about one case; nothing if the case is right."""
-    failures = [f for f in verdict.failures if f.case == case]
-    if not failures:
-        return []
-    one = Verdict(verdict.problem, failures=failures, results=[r for r in verdict.results if r[0].name == case])
-    return [clean(text) for text in said(homework, one, hidden=False)]
+def wrong_in(done: Graded, problem: str, case: str) -> Sequence[str]:
+    """Return what is said about one case of a problem; nothing if the case is right."""
+    found = [d for d in done.words.get(problem, ()) if d.failure.case == case]
+    return [clean(text) for text in said(done.verdicts[problem], found, hidden=False)]

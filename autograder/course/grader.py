@@ -23,12 +23,12 @@ from autograder.course.entries import Entry
 from autograder.course.export import Student
 from autograder.course.gradebook import FAILED, GRADED, REFUSED
 from autograder.feedback import report
+from autograder.feedback.explain import prints
 from autograder.feedback.results import clean, failed_results, notes, refused, results
 from autograder.grading.grade import Graded, grade
 from autograder.homeworks.homework import ROOT, Homework, load_homework
 from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL, Confinement
 from autograder.submission.intake import IntakeError, take
-from autograder.submission.similarity import fingerprints, regions
 
 DEADLINE = 300.0  # seconds for one submission
 REASONS = 20  # kept for one problem
@@ -100,7 +100,7 @@ def _graded(
     record = _record(done, made, " ".join(notes(done, hidden=True)))
     told = {part.problem.id: [r.text for r in part.reasons[:REASONS]] for part in report.parts(done, True)}
     record["reasons"] = {problem: texts for problem, texts in told.items() if texts}
-    record["prints"] = sorted(fingerprints(regions(homework, submission.sources)))
+    record["prints"] = prints(homework, submission.sources)
     title = f"{homework.title}: {entry.name}"
     pages = {"report": report.html(done, True), "staff": report.html(done, False, title)}
     return {**result(entry, homework, made, **record), **pages}

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from autograder.feedback.diagnose import Diagnosis, Reason, attempt, reasons
+from autograder.feedback.reasons import Picture, Reason, reasons
 from autograder.feedback.results import NOT_RUN, PLACES, clean, earned, mark, notes, points
 from autograder.grading.grade import Graded
 from autograder.homeworks.homework import Problem
@@ -22,7 +21,6 @@ from minipeft.files.html import esc as escape
 from minipeft.files.html import page as whole_page
 from minipeft.files.html import table
 
-MAP_CELLS = 24  # an error map has at most so many squares a side
 FULL, PART, NONE = "full", "part", "none"
 SIGNS = {FULL: "✓", PART: "½", NONE: "✗"}
 
@@ -59,7 +57,8 @@ def parts(done: Graded, hidden: bool) -> list[Part]:
         elif verdict.not_run:
             found.append(Part(problem, 0.0, {}, [], [verdict.not_run]))
         else:
-            why, more = reasons(done.homework, verdict, hidden), [] if hidden else done.more.get(problem.id, [])
+            why = reasons(verdict, done.words.get(problem.id, ()), hidden)
+            more = [] if hidden else done.more.get(problem.id, [])
             found.append(Part(problem, earned(problem, verdict), dict(verdict.credit), why, list(more)))
     return found
 
@@ -219,35 +218,17 @@ def section(part: Part) -> str:
             more = len(reason.places) - PLACES
             shown = [*reason.places[:PLACES], *([f"and {more} more"] if more > 0 else [])]
             lines.append(f'<ul class="places">{"".join(f"<li>{esc(place)}</li>" for place in shown)}</ul>')
-        if reason.shown is not None:
-            lines.append(attempt(f"the map of problem {p.id}", partial(error_map, reason.shown), "")[0])
+        if reason.picture is not None:
+            lines.append(error_map(reason.picture))
         lines.append("</div>")
     lines += [f'<div class="reason"><p>{esc(sentence)}</p></div>' for sentence in part.more]
     lines.append("</section>")
     return "\n".join(lines)
 
 
-def error_map(d: Diagnosis) -> str:
-    """A drawing of where an output is wrong; "" where a sentence says as much (a number, a vector all wrong)."""
-    f = d.failure
-    if d.wrong is None or d.wrong.ndim < 1 or d.wrong.size < 4 or not d.wrong.any():
-        return ""
-    with np.errstate(all="ignore"):
-        error = np.abs(f.got.astype(np.float64) - f.expected.astype(np.float64))
-    error = np.where(d.wrong, np.where(np.isfinite(error), error, np.inf), 0.0)
-    at, cut = d.details["worst"], ""
-    if error.ndim == 1:
-        error = error[None]
-    elif error.ndim > 2 and not error[at[:-2]].all():
-        error = error[at[:-2]]
-        cut = f"[{', '.join(map(str, at[:-2]))}, :, :]"
-    elif error.ndim > 2:
-        cut = f" (its first {error.ndim - 1} axes as rows)"
-        error = error.reshape(-1, error.shape[-1])
-    if error.all() and d.cause:
-        return ""
-    rows, columns = error.shape
-    error = coarse(error)
+def error_map(picture: Picture) -> str:
+    """A drawing of where an output is wrong."""
+    error = picture.errors
     finite = error[np.isfinite(error)]
     scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
     side = max(6, min(14, 320 // error.shape[1], 200 // error.shape[0]))
@@ -257,23 +238,12 @@ def error_map(d: Diagnosis) -> str:
             shade = "#000" if not np.isfinite(x) else blend(float(x) / scale)
             cells.append(f'<rect x="{j * side}" y="{i * side}" width="{side}" height="{side}" fill="{shade}"/>')
     width, height = error.shape[1] * side, error.shape[0] * side
-    what = f"Where {f.output}{cut} is wrong in the case {f.case}: {rows} × {columns}, the darker the larger the error"
-    what += "; black is not finite." if not np.isfinite(error).all() else "."
+    what = esc(picture.caption)
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     return (
-        f'<figure><svg role="img" aria-label="{esc(what)}" shape-rendering="crispEdges" {size}>{"".join(cells)}</svg>'
-        f"<figcaption>{esc(what)}</figcaption></figure>"
+        f'<figure><svg role="img" aria-label="{what}" shape-rendering="crispEdges" {size}>{"".join(cells)}</svg>'
+        f"<figcaption>{what}</figcaption></figure>"
     )
-
-
-def coarse(error: np.ndarray) -> np.ndarray:
-    """At most `MAP_CELLS` squares a side, each the largest error of its entries."""
-    for axis in (0, 1):
-        n = error.shape[axis]
-        if n > MAP_CELLS:
-            starts = np.unique(np.linspace(0, n, MAP_CELLS, endpoint=False).astype(int))
-            error = np.maximum.reduceat(error, starts, axis=axis)
-    return error
 
 
 def blend(share: float) -> str:

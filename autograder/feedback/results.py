@@ -12,12 +12,12 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from autograder.feedback.diagnose import reasons
+from autograder.feedback.reasons import Diagnosis, reasons
 from autograder.grading.check import Verdict
 from autograder.grading.grade import Graded
 from autograder.homeworks.homework import Homework, Problem
@@ -91,10 +91,7 @@ def results(graded: Graded, *, hidden: bool = True, extra: Mapping[str, Any] | N
         lines.append("Worth a look (no points depend on it):")
         lines += [f"  {r.file}, line {r.line}: {r.text}" for r in graded.remarks]
     information = {"attempt": True, "layers": dict(graded.layers), **(extra or {})}
-    for p in homework.problems:  # explained once: `results` is called after every problem
-        if p.id in graded.verdicts and (p.id, hidden) not in graded.explained:
-            graded.explained[p.id, hidden] = explanation(homework, p, graded.verdicts[p.id], hidden)
-    told = {p: text for (p, h), text in graded.explained.items() if h == hidden}
+    told = {p: explanation(v, graded.words.get(p, ()), hidden) for p, v in graded.verdicts.items()}
     made = document(homework, "\n".join(lines), information, graded.verdicts, told)
     made["execution_time"] = round(graded.seconds, 3)
     return made
@@ -134,14 +131,14 @@ def _test(problem: Problem, verdict: Verdict | None, said: str) -> dict[str, Any
     }
 
 
-def explanation(homework: Homework, problem: Problem, verdict: Verdict, hidden: bool) -> str:
+def explanation(verdict: Verdict, found: Sequence[Diagnosis], hidden: bool) -> str:
     """What is said of a problem: its aspects, and why some failed."""
     if verdict.share == 1.0:
         return "All right."
     if verdict.not_run:
         return verdict.not_run
     lines = [f"{mark(credit)}  {aspect}" for aspect, credit in verdict.credit.items()]
-    return "\n".join([*lines, "", *said(homework, verdict, hidden)])
+    return "\n".join([*lines, "", *said(verdict, found, hidden)]).rstrip()
 
 
 def mark(credit: float) -> str:
@@ -149,9 +146,9 @@ def mark(credit: float) -> str:
     return "ok  " if credit >= 1.0 else "half" if credit > 0.0 else "FAIL"
 
 
-def said(homework: Homework, verdict: Verdict, hidden: bool) -> Iterator[str]:
+def said(verdict: Verdict, found: Sequence[Diagnosis], hidden: bool) -> Iterator[str]:
     """Why points are lost: each reason once, behind where it was seen."""
-    for reason in reasons(homework, verdict, hidden):
+    for reason in reasons(verdict, found, hidden):
         if hidden:
             yield f"{', '.join(reason.aspects)}: {reason.text}"
             continue

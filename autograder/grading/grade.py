@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from autograder.feedback.explain import explain
+from autograder.feedback.reasons import Diagnosis
 from autograder.grading.check import Outputs, Raised, Verdict, judge
 from autograder.grading.imports import Unloaded, load
 from autograder.grading.reference import drawn, graded
@@ -21,6 +23,7 @@ from autograder.submission.intake import Submission
 from autograder.submission.lint import Remark, lint, warnings
 
 PUBLIC_SEED = "public"  # of the cases that students have
+WORDS = 0.03  # of the deadline: the least time for explanations
 
 
 @dataclass
@@ -29,7 +32,8 @@ class Graded:
 
     verdicts: of the problems that are done. notes: sentences for the student. unloaded: files that cannot be imported.
     layers: what kept the workers apart.
-    explained: by (problem, for hidden cases), what is said of it. more: sentences about a problem, for its author.
+    words: by problem, why points were lost; known only once all problems are graded.
+    more: sentences about a problem, for its author.
     log: what the submission printed, cut. seconds: since the beginning.
     """
 
@@ -39,7 +43,7 @@ class Graded:
     unloaded: list[Unloaded] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     layers: dict[str, Any] = field(default_factory=dict)
-    explained: dict[tuple[str, bool], str] = field(default_factory=dict)
+    words: dict[str, list[Diagnosis]] = field(default_factory=dict)
     more: dict[str, list[str]] = field(default_factory=dict)
     log: str = ""
     seconds: float = 0.0
@@ -81,7 +85,7 @@ def grade(
         sources, failed = load(session, homework, submission.sources)
         broken.update({module: one.failure for module, one in failed.items()})
         done.unloaded = list(dict.fromkeys(failed.values()))
-        told = {(one.stub, one.failure.line) for one in done.unloaded}
+        told = {(one.stub, one.line) for one in done.unloaded}
         done.remarks = [r for r in remarks if not r.costs and (r.file, r.line) not in told]
         for number, problem in enumerate(chosen):
             given = drawn(homework.name, problem.id, seed) if answers is None else answers(problem.id)
@@ -99,6 +103,8 @@ def grade(
             done.seconds = time.monotonic() - begun
             if progress is not None:
                 progress(done)
+    left = None if deadline is None else begun + (1 + WORDS) * deadline - time.monotonic()
+    done.words = explain(homework, done.verdicts, left)
     done.seconds = time.monotonic() - begun
     return done
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autograder.feedback.diagnose import raised
+from autograder.feedback.words import KNOWN_ERRORS, hidden_text, raised
 from autograder.grading.check import Raised
 from autograder.homeworks.homework import Homework
 from autograder.homeworks.strip import stubs
@@ -21,19 +21,23 @@ from autograder.submission.lint import AVAILABLE, THERE, imported
 class Unloaded:
     """A file that cannot be imported.
 
-    stub: the file's name, "" if no file could be blamed. failure: what the import raised. package: what the file
-    imports and the grader does not have, if that is why.
+    Args:
+        stub: the file's name, "" if no file could be blamed.
+        failure: what the import raised, as a worker told it.
+        package: what the file imports and the grader does not have, if that is why; read in the file's text.
+        line: of that import.
     """
 
     stub: str
     failure: Raised
     package: str = ""
+    line: int = 0
 
     def text(self, hidden: bool) -> str:
-        """Say why it cannot be imported and what that costs. hidden: without the exception's message."""
+        """Say why it cannot be imported and what that costs. hidden: without anything that a worker told."""
         if self.package:
             return (
-                f"{self.stub}, line {self.failure.line}: imports {self.package}, which the grader does not have. "
+                f"{self.stub}, line {self.line}: imports {self.package}, which the grader does not have. "
                 f"So {self.stub} cannot be imported, and its problems get no points. {THERE}"
             )
         who = self.stub or "The submission"
@@ -45,7 +49,7 @@ class Unloaded:
         if self.failure.kind == "crash":
             return "Its import ends the process."
         cause = raised(self.failure)
-        return cause.hidden if hidden else cause.text
+        return hidden_text(cause.parts, cause.names, KNOWN_ERRORS) if hidden else cause.text
 
 
 def load(
@@ -68,16 +72,18 @@ def load(
         if not guilty:
             return sources, {**broken, "": Unloaded("", failure)}
         for m in guilty:
-            broken[m] = Unloaded(names[m], failure, absent(failure, sources[m]))
+            broken[m] = Unloaded(names[m], failure, *absent(failure, sources[m]))
             sources[m] = by_module[m]
     return sources, broken
 
 
-def absent(failure: Raised, source: str) -> str:
-    """Return the package that an import needs and the grader lacks; "" if the import failed for another reason.
+def absent(failure: Raised, source: str) -> tuple[str, int]:
+    """Return the package that an import needs and the grader lacks, and its line; ("", 0) if that is not the reason.
 
-    Only a package that the text itself imports in that line is named: an exception's message may say anything.
+    Both are read in the text: the first import outside functions and ``try``. A worker's message may say anything.
     """
     if failure.error != "ModuleNotFoundError":
-        return ""
-    return next((n for n, line, _ in imported(source) if line == failure.line and n not in AVAILABLE), "")
+        return "", 0
+    found = [(line, name) for name, line, inside in imported(source) if not inside and name not in AVAILABLE]
+    line, name = min(found, default=(0, ""))
+    return name, line

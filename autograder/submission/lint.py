@@ -49,8 +49,8 @@ def warnings(remarks: Iterable[Remark]) -> list[str]:
     return [*found, THERE] if found else []
 
 
-def imported(source: str) -> Iterator[tuple[str, int, bool]]:
-    """Yield the packages that a program imports: (name, line, whether a call that comes to this line needs it).
+def imported(source: str) -> Iterator[tuple[str, int, str]]:
+    """Yield the packages that a program imports: (name, line, what is around it: "function", "try" or "").
 
     An import inside ``try`` may fail without harm. If one at the top of the file fails, nothing of the file runs.
     """
@@ -61,7 +61,7 @@ def imported(source: str) -> Iterator[tuple[str, int, bool]]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names = [node.module or ""]
         for name in names:
-            yield name.partition(".")[0], node.lineno, inside == "function"
+            yield name.partition(".")[0], node.lineno, inside
 
 
 def _nodes(tree: ast.AST, inside: str = "") -> Iterator[tuple[ast.stmt | ast.expr, str]]:
@@ -79,7 +79,8 @@ def _nodes(tree: ast.AST, inside: str = "") -> Iterator[tuple[ast.stmt | ast.exp
 
 
 def _striking(source: str) -> Iterator[tuple[str, int, bool]]:
-    for name, line, needed in imported(source):
+    for name, line, inside in imported(source):
+        needed = inside == "function"
         shown = ascii(name[:40])[1:-1]
         if name not in AVAILABLE:
             end = ": a call that comes to this line fails" if needed else ""

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from autograder.feedback.diagnose import LOG
+from autograder.feedback.explain import LOG
 
 
 class Kept(logging.Handler):

@@ -7,8 +7,10 @@ import pytest
 
 from autograder.feedback.causes import Wrong
 from autograder.feedback.causes.terms import term
-from autograder.feedback.diagnose import Failure, details, explained
-from autograder.grading.check import compare
+from autograder.feedback.details import details
+from autograder.feedback.diagnose import explained
+from autograder.feedback.words import Part, hidden_text, known_names
+from autograder.grading.check import Failure, Verdict, compare
 from autograder.homeworks.case import Case
 
 rng = np.random.default_rng(7)
@@ -162,16 +164,25 @@ def test_a_missing_transpose_in_a_symmetric_sum_is_a_missing_term():
 
 
 @pytest.mark.parametrize("what", TABLE_OF_CAUSES)
-def test_a_hidden_case_is_told_no_number_that_was_drawn(what):
-    """Numbers that stay: 0, 1 and 2 of fixed wordings, and the number of an axis."""
+def test_a_hidden_case_is_told_a_sentence_of_ours_without_what_was_drawn(what):
+    """Numbers that stay are those of fixed wordings: 0, 1, 1/2, float16."""
     expected, got, kwargs, _, _ = TABLE_OF_CAUSES[what]
+    name = kwargs.get("name", "dx")
+    own = {key: kwargs[key] for key in ("params", "arrays") if key in kwargs}
+    case = Case("a case", "driver", **{"arrays": {"x": X, "dz": DZ, "gamma": GAIN}, "checks": {name: "aspect"}, **own})
+    known = known_names(Verdict("1", results=[(case, {name: expected, **kwargs.get("reference", {})}, {})]))
+    fixed = r"float\d+|sums? to [01]|is (not )?0 where|1/|of 2:|of 1/2"
     for cause in told(expected, got, **kwargs):
-        words = re.sub(
-            r"axis \d|entry \d of|(float|int)\d+|sums? to [01]|is (not )?0 where|1/|n - 1|of 2:|of 1/2",
-            "",
-            cause.hidden,
-        )
-        assert not re.search(r"\d", words), cause.hidden
+        said = hidden_text(cause.parts, cause.names, known)
+        assert said
+        assert not re.search(r"\d", re.sub(fixed, "", said)), said
+
+
+def test_a_name_that_is_not_known_is_never_told():
+    known = known_names(Verdict("1", results=[(Case("a case", "driver", {"x": X}, {"dx": "aspect"}), {"dx": E}, {})]))
+    assert hidden_text((Part.LACKS_TERM,), ("dx", "x"), known) == "dx lacks the term x."
+    assert hidden_text((Part.LACKS_TERM,), ("dx", "a secret"), known) == ""
+    assert hidden_text((Part.LACKS_TERM,), ("dx",), known) == ""
 
 
 def test_what_a_factor_explains_needs_no_second_sentence():
@@ -188,14 +199,16 @@ def test_the_worst_entry_and_the_count_are_told():
     case = Case("a case", "driver", {}, {"dx": "aspect"})
     got = changed(changed(E, (2, 3), 5.0), (0, 1), -1.0)
     f = Failure("a case", "aspect", "dx", "value", "", E, got, "dx")
-    assert details(f, case)[0] == {"worst": (2, 3), "expected": E[2, 3], "got": E[2, 3] + 5.0, "wrong": 2, "of": 15}
+    found = details(f, case)
+    assert (found.worst, found.expected, found.got) == ((2, 3), E[2, 3], E[2, 3] + 5.0)
+    assert str(found).startswith("2 of 15 entries are wrong, the worst at [2, 3]: got ")
 
 
 def test_nan_is_the_worst_entry():
     case = Case("a case", "driver", {}, {"dx": "aspect"})
     f = Failure("a case", "aspect", "dx", "finite", "", E, changed(E, (1, 4), np.nan), "dx")
-    found, _ = details(f, case)
-    assert (found["worst"], found["wrong"]) == ((1, 4), 1)
+    found = details(f, case)
+    assert (found.worst, found.bad.sum()) == ((1, 4), 1)
 
 
 def test_a_vector_has_no_transpose():

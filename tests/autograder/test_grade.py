@@ -129,9 +129,8 @@ def test_the_name_of_an_exception_tells_nothing_of_a_hidden_case():
 
 def test_a_case_is_told_alone():
     done = grade(LORA, whole(LORA, {MODULE: stubs(LORA)["lora.py"]}), 1, problems=["6.1"])
-    verdict = done.verdicts["6.1"]
-    assert wrong_in(LORA, verdict, "no such case") == []
-    assert "hw6.1" in "".join(wrong_in(LORA, verdict, verdict.failures[0].case))
+    assert wrong_in(done, "6.1", "no such case") == []
+    assert "hw6.1" in "".join(wrong_in(done, "6.1", done.verdicts["6.1"].failures[0].case))
 
 
 def test_the_commands_grade_what_was_handed_in(tmp_path, capsys):

@@ -57,30 +57,24 @@ def test_an_import_that_the_grader_lacks_is_said_once_with_what_it_costs(tmp_pat
 @pytest.mark.parametrize(
     ("text", "hidden", "public"),
     [
-        ("raise ValueError('0.123')", "It raises ValueError in line {line} of lora.py.", "lora.py: 0.123."),
-        (
-            "raise ModuleNotFoundError('No module named secret')",
-            "It raises ModuleNotFoundError in line",
-            "named secret",
-        ),
+        ("raise ValueError('0.123')", "It raises ValueError.", "lora.py: 0.123."),
+        ("raise ModuleNotFoundError('No module named secret')", "It raises ModuleNotFoundError.", "named secret"),
         ("import os; os._exit(0)", "Its import ends the process.", "Its import ends the process."),
     ],
 )
 def test_why_a_file_cannot_be_imported(text, hidden, public):
     source = with_import(text)
     (one,) = graded(source).unloaded
-    assert one.text(hidden=True).startswith("lora.py cannot be imported, so its problems get no points. ")
-    assert hidden.format(line=line_of(source, text)) in one.text(hidden=True)
-    assert "0.123" not in one.text(hidden=True)
-    assert "secret" not in one.text(hidden=True)
+    assert one.text(hidden=True) == f"lora.py cannot be imported, so its problems get no points. {hidden}"
     assert public in one.text(hidden=False)
 
 
 def test_only_what_the_text_imports_is_named():
-    failure = Raised("raised", "ModuleNotFoundError", "No module named 'secret'", "lora.py", 1)
-    assert absent(failure, "import torch.nn as nn\n") == "torch"
-    assert absent(failure, "x = 1\n") == ""
-    assert absent(failure, "import json\n") == ""
+    failure = Raised("raised", "ModuleNotFoundError", "No module named 'secret'", "lora.py", 17)
+    assert absent(failure, "\nimport torch.nn as nn\nimport jax\n") == ("torch", 2)
+    assert absent(failure, "try:\n    import jax\nexcept ImportError:\n    pass\n") == ("", 0)
+    assert absent(failure, "x = 1\n") == ("", 0)
+    assert absent(failure, "import json\n") == ("", 0)
 
 
 def test_an_import_inside_a_function_is_a_warning_and_inside_try_a_remark():

@@ -11,6 +11,8 @@ import pytest
 from autograder.cli.show import shows_colours
 from autograder.course import classpage
 from autograder.feedback import report
+from autograder.feedback.details import coarse
+from autograder.feedback.diagnose import diagnose
 from autograder.feedback.results import clean, refused
 from autograder.grading.check import Raised, judge
 from autograder.grading.grade import Graded
@@ -37,7 +39,8 @@ def done(tmp_path_factory):
     raised = Raised("raised", "ValueError", f"secret 0.123456 {EVIL}", f"{EVIL}.py", 17)
     answers = [{"dx": E, "z": E}, {"dx": wrong, "z": E}, raised]
     verdicts = {p.id: graded(p, got) for p, got in zip(problems, answers, strict=False)}
-    return Graded(homework, verdicts, notes=[EVIL], log=EVIL, more={"9.1": [f"compared {EVIL}"]})
+    words = {p: diagnose(homework, v, known=False) for p, v in verdicts.items()}
+    return Graded(homework, verdicts, words=words, notes=[EVIL], log=EVIL, more={"9.1": [f"compared {EVIL}"]})
 
 
 class Tags(html.parser.HTMLParser):
@@ -112,7 +115,7 @@ def test_of_hidden_cases_no_case_no_value_and_no_message_is_told(done, write):
     assert "13" not in made  # a length
     assert "compared" not in made
     assert "ValueError" in made
-    assert "line 17" in re.sub(r"\\", "", made)
+    assert "17" not in made  # a line
 
 
 def test_public_cases_are_told_with_their_values(done):
@@ -166,6 +169,6 @@ def test_clean_leaves_no_sign_that_a_terminal_obeys():
 
 
 def test_a_large_array_is_drawn_coarse():
-    assert report.coarse(np.ones((300, 50))).shape == (24, 24)
-    assert report.coarse(np.eye(100))[3, 20] == 0.0
+    assert coarse(np.ones((300, 50))).shape == (24, 24)
+    assert coarse(np.eye(100))[3, 20] == 0.0
     assert report.blend(1.0) != report.blend(1e-3)

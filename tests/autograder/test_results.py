@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autograder.feedback import results
-from autograder.grading.check import Verdict
+from autograder.feedback.reasons import Diagnosis
+from autograder.grading.check import Failure, Verdict
 from autograder.grading.grade import Graded
 from autograder.homeworks.homework import Homework, Problem
 from autograder.submission.lint import Remark
@@ -21,15 +22,15 @@ HOMEWORK = Homework("hw9_none", "None", Path(), (), PROBLEMS)
 
 
 def graded():
-    verdicts = {"9.1": Verdict("9.1", {"z": True}, share=1.0), "9.2": Verdict("9.2", {"z": False}, share=2 / 3)}
-    said = {("9.1", True): "All right.", ("9.2", True): "FAIL  dA\x1b[31m\n\ndA has wrong values."}
+    wrong = Verdict("9.2", {"dA\x1b[31m": False}, {"dA\x1b[31m": 0.0}, share=2 / 3)
+    failure = Failure("a case", "gradients", "dA", "value", "the entries are not right")
     return Graded(
         HOMEWORK,
-        verdicts,
+        {"9.1": Verdict("9.1", {"z": True}, share=1.0), "9.2": wrong},
         notes=["welch.py did not come."],
         remarks=[Remark("lora.py", 3, "imports os, which no problem needs")],
         layers={"seccomp": "yes"},
-        explained=said,
+        words={"9.2": [Diagnosis(failure)]},
         seconds=1.23456,
     )
 
@@ -51,7 +52,7 @@ def test_what_is_written_is_valid(tmp_path, name):
 
 def test_a_problem_that_is_not_all_right_never_has_all_points():
     verdicts = {"9.1": Verdict("9.1", {"z": False}, share=0.9999)}
-    made = results.results(Graded(HOMEWORK, verdicts, explained={("9.1", True): ""}))
+    made = results.results(Graded(HOMEWORK, verdicts))
     assert (made["tests"][0]["score"], made["tests"][0]["status"]) == (3.99, "failed")
 
 

@@ -1,18 +1,17 @@
 """Whatever a submission returns, it gets its points, and every explanation of it can be made."""
 
-from unittest import mock
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from autograder.feedback import diagnose, report
+from autograder.feedback import diagnose, exchange, report
 from autograder.feedback.causes import Wrong
 from autograder.feedback.causes.factors import factor, multiple
 from autograder.feedback.differences import Comparison
 from autograder.feedback.results import complaints, results
+from autograder.feedback.words import NO_EXPLANATION
 from autograder.grading.check import judge
 from autograder.grading.grade import Graded
 from autograder.homeworks.case import Case
@@ -21,6 +20,7 @@ from autograder.sandbox.frames import DTYPES, Opaque, decode, encode
 
 HOMEWORK = load_homework("hw6_lora")
 PROBLEM = HOMEWORK.problems[0]
+KNOWN = {"dx", "dy", "x", "s", "n", "an entry of dx"}
 LARGE, SQUARE_OVERFLOWS, SMALL = 1.7e308, 1.34e154, 5e-324
 EXTREMES = [0.0, 1.0, -1.0, LARGE, -LARGE, SQUARE_OVERFLOWS, 1e-200, SMALL, np.inf, np.nan]
 
@@ -62,23 +62,21 @@ def test_whatever_comes_is_graded_and_explained(answer, x, s):
     assert len(found) == len(verdict.failures) == 1 - verdict.passed["aspect"]
     for d in found:
         assert not d.trouble
-        report.error_map(d)
         assert isinstance(d.entries, str)
+    told = [d.hidden(KNOWN) for d in found]
+    sent = exchange.unpacked(decode(exchange.packed(HOMEWORK.name, verdict))["explain"])
+    assert [d.hidden(KNOWN) for d in diagnose.diagnose(HOMEWORK, sent, known=False)] == told
+    back = exchange.read(decode(exchange.answer(found)), HOMEWORK.name, verdict)
+    assert [d.hidden(KNOWN) for d in back] == told
 
 
-@pytest.fixture(scope="module")
-def no_mutants():
-    """The cases of this file have no driver that mutants could be called by."""
-    with mock.patch.object(diagnose, "known_mistakes", return_value={}):
-        yield
-
-
-@pytest.mark.usefixtures("no_mutants")
 @given(answers(), arrays())
 def test_whatever_comes_is_written_as_results_and_as_a_page(answer, x):
     right, came = answer
     case = Case("a case", "driver", {"x": x}, {"dx": "aspect"})
-    done = Graded(HOMEWORK, {PROBLEM.id: judge(PROBLEM, [(case, {"dx": right}, {"dx": came})])})
+    verdict = judge(PROBLEM, [(case, {"dx": right}, {"dx": came})])
+    found = diagnose.diagnose(HOMEWORK, verdict, known=False)
+    done = Graded(HOMEWORK, {PROBLEM.id: verdict}, words={PROBLEM.id: found})
     for hidden in (True, False):
         assert not [c for c in complaints(results(done, hidden=hidden)) if c.error]
         assert report.html(done, hidden)
@@ -117,16 +115,14 @@ def test_an_explanation_that_raises_costs_no_points_and_is_logged(monkeypatch, f
     case = Case("a case", "driver", {}, {"dx": "aspect", "z": "other"})
     right = {"dx": np.arange(6.0), "z": np.ones(2)}
     verdict = judge(PROBLEM, [(case, right, {**right, "dx": np.zeros(6)})])
-    done = Graded(HOMEWORK, {PROBLEM.id: verdict})
-    before = results(done)["score"]
+    before = results(Graded(HOMEWORK, {PROBLEM.id: verdict}))["score"]
     assert before > 0
     monkeypatch.setattr(diagnose, "explained", broken)
     monkeypatch.setattr(diagnose, "known_mistakes", broken)
-    monkeypatch.setattr(report, "error_map", broken)
-    done = Graded(HOMEWORK, {PROBLEM.id: verdict})
+    done = Graded(HOMEWORK, {PROBLEM.id: verdict}, words={PROBLEM.id: diagnose.diagnose(HOMEWORK, verdict)})
     made = results(done)
     assert made["score"] == before
-    assert f"dx has wrong values. {diagnose.NO_EXPLANATION}" in made["tests"][0]["output"]
+    assert f"dx has wrong values. {NO_EXPLANATION}" in made["tests"][0]["output"]
     assert "There is no explanation" in report.html(done, hidden=False)
     assert "ZeroDivisionError: of the diagnosis" in failed_explanations[0]
     assert "Traceback" in failed_explanations[0]

@@ -27,9 +27,10 @@ from autograder.feedback.causes.factors import (
 from autograder.feedback.causes.places import not_finite, region
 from autograder.feedback.causes.shapes import wrong_shape
 from autograder.feedback.causes.terms import sums, term
-from autograder.feedback.causes.wrong import Cause, Wrong, wrong_entries
+from autograder.feedback.causes.wrong import Wrong, wrong_entries
+from autograder.feedback.words import Cause
 
-__all__ = ["Cause", "Wrong", "causes", "not_finite", "wrong_entries", "wrong_shape"]
+__all__ = ["Wrong", "causes", "not_finite", "wrong_entries", "wrong_shape"]
 
 FAMILIES: tuple[Callable[[Wrong], Cause | None], ...] = (
     nothing, complement, factor, unchanged, reordered, signs, factor_of_an_input, term, region, accuracy, sums,

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from autograder.feedback.causes.wrong import Cause, Wrong
+from autograder.feedback.causes.wrong import Wrong
+from autograder.feedback.words import Cause, Part
 
 LARGEST = np.finfo(np.float64).max
 
@@ -19,12 +20,12 @@ def factor(w: Wrong) -> Cause | None:
     if c is None:
         return None
     if abs(c + 1) <= w.tol:
-        return Cause("sign", f"{w.name} has the wrong sign everywhere.")
+        return w.cause("sign", Part.SIGN)
     named = name_factor(c, w)
     if named is None:
         return None
-    label, meaning, hidden = named
-    return Cause("factor", f"{w.name} is {label} times what is expected: {meaning}.", f"{w.name} is off by {hidden}.")
+    label, meaning, part, names = named
+    return w.cause("factor", part, names=names, public=f"{w.name} is {label} times what is expected: {meaning}.")
 
 
 def unnamed_factor(w: Wrong) -> Cause | None:
@@ -32,11 +33,7 @@ def unnamed_factor(w: Wrong) -> Cause | None:
     c = constant_factor(w)
     if c is None or w.expected.size < 3:
         return None
-    return Cause(
-        "factor",
-        f"{w.name} is {c:.6g} times what is expected in every entry.",
-        f"{w.name} is off by a constant factor.",
-    )
+    return w.cause("factor", Part.FACTOR, public=f"{w.name} is {c:.6g} times what is expected in every entry.")
 
 
 def constant_factor(w: Wrong) -> float | None:
@@ -60,9 +57,12 @@ def multiple(a: np.ndarray, b: np.ndarray, axis: int | None = None) -> np.ndarra
     return np.ldexp(np.divide(product, square, out=np.zeros_like(square), where=square > 0), i - j)
 
 
-def name_factor(c: float, w: Wrong) -> tuple[str, str, str] | None:
-    """What the factor c may be: a label, what it means, and the words for a hidden case."""
-    found: list[tuple[str, str, str]] = []
+Named = tuple[str, str, Part, tuple[str, ...]]  # a label, what it means, the words for a hidden case and their names
+
+
+def name_factor(c: float, w: Wrong) -> Named | None:
+    """What the factor c may be."""
+    found: list[Named] = []
 
     def near(value: float) -> bool:
         return abs(c - value) <= max(w.tol, 1e-9) * abs(value) < np.inf
@@ -74,32 +74,36 @@ def name_factor(c: float, w: Wrong) -> tuple[str, str, str] | None:
     numbers = {n: np.float64(v) for n, v in given.items() if 0.0 < abs(v) <= LARGEST and abs(v) != 1.0}
     for n, v in numbers.items():
         is_ = f" ({n} = {v:.6g})"
-        for value, label, meaning in (
-            (1 / v, f"1/{n}", f"the factor {n} is missing{is_}"),
-            (v, n, f"the factor {n} is there once too often{is_}"),
-            (1 / v**2, f"1/{n}²", f"the factor {n}² is missing, or it divides where it should multiply{is_}"),
-            (v**2, f"{n}²", f"the factor {n}² is too much, or it multiplies where it should divide{is_}"),
-            (abs(v) ** -0.5, f"1/√{n}", f"a factor √{n} is missing{is_}"),
-            (abs(v) ** 0.5, f"√{n}", f"a factor √{n} is too much{is_}"),
+        square, inverse = (
+            "too much, or it multiplies where it should divide",
+            "missing, or it divides where it should multiply",
+        )
+        for value, label, meaning, part in (
+            (1 / v, f"1/{n}", f"the factor {n} is missing", Part.FACTOR_INVERSE),
+            (v, n, f"the factor {n} is there once too often", Part.FACTOR_NAMED),
+            (1 / v**2, f"1/{n}²", f"the factor {n}² is {inverse}", Part.FACTOR_INVERSE_SQUARE),
+            (v**2, f"{n}²", f"the factor {n}² is {square}", Part.FACTOR_SQUARE),
+            (abs(v) ** -0.5, f"1/√{n}", f"a factor √{n} is missing", Part.FACTOR_INVERSE_ROOT),
+            (abs(v) ** 0.5, f"√{n}", f"a factor √{n} is too much", Part.FACTOR_ROOT),
         ):
             if near(value):
-                found.append((label, meaning, f"the constant factor {label}"))
+                found.append((label, meaning + is_, part, (n,)))
     for (n, v), (m, u) in permutations(numbers.items(), 2):
         if near(v / u):
-            found.append((f"{n}/{m}", f"{n} = {v:.6g}, {m} = {u:.6g}", f"the constant factor {n}/{m}"))
+            found.append((f"{n}/{m}", f"{n} = {v:.6g}, {m} = {u:.6g}", Part.FACTOR_RATIO, (n, m)))
     if near(2.0):
-        found.append(("2", "something is counted twice", "a factor of 2: something is counted twice"))
+        found.append(("2", "something is counted twice", Part.FACTOR_TWO, ()))
     if near(0.5):
-        found.append(("1/2", "a factor of 2 is missing", "a factor of 1/2"))
+        found.append(("1/2", "a factor of 2 is missing", Part.FACTOR_HALF, ()))
     if not found or c in (2.0, 0.5):
         found += list(lengths(near, w))[:1]
     if not found:
         return None
-    label = found[0][0]
-    return label, ", or ".join(dict.fromkeys(f[1] for f in found[:2])), found[0][2]
+    label, _, part, names = found[0]
+    return label, ", or ".join(dict.fromkeys(f[1] for f in found[:2])), part, names
 
 
-def lengths(near: Callable[[float], bool], w: Wrong) -> Iterator[tuple[str, str, str]]:
+def lengths(near: Callable[[float], bool], w: Wrong) -> Iterator[Named]:
     """Factors made of the length of an axis, or of the number of rows, of an input."""
     sizes: dict[int, str] = {}
     for name, x in w.case.arrays.items():
@@ -112,7 +116,7 @@ def lengths(near: Callable[[float], bool], w: Wrong) -> Iterator[tuple[str, str,
             for n in [n for n in sizes if n % v == 0]:
                 sizes.setdefault(n // v, f"{sizes[n]} divided by {name}")
     mean, total = "a mean where a sum belongs?", "a sum where a mean belongs?"
-    hidden = "a constant factor made of the length of an axis"
+    guesses = {mean: Part.FACTOR_MEAN, total: Part.FACTOR_SUM}
     for n, what in sizes.items():
         if n < 2:
             continue
@@ -127,8 +131,8 @@ def lengths(near: Callable[[float], bool], w: Wrong) -> Iterator[tuple[str, str,
             ((n / (n - 1)) ** 0.5, f"√({n}/{n - 1})", f"{n} is {what}; a variance divided by n instead of n - 1"),
         ):
             if near(value):
-                guess = {mean: f" ({mean})", total: f" ({total})"}.get(meaning.partition("; ")[2], "")
-                yield label, meaning.rstrip("?"), hidden + guess
+                part = guesses.get(meaning.partition("; ")[2], Part.FACTOR_LENGTH)
+                yield label, meaning.rstrip("?"), part, ()
 
 
 def factor_of_an_input(w: Wrong) -> Cause | None:
@@ -141,16 +145,16 @@ def factor_of_an_input(w: Wrong) -> Cause | None:
         if k is None:
             continue
         if w.same(g * k, e):
-            text = f"{w.name} lacks the factor {name}."
+            part = Part.LACKS_FACTOR
         elif w.same(g, e * k):
-            text = f"{w.name} has the factor {name} once too often."
+            part = Part.FACTOR_TOO_OFTEN
         elif w.same(g * k * k, e):
-            text = f"{w.name} is divided by {name} where it must be multiplied."
+            part = Part.DIVIDED
         elif w.same(g, e * k * k):
-            text = f"{w.name} is multiplied by {name} where it must be divided."
+            part = Part.MULTIPLIED
         else:
             continue
-        return Cause("factor of an input", text)
+        return w.cause("factor of an input", part, names=(name,))
     return None
 
 
@@ -161,10 +165,7 @@ def factor_along_an_axis(w: Wrong) -> Cause | None:
         if e.shape[axis] < 3 or e.ndim < 2:
             continue
         if w.same(g, multiple(g, e, axis) * e) and g.any():
-            return Cause(
-                "factor along an axis",
-                f"{w.name} is off by a factor that is the same all along axis {axis} and differs between its slices.",
-            )
+            return w.cause("factor along an axis", Part.FACTOR_ALONG, axis=axis)
     return None
 
 
@@ -173,13 +174,13 @@ def another_function(w: Wrong) -> Cause | None:
     e, g = w.expected, w.got
     if e.size < 3:
         return None
-    for what, value in (
-        ("the square of what is expected", e * e),
-        ("the square root of what is expected", np.sqrt(e)),
-        ("the inverse of what is expected, entry by entry", 1.0 / e),
-        ("the exponential of what is expected", np.exp(e)),
-        ("the logarithm of what is expected", np.log(e)),
+    for part, value in (
+        (Part.SQUARE, e * e),
+        (Part.ROOT, np.sqrt(e)),
+        (Part.INVERSE, 1.0 / e),
+        (Part.EXPONENTIAL, np.exp(e)),
+        (Part.LOGARITHM, np.log(e)),
     ):
         if w.same(g, value):
-            return Cause("another function", f"{w.name} is {what}.")
+            return w.cause("another function", part)
     return None

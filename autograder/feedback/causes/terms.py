@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from autograder.feedback.causes.factors import multiple
-from autograder.feedback.causes.wrong import Cause, Wrong
+from autograder.feedback.causes.wrong import Wrong
+from autograder.feedback.words import TRANSPOSED, Cause, Part
 
 
 def term(w: Wrong) -> Cause | None:
@@ -15,7 +16,7 @@ def term(w: Wrong) -> Cause | None:
         return None
     known = [*w.inputs(), *w.others()]
     if w.expected.ndim >= 2 and min(w.expected.shape) > 1:  # a vector's transpose is itself
-        known.append(("the transpose of what is expected", w.expected.T))
+        known.append((TRANSPOSED, w.expected.T))
     for name, x in known:
         k = w.spread(x)
         if k is None:
@@ -24,18 +25,18 @@ def term(w: Wrong) -> Cause | None:
         if not w_close(d, c * k, w):
             continue
         if abs(c + 1) < 1e-4:
-            text = f"{w.name} lacks the term {name}."
+            part = Part.LACKS_TERM
         elif abs(c - 1) < 1e-4:
-            text = f"{w.name} has the term {name} once too often."
+            part = Part.TERM_TOO_OFTEN
         else:
-            text = f"{w.name} differs from what is expected by a multiple of {name}."
-        return Cause("term", text)
+            part = Part.MULTIPLE_OF_TERM
+        return w.cause("term", part, names=(name,))
     if float(np.ptp(d)) <= 1e-3 * np.abs(d).max():
-        return Cause("term", f"{w.name} is off by the same amount in every entry.")
+        return w.cause("term", Part.SAME_AMOUNT)
     for axis in range(d.ndim):
         if d.shape[axis] > 2 and float(np.ptp(d, axis=axis).max()) <= 1e-6 * np.abs(d).max() + rounding(w):
             text = f"{w.name} is off by an amount that is the same all along axis {axis}"
-            return Cause("term along an axis", f"{text}: a sum or a mean over it is missing?", f"{text}.")
+            return w.cause("term along an axis", Part.SAME_ALONG, public=f"{text}: a sum or a mean over it is missing?")
     return None
 
 
@@ -61,15 +62,14 @@ def sums(w: Wrong) -> Cause | None:
 
     right, came = unit(e), unit(g)
     if right and came and right != came:
-        return Cause("axis", f"{w.name} sums to 1 along axis {came[0]}; it must along axis {right[0]}.")
+        public = f"{w.name} sums to 1 along axis {came[0]}; it must along axis {right[0]}."
+        return w.cause("axis", Part.SUMS_TO_ONE, public=public)
     if right and right[0] not in came:
-        return Cause("sum", f"{w.name} must sum to 1 along axis {right[0]}, and does not.")
+        return w.cause("sum", Part.NO_SUM_TO_ONE, axis=right[0])
     scale = float(np.abs(e).max())
     for axis in range(e.ndim):
         if e.shape[axis] < 2 or np.abs(e.sum(axis=axis)).max() > 1e-9 * scale:
             continue
         if np.abs(g.sum(axis=axis)).max() > 1e-6 * scale:
-            return Cause(
-                "sum", f"The right {w.name} sums to 0 along axis {axis}; this one does not, so a term is missing."
-            )
+            return w.cause("sum", Part.NO_SUM_TO_ZERO, axis=axis)
     return None

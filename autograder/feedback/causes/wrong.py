@@ -1,4 +1,4 @@
-"""An array that is not right, what it may be compared with, and a cause in words."""
+"""An array that is not right, and what it may be compared with."""
 
 from __future__ import annotations
 
@@ -8,26 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from autograder.feedback.words import Cause, Part, called, filled
 from autograder.grading.check import allowance
 from autograder.homeworks.case import Case
-
-TRANSPOSED = "is the transpose of what is expected"  # told of a square array and of one whose shape shows it
-
-
-@dataclass(frozen=True)
-class Cause:
-    """A cause: its category, a sentence for a public case, and the same for a hidden one.
-
-    A hidden case's sentence holds no size, value or index; it may be left out if ``text`` holds none either.
-    """
-
-    kind: str
-    text: str
-    hidden: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.hidden:
-            object.__setattr__(self, "hidden", self.text)
 
 
 @dataclass(frozen=True)
@@ -45,6 +28,13 @@ class Wrong:
     reference: Mapping[str, Any]
     allowed: float = 1e-6
     tol: float = 1e-6
+
+    def cause(self, kind: str, *parts: Part, names: tuple[str, ...] = (), axis: int = -1, public: str = "") -> Cause:
+        """Return a cause of this output. axis: of which a public case is told; public: all that it is told."""
+        names = (self.name, *names)
+        if axis >= 0:
+            public = filled(parts, names).replace("an axis", f"axis {axis}", 1)
+        return Cause(kind, parts, names, public)
 
     def same(self, a: np.ndarray, b: np.ndarray) -> bool:
         """Equal up to rounding, entry by entry."""
@@ -82,11 +72,6 @@ class Wrong:
                 shown = self.case.shown.get(name, name)
                 if shown != self.name:
                     yield shown, x.astype(np.float64)
-
-
-def called(name: str) -> str:
-    """What an input is called: cotangents by their role."""
-    return f"the cotangent {name}" if name.startswith("d") and len(name) < 4 else name
 
 
 def wrong_entries(expected: np.ndarray, got: np.ndarray, tol: float) -> np.ndarray:

@@ -1,0 +1,125 @@
+"""Is it a known mistake? The mutants of a homework run on the cases, and their outputs compared with what came."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from autograder.feedback.exchange import CASES, nbytes, size
+from autograder.feedback.words import NOT_WRITTEN
+from autograder.grading.check import Outputs, Raised, Result, Verdict, identical
+from autograder.grading.library import Library, Patched
+from autograder.grading.reference import library_with, run_case
+from autograder.homeworks.case import Case
+from autograder.homeworks.mutant import Mutant, mutants, mutated
+from autograder.sandbox.frames import encode
+
+PATIENCE = 2.0  # seconds of processor time that a mutant may take for a case: who is slower is not asked
+MOST_KEPT = 64 * 1024 * 1024  # bytes of mutants' outputs, for the next submission
+
+
+def known_mistakes(homework: str, verdict: Verdict) -> dict[tuple[str, str], str]:
+    """Return, by (case, output), for what is wrong, the hint of the mutant whose output is the same.
+
+    Of several that fit, the one that gives most of the other outputs too, right or wrong.
+    """
+    wrong: dict[str, set[str]] = {}
+    for f in verdict.failures:
+        wrong.setdefault(f.case, set()).add(f.key)
+    chosen = sorted(filter(is_written, verdict.results), key=lambda r: (r[0].name not in wrong, size(r[0])))[:CASES]
+    found: list[tuple[Mutant, set[tuple[str, str]]]] = []
+    if any(case.name in wrong for case, _, _ in chosen):
+        digests = {case.name: _digest(homework, case) for case, _, _ in chosen}
+        for m in mutants(homework):
+            if verdict.problem in (m.problem, *m.also) and not m.equivalent:
+                found.append((m, agrees(m, homework, chosen, digests)))
+    found.sort(key=lambda pair: -len(pair[1]))
+    hints: dict[tuple[str, str], str] = {}
+    for m, places in found:
+        for case, output in places:
+            if output in wrong.get(case, ()):
+                hints.setdefault((case, output), m.hint)
+    tried = {case.name for case, _, _ in chosen}
+    for f in verdict.failures:  # the same output of a case that was not tried
+        same = {hints.get((case, f.key), "") for case in tried if f.key in wrong.get(case, ())}
+        if f.case not in tried and len(same) == 1:
+            hints[f.case, f.key] = same.pop()
+    return hints
+
+
+def is_written(result: Result) -> bool:
+    """Return whether a call came to an end, other than by what a stub raises."""
+    got = result[2]
+    return not isinstance(got, Raised) or (got.kind == "raised" and got.error != NOT_WRITTEN)
+
+
+def agrees(mutant: Mutant, homework: str, results: list[Result], digests: Mapping[str, bytes]) -> set[tuple[str, str]]:
+    """Return the (case, output) for which the mutant gives what came."""
+    found: set[tuple[str, str]] = set()
+    for case, _, got in results:
+        its = mutant_outputs(mutant, homework, case, digests[case.name])
+        if isinstance(got, Raised) or isinstance(its, Raised):
+            if isinstance(got, Raised) and isinstance(its, Raised) and same_exception(its, got):
+                found.update((case.name, output) for output in case.checks)
+            continue
+        for output in case.checks:
+            if output in its and output in got and alike(its[output], got[output], 0.1 * case.tol):
+                found.add((case.name, output))
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _mutant_library(mutant: Mutant) -> Library | Patched:
+    return library_with(mutated(mutant))
+
+
+_outputs: dict[tuple[str, bytes], tuple[Outputs | Raised, int]] = {}  # the oldest first, each with its bytes
+
+
+def mutant_outputs(mutant: Mutant, homework: str, case: Case, digest: bytes) -> Outputs | Raised:
+    """Return what a mutant returns for a case, computed once for all submissions that are graded on it."""
+    key = (mutant.id, digest)
+    if key not in _outputs:
+        its = run_case(_mutant_library(mutant), homework, replace(case, seconds=min(case.seconds, PATIENCE)))
+        _outputs[key] = its, nbytes(its)
+        kept = sum(size for _, size in _outputs.values())
+        while kept > MOST_KEPT:
+            kept -= _outputs.pop(next(iter(_outputs)))[1]
+        return its
+    return _outputs[key][0]
+
+
+def _digest(homework: str, case: Case) -> bytes:
+    asked = [homework, case.driver, dict(case.arrays), dict(case.params), dict(case.layouts)]
+    return hashlib.blake2b(encode(asked)).digest()
+
+
+def same_exception(a: Raised, b: Raised) -> bool:
+    """Return whether two calls failed in the same way."""
+    return (a.kind, a.error) == (b.kind, b.error) and (a.kind != "raised" or a.message == b.message)
+
+
+def alike(a: Any, b: Any, tol: float) -> bool:
+    """Return whether two outputs are the same up to rounding."""
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(alike(x, y, tol) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        a, b = np.asarray(a), np.asarray(b)
+    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+        return identical(a, b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.dtype.kind != "f":
+        return bool(np.array_equal(a, b))
+    finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():
+        return False
+    if not finite.any():
+        return True
+    x, y = a[finite].astype(np.float64), b[finite].astype(np.float64)
+    return bool(np.abs(x - y).max() <= tol * np.abs(x).max())
