@@ -17,8 +17,8 @@ from autograder.feedback.diagnose import attempt
 from autograder.feedback.differences import Comparison, comparisons, sentences
 from autograder.feedback.results import clean, said
 from autograder.grading.answers import is_handout, stored
-from autograder.grading.grade import PUBLIC_SEED, Graded, grade
-from autograder.homeworks.case import cases
+from autograder.grading.grade import Graded, grade
+from autograder.homeworks.case import PUBLIC_SEED, cases
 from autograder.homeworks.homework import Homework, load_homework
 from autograder.sandbox.session import Session
 from autograder.submission.intake import Submission, take

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from autograder.grading.check import Outputs
-from autograder.grading.grade import PUBLIC_SEED
 from autograder.grading.reference import drawn
-from autograder.homeworks.case import Case, cases
+from autograder.homeworks.case import PUBLIC_SEED, Case, cases
 from autograder.homeworks.homework import Homework, HomeworkError
 from autograder.sandbox.frames import FrameError, decode, encode
 
@@ -29,7 +29,12 @@ def is_handout(homework: Homework) -> bool:
 def frame(homework: Homework, problem: str) -> bytes:
     """Return the public cases of a problem with the library's answers, as the frame that `stored` reads."""
     right = [
-        {"case": case.name, "inputs": fingerprint(case), "outputs": {k: answer[k] for k in case.checks}}
+        {
+            "case": case.name,
+            "inputs": fingerprint(case),
+            "outputs": {k: answer[k] for k in case.checks},
+            "facts": sorted(case.facts),
+        }
         for case, answer in drawn(homework.name, problem, PUBLIC_SEED)
     ]
     return encode(right)
@@ -53,7 +58,7 @@ def stored(homework: Homework, problem: str) -> Sequence[tuple[Case, Outputs]]:
                 f"{path.name} was made for other inputs than are drawn here for {case.name!r}: unpack the handout "
                 f"again. If that does not help, NumPy {np.__version__} draws other numbers than the staff's: tell them"
             )
-        given.append((case, one["outputs"]))
+        given.append((replace(case, facts=frozenset(one["facts"])), one["outputs"]))
     return given
 
 

@@ -95,6 +95,38 @@ def compare(case: Case, output: str, expected: Any, got: Any) -> tuple[str, str]
     return None if identical(expected, got) else ("value", f"expected {expected!r}, got {got!r}")
 
 
+def facts(case: Case, right: Outputs, public: Outputs) -> frozenset[str]:
+    """Return the outputs of a case that can be right without being computed: they are no evidence of a solution.
+
+    An output is a fact if another value that everybody has would pass for it: an input of the case, or the right value
+    of the same output under another seed. Arrays of one value count as equal whatever their shapes are.
+
+    Args:
+        case: the case.
+        right: its reference.
+        public: the reference of the case of this name under another seed; empty if there is none.
+    """
+    return frozenset(
+        output
+        for output in case.checks
+        if (output in public and _alike(case, output, right[output], public[output]))
+        or any(_alike(case, output, right[output], x) for x in case.arrays.values())
+    )
+
+
+def _alike(case: Case, output: str, right: Any, other: Any) -> bool:
+    """Return whether ``other`` would pass, or is as easily given."""
+    if isinstance(right, np.ndarray) and isinstance(other, np.ndarray) and _constant(right) and _constant(other):
+        return not right.size or not other.size or bool(right.flat[0] == other.flat[0])
+    if isinstance(right, (list, tuple)) and isinstance(other, (list, tuple)) and len(right) == len(other):
+        return all(_alike(case, output, r, o) for r, o in zip(right, other, strict=True))
+    return compare(case, output, right, other) is None
+
+
+def _constant(x: np.ndarray) -> bool:
+    return not x.size or bool((x == x.flat[0]).all())
+
+
 def identical(a: Any, b: Any) -> bool:
     """Whether two values of a frame are equal, of one type and, if they hold arrays, to the bit."""
     if type(a) is not type(b):
@@ -160,16 +192,20 @@ def judge(problem: Problem, results: Sequence[Result]) -> Verdict:
     """The verdict of a problem from (case, reference, what came) of every case.
 
     An aspect passes if every output that counts for it is right in every case. It counts half if it is wrong in at most
-    a quarter of its cases: an edge that was not thought of. A guard (see `Homework`) counts only as far as the aspects
-    that are none: doing nothing leaves the inputs untouched, too.
+    a quarter of its cases, and of those with evidence: an edge that was not thought of. An output is evidence if it is
+    not a fact (see `facts`). An aspect without evidence counts only as far as the others are right: a program that does
+    nothing leaves the inputs untouched, too.
     """
     verdict = Verdict(problem.id, results=list(results))
     cases: dict[str, set[str]] = {}
+    evident: dict[str, set[str]] = {}
     wrong_cases: dict[str, set[str]] = {}
     for case, reference, got in results:
         for output, aspect in case.checks.items():
             verdict.passed.setdefault(aspect, True)
             cases.setdefault(aspect, set()).add(case.name)
+            if output not in case.facts:
+                evident.setdefault(aspect, set()).add(case.name)
             name = case.shown.get(output, output)
             if isinstance(got, Raised):
                 text = f"{got.error}: {got.message}" if got.message else got.error
@@ -185,11 +221,12 @@ def judge(problem: Problem, results: Sequence[Result]) -> Verdict:
                 expected = reference.get(output)
                 verdict.failures.append(Failure(case.name, aspect, name, *wrong, expected, came, output))
     for aspect, ok in verdict.passed.items():
-        few = len(wrong_cases.get(aspect, ())) <= NEARLY * len(cases[aspect])
+        wrong_in, own = wrong_cases.get(aspect, set()), evident.get(aspect, set())
+        few = len(wrong_in) <= NEARLY * len(cases[aspect]) and len(wrong_in & own) <= NEARLY * len(own)
         verdict.credit[aspect] = 1.0 if ok else 0.5 if few else 0.0
-    value = [credit for aspect, credit in verdict.credit.items() if aspect not in problem.guards]
-    guard = [credit for aspect, credit in verdict.credit.items() if aspect in problem.guards]
+    value = [credit for aspect, credit in verdict.credit.items() if aspect in evident]
+    bound = [credit for aspect, credit in verdict.credit.items() if aspect not in evident]
     right = sum(value) / len(value) if value else 0.0
     if verdict.credit:
-        verdict.share = (sum(value) + sum(guard) * right) / len(verdict.credit)
+        verdict.share = (sum(value) + sum(bound) * right) / len(verdict.credit)
     return verdict

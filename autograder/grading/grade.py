@@ -22,7 +22,6 @@ from autograder.sandbox.session import Session
 from autograder.submission.intake import Submission
 from autograder.submission.lint import Remark, lint, warnings
 
-PUBLIC_SEED = "public"  # of the cases that students have
 WORDS = 0.03  # of the deadline: the least time for explanations
 
 

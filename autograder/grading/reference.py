@@ -12,20 +12,23 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from types import FrameType
 
 import numpy as np
 
-from autograder.grading.check import Outputs, Raised, Verdict, judge
+from autograder.grading.check import Outputs, Raised, Verdict, facts, judge
 from autograder.grading.library import Library, Patched, patched
 from autograder.homeworks import driver as common
-from autograder.homeworks.case import Case, cases
+from autograder.homeworks.case import PUBLIC_SEED, Case, cases
 from autograder.homeworks.homework import Homework, HomeworkError, Problem
 from autograder.homeworks.strip import put_back, source_path
 from autograder.sandbox.frames import normalized
 from autograder.sandbox.layouts import laid_out
+
+OTHER_SEED = "another"  # what public cases are compared with
 
 Run = Callable[[Mapping[str, str], Sequence[Case]], list[Outputs | Raised]]
 
@@ -106,8 +109,14 @@ def reference(homework: str, case: Case) -> Outputs:
 
 @lru_cache(maxsize=512)
 def drawn(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, Outputs], ...]:
-    """The cases of a problem for a seed, each with the library's answer (kept for the next call)."""
-    return tuple((case, reference(homework, case)) for case in cases(homework, problem, seed))
+    """The cases of a problem for a seed, each with its facts and the library's answer (kept for the next call)."""
+    other = {case.name: case for case in cases(homework, problem, OTHER_SEED if seed == PUBLIC_SEED else PUBLIC_SEED)}
+    found = []
+    for case in cases(homework, problem, seed):
+        right = reference(homework, case)
+        public = reference(homework, other[case.name]) if case.name in other else {}
+        found.append((replace(case, facts=facts(case, right, public)), right))
+    return tuple(found)
 
 
 def with_prerequisites(homework: Homework, problem: str, sources: Mapping[str, str]) -> dict[str, str]:

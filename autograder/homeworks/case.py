@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 import numpy as np
+
+PUBLIC_SEED = "public"  # of the cases that students have
 
 UNTOUCHED = {"changed": "inputs untouched"}
 FORWARD = {"z": "forward", **UNTOUCHED}
@@ -31,6 +33,8 @@ class Case:
     (aspects with the same name across cases are one item of the score; outputs that are not named do not count).
     shown: what an output is called in feedback, where that is not its own name. tol: the largest error relative to the
     largest entry of the reference; exact: outputs that must agree to the bit. seconds: of processor time.
+    facts: outputs that can be right without being computed, see `autograder.grading.check.facts`; set when the
+    reference is computed.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Case:
     tol: float = 1e-6
     exact: frozenset[str] = frozenset()
     seconds: float = 5.0
+    facts: frozenset[str] = frozenset()
 
 
 class Draw:
@@ -78,6 +83,10 @@ class Draw:
     def sizes(self, n: int, low: int = 2, high: int = 9) -> list[int]:
         """n pairwise distinct sizes from ``low`` to ``high``."""
         return [int(x) for x in self.rng.permutation(np.arange(low, high + 1))[:n]]
+
+    def shuffled(self, listed: Sequence[Any]) -> list[Any]:
+        """The entries in another order."""
+        return [listed[i] for i in self.rng.permutation(len(listed))]
 
     def seed(self) -> int:
         """A seed for a generator of the driver."""

@@ -16,7 +16,6 @@
     optional = []                                 targets that a solution may do without: only other targets call them
     points = 5
     prerequisites = []                            ids of problems whose reference may stand in while this one is graded
-    guards = ["inputs untouched"]                 aspects that count only as far as the others are right
 
 A target is ``module:function`` or ``module:Class.method``.
 """
@@ -72,7 +71,6 @@ class Problem:
     targets: tuple[Target, ...]
     points: float
     prerequisites: tuple[str, ...] = ()
-    guards: tuple[str, ...] = ()
     optional: tuple[Target, ...] = ()
 
     @property
@@ -152,7 +150,6 @@ def load_homework(name_or_folder: str | Path) -> Homework:
                 targets=tuple(map(Target.parse, p["targets"])),
                 points=p["points"],
                 prerequisites=tuple(p.get("prerequisites", ())),
-                guards=tuple(p.get("guards", ())),
                 optional=tuple(map(Target.parse, p.get("optional", ()))),
             )
             for p in raw["problems"]

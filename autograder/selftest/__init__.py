@@ -4,7 +4,8 @@
 
 The reference must get all points; the untouched stub, and functions that return None, none; every mutant must lose
 points, in its own problem alone, and be told its own hint; every variant must keep all points. What holds in one seed
-must hold in all, with one thread as with two, and in the worker as in this process.
+must hold in all, with one thread as with two, and in the worker as in this process. Guessing must earn at most a
+hundredth of a homework's points: see `autograder.selftest.guesses`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from autograder.homeworks.homework import homeworks, load_homework
 from autograder.homeworks.mutant import check_mutants
+from autograder.selftest import guesses
 from autograder.selftest.matrix import as_json, describe, html, summarize, table
 from autograder.selftest.rows import Row, run
 from minipeft.cli.arguments import write_text
@@ -48,18 +50,23 @@ def main(
         rows.append(row)
     if sys.stderr.isatty():
         print("\r" + " " * 78 + "\r", end="", file=sys.stderr)
-    seconds = time.perf_counter() - start
-    total = summarize(rows)
+    missed = summarize(rows).missed
     for name in names:
         for line in describe([r for r in rows if r.homework == name]):
             say(line)
     say("")
     say(table(names, rows))
+    for homework in map(load_homework, names):
+        had = list(guesses.guessed(homework, 0))
+        missed += guesses.missed(homework, had)
+        say("")
+        say(guesses.table(homework, had))
+    seconds = time.perf_counter() - start
     say(f"{seeds} seeds, {seconds:.1f} s")
-    for line in total.missed:
+    for line in missed:
         say(f"MISSED  {line}")
     if out is not None:
         write_text(out / "selftest.json", as_json(names, rows, seconds))
         write_text(out / "selftest.html", html(names, rows, seconds))
         say(f"written to {out}")
-    return 1 if total.missed else 0
+    return 1 if missed else 0

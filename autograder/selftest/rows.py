@@ -173,7 +173,7 @@ def run_item(item: Item, seeds: Sequence[int], threads: Sequence[int], worker: b
                 row.failures += told_failures(seed, verdicts)
     if item.kind == "idle":
         row.failures += [
-            f"{p}: {aspect!r} passes though nothing was done; is it a guard?"
+            f"{p}: {aspect!r} passes though nothing was done"
             for p, v in first.items()
             for aspect, ok in v.passed.items()
             if ok and v.share > 0.0

@@ -1,9 +1,11 @@
 """The pass rule accepts what is right up to rounding and nothing else; the points fall by aspects."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from autograder.grading.check import Raised, compare, judge
+from autograder.grading.check import Raised, compare, facts, judge
 from autograder.homeworks.case import Case
 from autograder.homeworks.homework import Problem, Target
 
@@ -95,13 +97,15 @@ def test_exact_means_to_the_bit():
     assert verdict_on(E, np.nextafter(E, INF), exact=exact)[0] == "value"
 
 
-PROBLEM = Problem("9.1", "a problem", (Target("minipeft.ops.linear", "linear"),), 6.0, guards=("inputs untouched",))
+PROBLEM = Problem("9.1", "a problem", (Target("minipeft.ops.linear", "linear"),), 6.0)
 RIGHT = {"z": E, "dx": E, "changed": []}
+FACTS = frozenset({"changed"})
 
 
-def share(*answers):
-    verdict = judge(PROBLEM, [(case(f"case {i}"), RIGHT, got) for i, got in enumerate(answers)])
-    return verdict.share
+def share(*answers, known=(FACTS,)):
+    """The share of answers to cases whose facts are ``known``, in turn."""
+    cases = [replace(case(f"case {i}"), facts=known[i % len(known)]) for i in range(len(answers))]
+    return judge(PROBLEM, [(one, RIGHT, got) for one, got in zip(cases, answers, strict=True)]).share
 
 
 def test_all_right_is_everything_and_nothing_written_is_nothing():
@@ -111,7 +115,7 @@ def test_all_right_is_everything_and_nothing_written_is_nothing():
 
 def test_a_wrong_aspect_costs_its_own_share():
     wrong = {**RIGHT, "dx": -E}
-    assert share(wrong, wrong) == pytest.approx((1 + 0.5) / 3)  # the guard follows the aspects that are right
+    assert share(wrong, wrong) == pytest.approx((1 + 0.5) / 3)  # the facts follow the evidence
 
 
 def test_an_edge_that_was_missed_costs_half():
@@ -123,9 +127,51 @@ def test_a_call_that_raises_in_one_case_of_four_keeps_half():
     assert share(RIGHT, RIGHT, RIGHT, Raised("raised", "ValueError")) == pytest.approx((1.0 + 0.5 * 0.5) / 3)
 
 
-def test_doing_nothing_earns_no_guard():
+def test_facts_alone_earn_nothing():
     assert share({"z": None, "dx": None, "changed": []}) == 0.0
     assert share({"z": np.zeros_like(E), "dx": np.zeros_like(E), "changed": []}) == 0.0
+
+
+def test_cases_of_facts_alone_carry_no_aspect():
+    nothing = {"z": E, "dx": -E, "changed": []}
+    known = frozenset({"dx", "changed"})
+    right_where_known = [nothing, RIGHT, RIGHT, RIGHT]
+    assert share(*right_where_known, known=(FACTS, known, known, known)) == pytest.approx((1 + 0.5) / 3)
+    assert share(*right_where_known, known=(FACTS,)) == pytest.approx((1.5 + 0.75) / 3)  # the same answers, as evidence
+
+
+@pytest.mark.parametrize(
+    ("right", "public"),
+    [
+        ([], []),
+        (None, None),
+        (True, True),
+        ("ValueError", "ValueError"),
+        (E, E * (1 + 1e-9)),
+        (np.zeros((3, 2)), np.zeros((5, 7))),  # zeros of whatever shape
+        (np.zeros((0, 4)), np.ones((0, 9))),
+        ([1, np.ones(3)], [1, np.ones(2)]),
+    ],
+)
+def test_what_is_right_under_another_seed_too_is_a_fact(right, public):
+    assert facts(case(), {**RIGHT, "z": right}, {"z": public}) == {"z"}
+
+
+@pytest.mark.parametrize(
+    ("right", "public"),
+    [(E, -E), (1.5, 2.5), (["w_31"], ["w_77"]), (3, 4), (np.full(3, 2.0), np.full(3, 3.0)), (E, None)],
+)
+def test_what_differs_by_seed_is_evidence(right, public):
+    assert facts(case(), {**RIGHT, "z": right}, {"z": public}) == frozenset()
+
+
+def test_an_output_that_equals_an_input_is_a_fact():
+    given = replace(case(), arrays={"x": E.copy()})
+    assert facts(given, {**RIGHT, "z": 2 * E, "changed": [1]}, {}) == {"dx"}
+
+
+def test_a_case_of_no_other_seed_has_evidence_only():
+    assert facts(case(), RIGHT, {}) == frozenset()
 
 
 def test_an_output_that_is_missing_is_wrong():

@@ -323,15 +323,20 @@ def embedding(draw: Draw) -> Iterator[Case]:
 def apply(draw: Draw) -> Iterator[Case]:
     n, m = draw.sizes(2)
     arrays = {"x": draw.normal(n, m), "y": draw.normal(n, m), "raw": draw.normal(m)}
+
+    def order() -> list[int]:
+        return [int(i) for i in draw.rng.permutation(4)]
+
     run = {"z": "forward", "kinds": "forward", "type": "forward", "leaf": "forward"}
     node = {"requires": "node", "node": "node", "parents": "parents", "shape": "node", "needs": "needs_grad"}
     for name, needs in (("both trained", "x y"), ("the first trained", "x"), ("the second trained", "y")):
-        params = {"needs": needs.split(), "number": draw.number(1.5, 3.0), "recording": True}
+        params = {"needs": needs.split(), "number": draw.number(1.5, 3.0), "recording": True, "order": order()}
         yield Case(name, "apply", arrays, {**run, **node}, params)
     frozen = {"requires": "frozen: no node", "node": "frozen: no node", "needs": "needs_grad"}
-    yield Case("both frozen", "apply", arrays, {**run, **frozen}, {"needs": [], "number": 2.0, "recording": True})
+    params = {"needs": [], "number": 2.0, "recording": True, "order": order()}
+    yield Case("both frozen", "apply", arrays, {**run, **frozen}, params)
     silent = {"requires": "no_grad", "node": "no_grad", "needs": "no_grad", "after": "no_grad"}
-    params = {"needs": ["x", "y"], "number": 2.0, "recording": False}
+    params = {"needs": ["x", "y"], "number": 2.0, "recording": False, "order": order()}
     yield Case("under no_grad", "apply", arrays, {**run, **silent}, params)
     checks = {
         "z": "forward",
@@ -360,6 +365,7 @@ def leaf(draw: Draw) -> Iterator[Case]:
     given = {"dx": "into", "grad": "into", **own}
     yield Case("into a dictionary", "leaf", arrays, given, {"how": "sum", "times": 1, "into": True})
     yield Case("into a dictionary, twice", "leaf", arrays, given, {"how": "sum", "times": 2, "into": True})
+    yield Case("a gradient that is computed", "leaf", arrays, value, {"how": "double", "times": 1})
     single = {"x": x.astype("float32"), "dz": dz.astype("float32")}
     typed = {"dx": "dtype of the leaf", "dtype": "dtype of the leaf"}
     for times in (1, 2):

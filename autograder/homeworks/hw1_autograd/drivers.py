@@ -180,11 +180,12 @@ def recorded(mp: Any, out: Any, *leaves: Any) -> dict[str, Any]:
 
 
 def apply(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
-    """`Function.apply` on tensors x and y, a number and an array, trainable or not, recorded or not."""
+    """`Function.apply` on tensors x and y, a number and an array in a drawn order, trained or not, recorded or not."""
     F, log = toys(mp)
     x = mp.Tensor(a["x"], requires_grad="x" in p["needs"])
     y = mp.Tensor(a["y"], requires_grad="y" in p["needs"])
-    args = (x, y, p["number"], a["raw"])
+    given = (x, y, p["number"], a["raw"])
+    args = tuple(given[i] for i in p["order"])
     if p["recording"]:
         out = F["Mixed"].apply(*args)
     else:

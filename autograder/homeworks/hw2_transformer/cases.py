@@ -280,13 +280,14 @@ def attention(draw: Draw) -> Iterator[Case]:
     yield _attend(draw, "all frozen", some, True, {"lean": FROZEN}, unneeded="q k v")
     scores = 2 * 4 * 3 * 5 * 8
     yield _attend(draw, "v alone", some, False, {"lean": FROZEN}, "v", unneeded="q k v", at_most=scores + 64)
+    N, S = draw.sizes(1, 4, 12)[0], draw.sizes(1, 13, 20)[0]
     for name, shape, causal, mask in (
-        ("bias: square", (1, 1, 5, 5), True, None),
-        ("bias: more keys", (1, 1, 4, 7), True, None),
-        ("bias: one query", (1, 1, 1, 6), True, None),
-        ("bias: no mask", (2, 3, 4, 6), False, None),
-        ("bias: padding", (3, 2, 4, 7), False, _padding(draw, 3, 7)),
-        ("bias: padding and causal", (3, 2, 4, 7), True, _padding(draw, 3, 7)),
+        ("bias: square", (1, 1, N, N), True, None),
+        ("bias: more keys", (1, 1, N, S), True, None),
+        ("bias: one query", (1, 1, 1, S), True, None),
+        ("bias: no mask", (2, 3, N, S), False, None),
+        ("bias: padding", (3, 2, N, S), False, _padding(draw, 3, S)),
+        ("bias: padding and causal", (3, 2, N, S), True, _padding(draw, 3, S)),
     ):
         arrays = {"like": np.zeros((2, 2), dtype="float32")}
         if mask is not None:

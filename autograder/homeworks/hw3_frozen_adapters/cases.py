@@ -54,18 +54,25 @@ def linear(draw: Draw) -> Iterator[Case]:
     yield by_hand("1000 rows", "Linear", names, arrays, checks, "x W b", module="ops.linear", seconds=1.0)
 
 
+def _tree(draw: Draw) -> dict[str, Any]:
+    """Names and sizes of the parts of a module."""
+    parts = ("first", "layers", "heads", "fixed", "scale", "weight", "bias", "a", "b")
+    names = {part: f"{part}_{draw.integers(10000)}" for part in parts}
+    return {"names": names, "sizes": draw.sizes(7, 2, 40), "new": draw.sizes(1, 41, 80)[0]}
+
+
 @problem("3.2")
 def modules(draw: Draw) -> Iterator[Case]:
     checks = {"flags": "freezing", "self": "freezing", "values": "freezing", "grads": "gradients forgotten"}
     checks.update({"part flags": "thawing", "part self": "thawing", "kept grads": "thawing"})
-    yield Case("a tree frozen, a part of it thawed", "freezing", {}, checks)
+    yield Case("a tree frozen, a part of it thawed", "freezing", {}, checks, _tree(draw))
     checks = dict.fromkeys(("first.bias", "first"), "attributes")
     checks.update(dict.fromkeys(("layers.1", "layers.0.weight", "length"), "lists"))
     checks.update(dict.fromkeys(("heads.b", "heads.a.weight"), "dicts"))
     absent = ("nothing", "first.nothing", "layers.7", "heads.c", "layers.x", "nothing.weight")
     checks.update({f"absent {path}": "places that are not there" for path in absent})
-    checks.update({"tuple": "places that are not there", "modules": "places that are not there"})
-    yield Case("a tree with lists, dicts and a tuple", "swapping", {}, checks)
+    checks.update(dict.fromkeys(("tuple", "modules", "present"), "places that are not there"))
+    yield Case("a tree with lists, dicts and a tuple", "swapping", {}, checks, _tree(draw))
 
 
 @problem("3.3")
@@ -74,10 +81,12 @@ def held(draw: Draw) -> Iterator[Case]:
     checks.update({"half": "frozen parameters", "frozen": "frozen parameters", "strided, frozen": "frozen parameters"})
     checks.update({"one name, frozen": "frozen parameters"})
     checks.update({"tied": "tied parameters", "tied list": "tied parameters", "one name, tied": "tied parameters"})
-    checks.update({"none": "nothing to train", "empty": "nothing to train"})
-    checks.update({"arrays": "other things", "numbers": "other things", "frozen array": "other things"})
-    checks.update({"one name": "one name twice", "strided": "not contiguous"})
-    yield Case("parameters given in several ways", "held", {}, checks)
+    # Each kind of refusal beside something of that kind that must be accepted.
+    checks.update(dict.fromkeys(("none", "empty", "one"), "nothing to train"))
+    checks.update(dict.fromkeys(("arrays", "numbers", "frozen array", "tensors"), "other things"))
+    checks.update(dict.fromkeys(("one name", "two names"), "one name twice"))
+    checks.update(dict.fromkeys(("strided", "contiguous"), "not contiguous"))
+    yield Case("parameters given in several ways", "held", {}, checks, _tree(draw))
 
 
 def _steps(
@@ -161,17 +170,22 @@ def clip(draw: Draw) -> Iterator[Case]:
     many = [np.full((64, 64), 0.02, dtype="float32"), draw.normal(3, dtype="float32")]
     yield case("many small entries", many, 0.5, {"norm": "norm", "g0": "scaled"})
     yield case("no gradients", [], 1.0, {"norm": "none and errors"})
+    small = {"error": "none and errors", "g0": "none and errors"}
+    yield case("a small max_norm", gs, norm * draw.number(1e-3, 1e-2), small, raises=True)
     for value in (0.0, -1.0):
         yield case(
             f"max_norm {value}", gs, value, {"error": "none and errors", "untouched": "none and errors"}, raises=True
         )
+    strict: dict[str, Any] = {"options": {"error_if_nonfinite": True}, "raises": True}
+    finite = {"error": "not finite", "g0": "not finite"}
+    yield case("all finite, asked whether they are", gs, norm * draw.number(0.2, 0.6), finite, **strict)
     odd = [gs[0].copy(), gs[1]]
     odd[0][0, 0] = np.nan
     checks = {"error": "not finite", "untouched": "not finite"}
-    yield case("NaN", odd, 1.0, checks, options={"error_if_nonfinite": True}, raises=True)
+    yield case("NaN", odd, 1.0, checks, **strict)
     odd = [gs[0].copy(), gs[1]]
     odd[0][0, 0] = np.inf
-    yield case("infinity", odd, 1.0, checks, options={"error_if_nonfinite": True}, raises=True)
+    yield case("infinity", odd, 1.0, checks, **strict)
 
 
 def _applied(
@@ -301,11 +315,13 @@ def adapter(draw: Draw) -> Iterator[Case]:
     checks = {"shape": "truncated normal", "seeded": "truncated normal"}
     drawn = ("cut", "reaches", "spread", "mean", "no pile at the cut", "no pile at zero")
     checks.update(dict.fromkeys(drawn, "truncated normal"))
-    yield Case("20000 draws", "truncated", {}, checks, {"shape": [100, 200], "seed": draw.seed()})
-    parameters = dict.fromkeys(("names", "shapes", "dtypes", "trained", "count", "formula", "settings"), "parameters")
-    values = dict.fromkeys(("biases", "down", "up", "apart", "near"), "the start")
-    x = {"x": draw.normal(3, 96)}
-    plain = {"r": 40, "init_std": 0.01}
+    shape = [draw.sizes(1, 100, 130)[0], draw.sizes(1, 200, 260)[0]]
+    yield Case("at least 20000 draws", "truncated", {}, checks, {"shape": shape, "seed": draw.seed()})
+    parameters = dict.fromkeys(("names", "shapes", "dtypes", "trained", "formula", "settings"), "parameters")
+    values = dict.fromkeys(("biases", "down", "up", "apart", "near", "count"), "the start")
+    d = draw.sizes(1, 96, 140)[0]
+    x = {"x": draw.normal(3, d)}
+    plain = {"r": draw.sizes(1, 40, 60)[0], "init_std": 0.01}
     cases: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
         ("the usual start", plain, values, "float32"),
         ("another spread", {**plain, "init_std": 0.003, "activation": "tanh", "scale": 2.5}, values, "float32"),
@@ -314,7 +330,7 @@ def adapter(draw: Draw) -> Iterator[Case]:
         ("float64", plain, {}, "float64"),
     ]
     for name, options, more, dtype in cases:
-        params = {"d": 96, "options": options, "seed": draw.seed(), "dtype": dtype}
+        params = {"d": d, "options": options, "seed": draw.seed(), "dtype": dtype}
         yield Case(name, "start", x, {**parameters, **more}, params)
     forms: dict[str, dict[str, Any]] = {
         "AdapterH": {"r": 3, "activation": "tanh"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,18 @@ from autograder.homeworks.driver import by_hand as by_hand
 from autograder.homeworks.driver import error_of, module
 
 
-def _tree(mp: Any) -> Any:
+def _path(p: dict[str, Any], path: str) -> str:
+    """A path with the drawn names."""
+    return ".".join(p["names"].get(part, part) for part in path.split("."))
+
+
+def _tree(mp: Any, p: dict[str, Any]) -> Any:
     """A module with tensors in attributes, lists, tuples and dicts, one of them in two places."""
+    sizes = iter(p["sizes"])
 
     def made(**parts: Any) -> Any:
         m = mp.nn.Module()
-        vars(m).update(parts)
+        vars(m).update({p["names"][name]: part for name, part in parts.items()})
         return m
 
     def tensor(*shape: int) -> Any:
@@ -23,32 +30,51 @@ def _tree(mp: Any) -> Any:
         t.grad = np.full(shape, 2.0)
         return t
 
-    shared = tensor(2, 3)
-    leaf = made(weight=shared, bias=tensor(3))
+    shared = tensor(next(sizes), 3)
+    leaf = made(weight=shared, bias=tensor(next(sizes)))
+    heads = {name: made(weight=tensor(next(sizes))) for name in (p["names"]["a"], p["names"]["b"])}
     return made(
         first=leaf,
-        layers=[made(weight=tensor(4)), made(weight=shared)],
-        heads={"a": made(weight=tensor(5)), "b": made(weight=tensor(6))},
-        fixed=(made(weight=tensor(7)),),
-        scale=tensor(1),
+        layers=[made(weight=tensor(next(sizes))), made(weight=shared)],
+        heads=heads,
+        fixed=(made(weight=tensor(next(sizes))),),
+        scale=tensor(next(sizes)),
     )
+
+
+def _at(tree: Any, path: str) -> Any:
+    """What is at a path, found without the library."""
+    for part in path.split("."):
+        tree = (
+            tree[int(part)]
+            if isinstance(tree, (list, tuple))
+            else (tree if isinstance(tree, dict) else vars(tree))[part]
+        )
+    return tree
+
+
+def _sizes(mp: Any, x: Any) -> list[int]:
+    """The sizes of a module's parameters, or of a tensor."""
+    tensors = x.parameters() if isinstance(x, mp.nn.Module) else [x] if isinstance(x, mp.Tensor) else []
+    return [int(t.size) for t in tensors]
 
 
 def freezing(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """Module.requires_grad_: off, then a part of it on again."""
-    tree = _tree(mp)
+    tree = _tree(mp, p)
     named = dict(tree.named_parameters())
     values = {n: t.data.copy() for n, t in named.items()}
     same = tree.requires_grad_(False)
     out: dict[str, Any] = {
         "self": same is tree,
-        "flags": [bool(t.requires_grad) for t in named.values()],
-        "grads": [t.grad is None for t in named.values()],
+        "flags": [n for n, t in named.items() if not t.requires_grad],
+        "grads": [n for n, t in named.items() if t.grad is None],
     }
     for t in named.values():
         t.grad = np.ones(t.shape)
-    part = tree.first.requires_grad_()
-    out["part self"] = part is tree.first
+    first = _at(tree, _path(p, "first"))
+    part = first.requires_grad_()
+    out["part self"] = part is first
     out["part flags"] = [n for n, t in named.items() if t.requires_grad]
     out["kept grads"] = [n for n, t in named.items() if t.grad is not None]
     out["values"] = all(np.array_equal(t.data, values[n]) for n, t in named.items())
@@ -57,26 +83,28 @@ def freezing(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
 def swapping(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """nn.replace at an attribute, in a list, in a dict; and where there is nothing, or a tuple."""
-    tree = _tree(mp)
+    tree = _tree(mp, p)
+
+    def module(size: int) -> Any:
+        m = mp.nn.Module()
+        vars(m)["weight"] = mp.Tensor(np.ones(size))
+        return m
+
     out: dict[str, Any] = {}
-    places: tuple[tuple[str, Any, Any], ...] = (
-        ("first.bias", tree.first.bias, lambda: tree.first.bias),
-        ("first", tree.first, lambda: tree.first),
-        ("layers.1", tree.layers[1], lambda: tree.layers[1]),
-        ("layers.0.weight", tree.layers[0].weight, lambda: tree.layers[0].weight),
-        ("heads.b", tree.heads["b"], lambda: tree.heads["b"]),
-        ("heads.a.weight", tree.heads["a"].weight, lambda: tree.heads["a"].weight),
-    )
-    for path, old, look in places:
-        new = mp.nn.Module() if not path.endswith(("bias", "weight")) else mp.Tensor(np.ones(2))
+    for size, name in enumerate(("first.bias", "first", "layers.1", "layers.0.weight", "heads.b", "heads.a.weight")):
+        path = _path(p, name)
+        old = _at(tree, path)
+        new = mp.Tensor(np.ones(p["new"] + size)) if name.endswith(("bias", "weight")) else module(p["new"] + size)
         came = mp.nn.replace(tree, path, new)
-        out[path] = [came is old, look() is new]
-    out["length"] = [len(tree.layers), len(tree.heads)]
+        out[name] = [came is old, _sizes(mp, came), _at(tree, path) is new, _sizes(mp, _at(tree, path))]
+    out["length"] = [len(_at(tree, _path(p, name))) for name in ("layers", "heads")]
     before = [n for n, _ in tree.named_modules()]
-    for path in ("nothing", "first.nothing", "layers.7", "heads.c", "layers.x", "nothing.weight"):
-        out[f"absent {path}"] = error_of(lambda path=path: mp.nn.replace(tree, path, mp.nn.Module()))
-    out["tuple"] = error_of(lambda: mp.nn.replace(tree, "fixed.0", mp.nn.Module()))
+    for name in ("nothing", "first.nothing", "layers.7", "heads.c", "layers.x", "nothing.weight"):
+        out[f"absent {name}"] = error_of(partial(mp.nn.replace, tree, _path(p, name), module(2)))
+    out["tuple"] = error_of(partial(mp.nn.replace, tree, _path(p, "fixed.0"), module(2)))
     out["modules"] = [n for n, _ in tree.named_modules()] == before
+    mp.nn.replace(tree, _path(p, "first"), module(p["new"] + 9))
+    out["present"] = _sizes(mp, _at(tree, _path(p, "first")))
     return out
 
 
@@ -97,11 +125,12 @@ def held(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     def sgd(params: Any) -> Any:
         return lambda: mp.optim.SGD(params, 0.1)
 
-    x, y, z, frozen = tensor(2), tensor(3), tensor(4, 5), tensor(6, trained=False)
-    tree = _tree(mp)
-    half = _tree(mp)
+    k, n, m = p["sizes"][:3]
+    x, y, z, frozen = tensor(k), tensor(n), tensor(m, 5), tensor(6, trained=False)
+    tree = _tree(mp, p)
+    half = _tree(mp, p)
     for t in half.parameters():
-        t.requires_grad = t is half.layers[1].weight
+        t.requires_grad = t is _at(half, _path(p, "layers.1.weight"))
     return {
         "module": _held(sgd(tree)),
         "half": _held(sgd(half)),
@@ -111,14 +140,18 @@ def held(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
         "pairs": _held(sgd([("a", x), ("b.weight", frozen), ("c", z)])),
         "tied": _held(sgd([("a", x), ("b", y), ("c", x), ("d", y)])),
         "tied list": _held(sgd([x, x, y])),
+        "one": _held(sgd([x])),
         "none": _held(sgd([frozen])),
         "empty": _held(sgd([])),
+        "tensors": _held(sgd([z, x])),
         "arrays": _held(sgd([np.ones(2)])),
         "numbers": _held(sgd([("a", 1.0)])),
         "frozen array": _held(sgd([("a", x), ("b", np.ones(2))])),
+        "two names": _held(sgd([("a", y), ("b", x)])),
         "one name": _held(sgd([("a", x), ("a", y)])),
         "one name, frozen": _held(sgd([("a", x), ("a", frozen)])),
         "one name, tied": _held(sgd([("a", x), ("a", x)])),
+        "contiguous": _held(sgd([mp.Tensor(np.ones((n, m)), requires_grad=True)])),
         "strided": _held(sgd([mp.Tensor(np.ones((4, 6))[:, ::2], requires_grad=True)])),
         "strided, frozen": _held(sgd([x, mp.Tensor(np.ones((4, 6))[:, ::2])])),
     }

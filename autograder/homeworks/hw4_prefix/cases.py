@@ -50,6 +50,8 @@ def start(draw: Draw) -> Iterator[Case]:
     text: dict[str, Any] = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_ids": ids}
     yield case("TEXT, repeated", "TEXT", num_virtual_tokens=8, **text)
     yield case("TEXT, cut off", "TEXT", num_virtual_tokens=2, **text)
+    edges: dict[str, Any] = {**text, "prompt_tuning_init_ids": [10, 0]}  # the largest and the smallest id
+    yield case("TEXT with the first and the last id", "refusals", num_virtual_tokens=1, **edges)
     yield case("TEXT without ids", "refusals", prompt_tuning_init="TEXT")
     yield case("TEXT with an id too large", "refusals", prompt_tuning_init="TEXT", prompt_tuning_init_ids=[1, 11])
     yield case("TEXT with a negative id", "refusals", prompt_tuning_init="TEXT", prompt_tuning_init_ids=[-1])
@@ -68,9 +70,10 @@ def mask(draw: Draw) -> Iterator[Case]:
         checks = {"seen": aspect, "hidden": aspect, "dtype": "dtype", **UNTOUCHED}
         return Case(name, "mask", {} if m is None else {"mask": m}, checks, params, **more)
 
-    yield case("square", "causal, square", (1, 1, 5, 5), True)
-    yield case("three keys in front", "causal, with keys in front", (1, 1, 4, 7), True)
-    yield case("many keys in front, two queries", "causal, with keys in front", (2, 1, 2, 9), True)
+    N, more, many = draw.sizes(1, 4, 20)[0], draw.sizes(1, 2, 9)[0], draw.sizes(1, 5, 20)[0]
+    yield case("square", "causal, square", (1, 1, N, N), True)
+    yield case("keys in front", "causal, with keys in front", (1, 1, N, N + more), True)
+    yield case("many keys in front, two queries", "causal, with keys in front", (2, 1, 2, 2 + many), True)
     pads = draw.mask(3, 1, 1, 6)
     yield case("padding by example", "padding", (3, 2, 4, 6), False, pads, layouts={"mask": "readonly"})
     yield case("padding and causal", "padding and causal", (3, 2, 4, 6), True, pads, "float32")
@@ -213,14 +216,14 @@ def _sizes(layout: str) -> dict[str, Any]:
 @problem("4.8")
 def collapse(draw: Draw) -> Iterator[Case]:
     checks = {
-        "z": "the same outputs",
         "same output": "the same outputs",
         "shapes": "flat prefixes are trained",
+        "prefixes": "flat prefixes are trained",
         "leaves": "flat prefixes are trained",
         "option": "flat prefixes are trained",
     }
     for layout in ("gpt2", "llama"):
-        params = {"layout": layout, "sizes": _sizes(layout), "P": 5}
+        params = {"layout": layout, "sizes": _sizes(layout), "P": draw.sizes(1)[0], "phase": draw.number(0.0, 6.0)}
         yield Case(layout, "collapsed", {"ids": draw.integers(19, 3, 7)}, checks, params, tol=1e-4)
 
 
@@ -239,8 +242,9 @@ def model(draw: Draw) -> Iterator[Case]:
         ("gpt2", False, None),
         ("llama", False, None),
         ("gpt2", True, None),
-        ("llama", True, 7),
+        ("llama", True, draw.sizes(1, 5, 11)[0]),
     ):
-        params = {"layout": layout, "sizes": _sizes(layout), "P": 5, "projection": projection, "m": m}
+        P = draw.sizes(1)[0]
+        params = {"layout": layout, "sizes": _sizes(layout), "P": P, "projection": projection, "m": m}
         name = f"{layout}, {'reparametrized' if projection else 'flat'}"
         yield Case(name, "model", {"ids": draw.integers(19, 3, 8)}, checks, params, tol=1e-4)

@@ -95,26 +95,26 @@ def _decoder(mp: Any, p: dict[str, Any]) -> Any:
     return mp.models.DecoderLM(getattr(mp.models.DecoderConfig, p["layout"])(**p["sizes"]), rng=3).eval()
 
 
-def _filled(adapted: Any) -> list[Any]:
+def _filled(adapted: Any, phase: float = 1.0) -> list[Any]:
     """The trained tensors, with values that do not depend on how they were drawn."""
     trained = [x for _, x in adapted.named_parameters() if x.requires_grad]
     for x in trained:
-        x.data[...] = 0.4 * np.sin(1.0 + np.arange(x.size).reshape(x.shape))
+        x.data[...] = 0.4 * np.sin(phase + np.arange(x.size).reshape(x.shape))
     return trained
 
 
 def collapsed(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """A reparametrized prefix before and after it is collapsed."""
     adapted = mp.peft.get_peft_model(_decoder(mp, p), mp.peft.PrefixTuningConfig(p["P"], prefix_projection=True), rng=1)
-    _filled(adapted)
+    _filled(adapted, p["phase"])
     before = adapted(a["ids"]).data.copy()
     _prefix().collapse(adapted)
     trained = [x for _, x in adapted.named_parameters() if x.requires_grad]
     after = adapted(a["ids"]).data
     return {
-        "z": after,
         "same output": bool(np.abs(after - before).max() <= 1e-5 * np.abs(before).max()),
         "shapes": sorted(list(x.shape) for x in trained),
+        "prefixes": [x.data for x in trained],
         "leaves": bool(all(x.node is None for x in trained)),
         "option": bool(adapted.peft_config.prefix_projection),
     }

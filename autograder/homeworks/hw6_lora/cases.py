@@ -183,9 +183,17 @@ def embedding_backward(draw: Draw) -> Iterator[Case]:
     yield _looked_up(draw, "many ids, in little time", "A B", grads, many, 700, sizes=(8, 64), seconds=2.0)
 
 
+def _many(draw: Draw) -> tuple[int, int, int]:
+    """Sizes r, k and d of matrices with entries enough for statistics."""
+    return draw.sizes(1, 60, 120)[0], draw.sizes(1, 200, 600)[0], draw.sizes(1, 200, 600)[0]
+
+
 @problem("6.5")
 def initialization(draw: Draw) -> Iterator[Case]:
-    """Numbers that describe what was drawn, within a tenth (seven of their standard deviations and more)."""
+    """Numbers that describe what was drawn, within a tenth (seven of their standard deviations, mostly).
+
+    The sizes are drawn, too: a property of a matrix counts only for a matrix of this size.
+    """
     shape = {f"{n} {w}": "shapes and types" for n in "AB" for w in ("shape", "dtype", "trained")}
     seeds = {f"{n} {w}": "out of the generator" for n in "AB" for w in ("repeats", "goes on", "by seed")}
 
@@ -193,25 +201,33 @@ def initialization(draw: Draw) -> Iterator[Case]:
         return {f"{n} {w}": aspect for w in what}
 
     uniform, gaussian = ("spread", "centre", "kurtosis", "largest"), ("spread", "centre", "kurtosis")
-    zero = {"B is zero": "B starts at zero", "A is zero": "A does not"}
-    r, k, d = 40, 170, 130
+    zero = {"B is zero": "B starts at zero", "A is zero": "A does not", "A rows": "A does not"}
     for name, init, dtype, checks in (
         ("uniform", True, "float32", {**law("A", "A uniform", uniform), **zero}),
         ("uniform, float64", True, "float64", {**law("A", "A uniform", uniform), **zero}),
         ("Gaussian", "gaussian", "float32", {**law("A", "A Gaussian", gaussian), **zero}),
         ("both random", False, "float32", {**law("A", "both random", uniform), **law("B", "both random", uniform)}),
     ):
+        r, k, d = _many(draw)
         arrays = {"W": draw.normal(d, k, dtype=dtype)}
         params = {"r": r, "k": k, "d": d, "dtype": dtype, "init": init, "seed": draw.seed()}
         params["bounded"] = init != "gaussian"
-        yield Case(name, "draw", arrays, {**checks, **shape, **seeds}, params, tol=0.1)
+        yield Case(
+            name, "draw", arrays, {**checks, **shape, **seeds, "A columns": "out of the generator"}, params, tol=0.1
+        )
     for name, init, checks in (
         ("an embedding", True, {**law("B", "embedding", gaussian), "A is zero": "embedding"}),
-        ("an embedding, both random", False, {**law("A", "embedding", gaussian), **law("B", "embedding", gaussian)}),
+        (
+            "an embedding, both random",
+            False,
+            {**law("A", "embedding", gaussian), **law("B", "embedding", gaussian)},
+        ),
     ):
+        r, k, d = _many(draw)
         arrays = {"E": draw.normal(k, d, dtype="float32")}
         params = {"r": r, "k": k, "d": d, "dtype": "float32", "init": init, "seed": draw.seed()}
-        yield Case(name, "draw", arrays, {**checks, **shape, **seeds}, params, tol=0.1)
+        more = {"B rows": "embedding", "B columns": "out of the generator"}
+        yield Case(name, "draw", arrays, {**checks, **shape, **seeds, **more}, params, tol=0.1)
 
 
 @problem("6.6")
@@ -321,14 +337,15 @@ LLAMA = {**GPT2, "d_model": 16, "n_heads": 4, "n_kv_heads": 2}
 
 @problem("6.10")
 def biases(draw: Draw) -> Iterator[Case]:
-    paths = [f"stack.layers.{i}.attention.{n}_proj" for i in (0, 1) for n in "qv"]
+    projections = [f"stack.layers.{i}.attention.{n}_proj" for i in (0, 1) for n in ("q", "k", "v", "out")]
     for bias in ("none", "lora_only", "all"):
         what = dict.fromkeys(("names", "values", "others"), f'bias="{bias}"')
         checks = {**what, "copies": "copies, and the base kept", "base": "copies, and the base kept"}
         checks["taken"] = "what is trained already"
-        taken = ("stack.layers.0.feed_forward.up_proj.bias", "stack.layers.1.attention.k_proj.bias")
-        params = {"family": "gpt2", "sizes": GPT2, "bias": bias, "paths": paths}
-        yield Case(bias, "train_biases", {}, checks, {**params, "taken": taken[int(draw.integers(2))]})
+        *paths, other = draw.shuffled(projections)[:5]
+        taken = ("stack.layers.0.feed_forward.up_proj.bias", f"{other}.bias")[int(draw.integers(2))]
+        params = {"family": "gpt2", "sizes": GPT2, "bias": bias, "paths": sorted(paths), "phase": draw.number(0.0, 6.0)}
+        yield Case(bias, "train_biases", {}, checks, {**params, "taken": taken})
 
 
 @problem("6.11")
@@ -352,20 +369,24 @@ def applied(draw: Draw) -> Iterator[Case]:
         {"r": 0}, {"r": 200}, {"rank_pattern": {"q_proj": 300}}, {"lora_alpha": 0.0}, {"bias": "some"},
         {"init_lora_weights": "zero"}, {"target_modules": ["qproj"]}, {"rank_pattern": {"k_proj": 2}},
         {"alpha_pattern": {"nothing": 2.0}},
+        {"r": 1}, {"lora_alpha": 0.5}, {"bias": "all"}, {"rank_pattern": {"q_proj": 1}},  # these four fit
     ]  # fmt: skip
     attention = ["q_proj", "k_proj", "v_proj", "out_proj"]
     for name, family, sizes, options in (
-        ("queries and values of a GPT-2", "gpt2", GPT2, {"r": 3}),
+        ("queries and values of a GPT-2", "gpt2", GPT2, {}),
         ("ranks by pattern, biases", "gpt2", GPT2, {"r": 2, "rank_pattern": {"v_proj": 4}, "bias": "lora_only",
                                                      "target_modules": ["q_proj", "v_proj", "up_proj"]}),
-        ("every linear layer of a Llama", "llama", LLAMA, {"r": 2, "target_modules": "all-linear", "use_rslora": True}),
-        ("the attention of one layer", "llama", LLAMA, {"r": 4, "target_modules": attention, "layers_to_transform": [1],
+        ("every linear layer of a Llama", "llama", LLAMA, {"target_modules": "all-linear", "use_rslora": True}),
+        ("the attention of one layer", "llama", LLAMA, {"target_modules": attention, "layers_to_transform": [1],
                                                         "exclude_modules": ["out_proj"]}),
-        ("the embedding as well", "llama", LLAMA, {"r": 3, "target_modules": ["tokens", "q_proj"]}),
+        ("the embedding as well", "llama", LLAMA, {"target_modules": ["tokens", "q_proj"]}),
     ):  # fmt: skip
         arrays = {"ids": draw.integers(17, 3, 6), "labels": draw.integers(17, 3, 6)}
         params = {
-            "family": family, "sizes": sizes, "options": {"lora_alpha": draw.number(4.0, 9.0), **options},
-            "second": {"r": 2, "lora_alpha": 3.0, "target_modules": ["k_proj"]}, "refused": refused,
+            "family": family,
+            "sizes": sizes,
+            "options": {"r": draw.sizes(1, 2, 6)[0], "lora_alpha": draw.number(4.0, 9.0), **options},
+            "second": {"r": 2, "lora_alpha": 3.0, "target_modules": ["k_proj"]},
+            "refused": draw.shuffled(refused),
         }  # fmt: skip
         yield Case(name, "decoder", arrays, checks, params, tol=1e-4)

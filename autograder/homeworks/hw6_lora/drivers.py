@@ -67,7 +67,8 @@ def draw(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     for i, n in enumerate("AB"):
         x = np.asarray(first[i].data)
         std = float(x.std()) if x.size else 0.0
-        out[f"{n} shape"], out[f"{n} dtype"] = list(x.shape), str(x.dtype)
+        out[f"{n} shape"], out[f"{n} dtype"] = x.shape == ((p["r"], p["k"]), (p["d"], p["r"]))[i], str(x.dtype)
+        out[f"{n} rows"], out[f"{n} columns"] = int(x.any(axis=1).sum()), int(x.any(axis=0).sum())  # that are not zero
         out[f"{n} trained"] = bool(first[i].requires_grad)
         out[f"{n} is zero"] = not x.any()
         out[f"{n} spread"] = std
@@ -173,7 +174,7 @@ def _model(mp: Any, p: dict[str, Any]) -> Any:
     model = mp.models.DecoderLM(config, rng=1).eval()
     for i, (name, x) in enumerate(model.named_parameters()):
         if name.endswith(".bias"):
-            x.data[...] = 0.1 * np.cos(i + np.arange(x.size))
+            x.data[...] = 0.1 * np.cos(p.get("phase", 0.0) + i + np.arange(x.size))
     return model
 
 
@@ -190,11 +191,11 @@ def train_biases(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any
             peft.swap(path, lora.LoraLayer(mp.nn.module.find(model, path), 2, 1.0))
         config.train_biases(peft, p["paths"])
     trained = peft.trained()
-    biases = {n: x for n, x in trained.items() if n.endswith(".bias")}
+    biases = {n: x for n, x in trained.items() if n.endswith(".bias") and n != p["taken"]}
     originals = {id(x) for x, _ in before.values()}
     return {
         "names": sorted(biases),
-        "others": sorted(n for n in trained if n not in biases),
+        "others": sorted(n for n in trained if n not in biases and n != p["taken"] and ".lora_" not in n),
         "values": [biases[n].data for n in sorted(biases)],
         "copies": not any(id(x) in originals for x in biases.values()),
         "taken": trained.get(p["taken"]) is taken,

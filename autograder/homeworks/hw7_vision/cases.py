@@ -83,6 +83,7 @@ def ln_layer(draw: Draw) -> Iterator[Case]:
         "constants": "constants",
         "scale": "scale",
         "A within the bound": "A",
+        "A size": "A",
         "A spread": "A",
         "A repeats with the seed": "A",
         "start": "starts as the base",
@@ -90,7 +91,7 @@ def ln_layer(draw: Draw) -> Iterator[Case]:
         "too large a rank": "refuses a rank beyond min(d, k)",
     }
     for dtype in ("float64", "float32"):
-        r, k, d = 7, 61, 23
+        r, k, d = draw.sizes(1, 7, 11)[0], draw.sizes(1, 61, 90)[0], draw.sizes(1, 23, 40)[0]
         arrays = {n: draw.normal(*s, dtype=dtype) for n, s in {"W": (d, k), "b": (d,), "x": (3, k)}.items()}
         params = {"k": k, "d": d, "r": r, "alpha": draw.number(9.0, 20.0), "seed": draw.seed()}
         yield Case(dtype, "lnlora_layer", arrays, checks, params, tol=1e-6 if dtype == "float64" else 1e-5)
@@ -201,6 +202,8 @@ def vision(draw: Draw) -> Iterator[Case]:
         "image_size": 8, "patch_size": 4, "channels": 1, "n_classes": 5, "d_model": 12, "n_layers": 2, "n_heads": 3,
         "d_ff": 48,
     }  # fmt: skip
+    # Two that must be refused, and four that must not be, in a drawn order.
+    tried: list[dict[str, Any]] = [{"factorization": "cp"}, {"r": 13}, {"r": 1}, {"r": 2}, {"scale": 0.1}, {"r": 12}]
     for factorization in ("tt", "tk"):
         for name, options in (("all matrices", {}), ("queries and values", {"target_modules": ["q_proj", "v_proj"]})):
             arrays = {"images": draw.normal(3, 1, 8, 8, dtype="float32"), "labels": draw.integers(5, 3)}
@@ -210,5 +213,6 @@ def vision(draw: Draw) -> Iterator[Case]:
                 "r": int(draw.integers(6, low=3)),
                 "scale": draw.number(0.5, 1.5),
                 "options": options,
+                "refused": draw.shuffled(tried),
             }
             yield Case(f"FacT-{factorization.upper()}, {name}", "vision", arrays, checks, params, tol=1e-4)

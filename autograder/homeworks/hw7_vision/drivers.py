@@ -39,6 +39,7 @@ def lnlora_layer(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any
         "constants": [tensors[n].data for n in ("norm_weight", "norm_bias", "lora_B")],
         "scale": float(layer.scale),
         "A within the bound": bool((np.abs(A) <= k**-0.5).all()),
+        "A size": int(A.size),
         "A spread": bool(0.8 < A.std() * (3 * k) ** 0.5 < 1.2),  # of a uniform law: bound / √3
         "A repeats with the seed": bool(
             np.array_equal(A, module.LNLoraLayer(base, config, np.random.default_rng(p["seed"])).lora_A.data)
@@ -110,5 +111,5 @@ def vision(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     def adapt(bad: dict[str, Any]) -> None:
         mp.peft.get_peft_model(mp.models.ViT(config, rng=1), mp.peft.FacTConfig(**{**settings, **bad}))
 
-    out["refused"] = [refusal(partial(adapt, bad)) for bad in ({"factorization": "cp"}, {"r": config.d_model + 1})]
+    out["refused"] = [refusal(partial(adapt, bad)) for bad in p["refused"]]
     return out

@@ -59,8 +59,10 @@ def continuation(draw: Draw) -> Iterator[Case]:
     yield Case("logits near 1000", "continuation", large, {"z": "large logits"}, {"start": 1})
     wide = {"logits": draw.normal(8, 160, 900), "ids": draw.integers(900, 8, 160)}
     yield Case("many tokens, in little time", "continuation", wide, {"z": "scores"}, {"start": 20}, seconds=2.0)
-    few = {"logits": draw.normal(2, 3, 5), "ids": draw.integers(5, 2, 3)}
-    yield Case("a start that is none", "refused", few, {"answers": "refuses a bad start"}, {"starts": [0, 3, -1]})
+    T = draw.sizes(1, 5, 12)[0]
+    few = {"logits": draw.normal(2, T, 5), "ids": draw.integers(5, 2, T)}
+    starts = draw.shuffled([0, T, -1, T + 1, 1, 2, T - 2, T - 1])  # half of them are starts, half are not
+    yield Case("starts, and what is none", "refused", few, {"answers": "refuses a bad start"}, {"starts": starts})
 
 
 @problem("8.3")
@@ -71,7 +73,9 @@ def predict(draw: Draw) -> Iterator[Case]:
     calibrated = {"z": "calibrated", **UNTOUCHED}
     arrays = {"scores": draw.normal(13, 4), "neutral": draw.normal(4, scale=2.0)}
     yield Case("with neutral scores", "predict", arrays, calibrated, layouts={"neutral": "readonly"})
-    equal = np.repeat(draw.normal(5, 1), 3, axis=1)
+    equal = draw.normal(9, 5)
+    for row in equal:  # the largest score comes two or three times
+        row[draw.rng.permutation(5)[: int(draw.integers(4, low=2))]] = row.max() + 0.5
     yield Case("labels that are equal", "predict", {"scores": equal}, {"z": "first of equal ones"})
 
 
