@@ -30,6 +30,7 @@ from minipeft.files.table import columns
 GOAL = 0.01  # of a homework's points, at most
 
 Given = Sequence[tuple[Case, Outputs]]
+CONSTANTS: tuple[Any, ...] = (None, False, True, 0, 1, 1.0, "", [], {})
 Answer = Callable[[Sequence[Any], int], Any]  # from a function's arguments and its number of gradients
 
 
@@ -44,6 +45,10 @@ class Guess:
     best: str
 
 
+def _constant(x: Any) -> Answer:
+    return lambda args, n: x
+
+
 def _raising(error: type[Exception]) -> Answer:
     def fail(args: Sequence[Any], n: int) -> Any:
         raise error("a guess")
@@ -56,7 +61,7 @@ def _of(make: Callable[[Any], Any], i: int) -> Answer:
 
 
 BODIES: dict[str, Answer] = {
-    **{f"return {x!r}": lambda args, n, x=x: x for x in (None, False, True, 0, 1, 1.0, "", [], {})},  # type: ignore[misc]
+    **{f"return {x!r}": _constant(x) for x in CONSTANTS},
     "return np.empty(0)": lambda args, n: np.empty(0),
     **{f"raise {error.__name__}": _raising(error) for error in (ValueError, TypeError, KeyError, RuntimeError)},
     **{f"return argument {i}": _of(lambda x: x, i) for i in (0, 1, 2, 3, -1)},
