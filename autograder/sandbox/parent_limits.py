@@ -18,16 +18,15 @@ import socket
 import stat
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autograder.homeworks.homework import ROOT
+from autograder.sandbox import cgroups, readable
+from autograder.sandbox.process import MOST_THREADS
 
 if sys.platform == "linux":
     import grp
@@ -72,10 +71,17 @@ def is_root() -> bool:
 class Confinement:
     """How workers are confined; see `autograder.sandbox.child_limits` for what they do to themselves.
 
-    must: lists of layers, one of which has to be there in full. uid, landlock: False leaves the layer out (for tests).
-    memory: bytes of address space, by default 1 GiB or what half a container's limit is. private: folders and files
-    that no submission may read, by default the folder of the grader and the library: if any user can read one of them,
-    Landlock must be there.
+    Args:
+        must: lists of layers, one of which has to be there in full, with the limits.
+        uid: False leaves out the layer (for tests; root is refused then).
+        landlock: False leaves out the layer (for tests).
+        namespaces: False leaves out the namespaces, the minimal root and the control group (for tests).
+        memory: bytes of address space, by default 1 GiB or half of a container's limit.
+        private: folders and files that no submission may read, by default the folder of the grader and the library. If
+            any user can read one of them, or a copy of the library among the packages, Landlock must be there.
+
+    Raises:
+        ConfinementError: submissions cannot be kept apart here.
     """
 
     def __init__(
@@ -84,19 +90,25 @@ class Confinement:
         *,
         uid: bool = True,
         landlock: bool = True,
+        namespaces: bool = True,
         memory: int | None = None,
         private: Sequence[Path] = (ROOT,),
     ):
         require_linux()
-        self.must = [list(together) for together in must]
+        self.must = [[*together, "limits"] for together in must]
         self.uid = uid and is_root()
         self.landlock = landlock
+        self.namespaces = namespaces
+        self.private = list(private)
         self.memory = memory or max(LEAST_MEMORY, min(MEMORY, container_memory() // 2))
         self._leases: dict[int, socket.socket] = {}
+        self._groups: dict[str, list[Path]] = {}  # of the workers, by their folder
         self.used: set[int] = set()  # every user that a worker of this grader has been
-        if not self.uid and ["uid", "seccomp"] in self.must and len(self.must) == 1:
+        if not self.uid and all("uid" in together for together in self.must):
             raise ConfinementError("workers must run as another user: start the grader as root")
-        opened = [path for path in private if landlock and open_to_others(path)]
+        if found := readable.complaint():
+            raise ConfinementError(found)
+        opened = [path for path in (*private, *readable.installed()) if landlock and open_to_others(path)]
         if opened:
             if not landlock_version():
                 mode = 700 if opened[0].is_dir() else 600
@@ -112,34 +124,50 @@ class Confinement:
         for path in (folder.parent, *shared) if self.uid else ():
             if not open_to_others(path):
                 raise ConfinementError(f"{path} lies where no other user can read: set TMPDIR to a folder as /tmp is")
+        python, hidden = readable.standard()
+        own = {p for path in (*shared, folder) for p in (path, path.resolve())}
+        if inside := readable.exposed(self.private, (*python, *own)):
+            raise ConfinementError(f"submissions could read {inside}: move it, or set TMPDIR to another folder")
         uid = self._lease() if self.uid else None
         if uid is not None:
             shutil.chown(folder, 0, uid)
             folder.chmod(0o750)
-        package = Path(np.__file__).resolve().parent
-        python = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")] + [package]
-        read = [*python, package.parent / "numpy.libs", *shared, folder]
         shut = uid is not None and not all(map(open_to_others, python))
         limits = {"AS": self.memory, "CPU": PROCESSOR, "FSIZE": 0, "NOFILE": 64, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0}
-        if uid is not None:
-            limits["NPROC"] = 64  # threads; only where the user has no other processes
+        root = folder.parent / "root"
+        root.mkdir(exist_ok=True)
         return {
             "uid": uid,
             "parent": os.getpid(),
-            "limits": limits,
-            "read": sorted({str(p.resolve()) for p in read if p.is_dir()}),
+            "cgroup": self._group(folder),
+            "namespaces": self.namespaces,
+            "children": Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists(),
+            "root": str(root),
+            "limits": {**limits, "NPROC": MOST_THREADS},
+            "read": sorted({str(p) for p in (*python, *own)}),
+            "hidden": [str(p) for p in hidden],
             "landlock": self.landlock,
             "must": self.must,
             "preload": list(needed_modules()) if shut else [],
+            "folder": str(folder),
         }
+
+    def _group(self, folder: Path) -> list[str] | str:
+        """Return the files by which the next worker enters its control groups, or why there are none."""
+        try:
+            groups = cgroups.create(self.memory, MOST_THREADS + 1) if self.namespaces else []
+        except OSError as error:
+            return f"no: {error.strerror or error}"
+        self._groups[str(folder)] = groups
+        return [str(group / cgroups.PROCESSES) for group in groups] or "no: left out"
 
     def end(self, settings: Mapping[str, Any]) -> None:
         """Nothing that a worker began is alive when this returns. ConfinementError where something will not die."""
         uid = settings["uid"]
-        if uid is None:
-            return
-        purge(uid)
-        self._leases.pop(uid).close()
+        if uid is not None:
+            purge(uid)
+            self._leases.pop(uid).close()
+        cgroups.remove(self._groups.pop(settings["folder"], ()))
 
     def _lease(self) -> int:
         """A user number that no account, no process and no other grader on this machine has."""

@@ -26,6 +26,7 @@ CHUNK = 1 << 16  # bytes
 CHUNKS = 8  # in the queue
 LOG_LIMIT = 64 * 1024  # bytes of output that are kept
 MOST_PRINTED = 4 * 1024 * 1024  # bytes that one process may print
+MOST_THREADS = 64  # of one process
 IDLE_SECONDS = 4.0  # without CPU use, after which a process is considered hung
 BY_THE_CLOCK = 3.0  # how many times its CPU seconds a call may take if the system does not tell the CPU time
 TICK = 0.02  # seconds
@@ -41,13 +42,28 @@ class Lost(Exception):
         self.raised = raised
 
 
-def cpu_time(pid: int) -> tuple[float, bool] | None:
-    """Return the CPU seconds that a process has used and whether it wants more; None if the system does not tell."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, UnicodeDecodeError, ValueError):
-            state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-            return (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK"), state in "RD"
-    return None
+def children(pid: int) -> list[int]:
+    """Return the children of a process. A worker in a PID namespace of its own is the only child of one that waits."""
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+    return []
+
+
+def usage(pid: int) -> tuple[float, bool, int] | None:
+    """Return what a process and its children use: CPU seconds so far, whether one wants more, the most threads of one.
+
+    Returns None if the system does not tell.
+    """
+    if sys.platform != "linux":
+        return None
+    seconds, wants, threads = 0.0, False, 0
+    with contextlib.suppress(OSError, UnicodeDecodeError, ValueError):
+        for one in (pid, *children(pid)):
+            state, *fields = Path(f"/proc/{one}/stat").read_text("utf-8").rpartition(")")[2].split()
+            seconds += (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK")
+            wants |= state in "RD"
+            threads = max(threads, int(fields[16]))
+    return (seconds, wants, threads) if threads else None
 
 
 def ended(status: int) -> Raised:
@@ -66,16 +82,17 @@ class _Watch:
     def __init__(self, pid: int, seconds: float):
         self._pid, self._seconds = pid, seconds
         self._begun = self._moved = time.monotonic()
-        self._first = self._used = (cpu_time(pid) or (0.0, True))[0]
+        self.threads = 1
+        self._first = self._used = (usage(pid) or (0.0, True, 1))[0]
 
     def late(self) -> str:
         """Return why the call must end now; "" if it may go on."""
         now = time.monotonic()
-        seen = cpu_time(self._pid)
+        seen = usage(self._pid)
         if seen is None:
             limit = BY_THE_CLOCK * self._seconds + IDLE_SECONDS
             return "" if now - self._begun < limit else f"more than {limit:g} s"
-        used, wants = seen
+        used, wants, self.threads = seen
         if used != self._used or wants:
             self._used, self._moved = used, now
         if used - self._first > self._seconds:
@@ -144,14 +161,20 @@ class Process:
                     raise Lost(Raised("crash", "printed too much", f"more than {MOST_PRINTED >> 20} MiB"))
             if late := watch.late():
                 raise Lost(Raised("timeout", "ran out of time", late))
+            if watch.threads > MOST_THREADS:
+                raise Lost(Raised("crash", "started too many threads", f"more than {MOST_THREADS}"))
 
     def kill(self) -> None:
         """End the process and, where there are such, all of its process group."""
+        left = children(self.pid)
         if sys.platform != "win32":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         self._popen.kill()
         self._popen.wait()
+        for child in left:  # they come to this process, if it is the one that orphans come to
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
 
     def drain(self) -> None:
         """Keep the rest of what a killed process printed, and end the threads."""

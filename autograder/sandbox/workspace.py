@@ -14,6 +14,7 @@ from pathlib import Path
 
 from autograder.homeworks.homework import Homework
 from autograder.homeworks.strip import handed_out
+from autograder.sandbox import cgroups
 
 if sys.platform != "win32":
     import fcntl
@@ -25,7 +26,7 @@ SIDE = (  # of the autograder, in the folder that workers read
     *("__init__.py", "homeworks/__init__.py", "homeworks/driver.py"),
     *(
         f"sandbox/{name}.py"
-        for name in ("__init__", "entry", "child", "child_limits", "frames", "layouts", "system_calls")
+        for name in ("__init__", "entry", "child", "child_limits", "frames", "layouts", "namespaces", "system_calls")
     ),
 )
 
@@ -58,7 +59,12 @@ def _locked(folder: Path) -> int:
 
 
 def remove_stale() -> None:
-    """Remove the folders of graders that were killed: those of this user whose lock nobody holds, or that have none."""
+    """Remove the folders of graders that were killed: those of this user whose lock nobody holds, or that have none.
+
+    So are their control groups.
+    """
+    if sys.platform == "linux":
+        cgroups.remove_stale()
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # in use, of another user, or another grader removes it
             known = folder.lstat()

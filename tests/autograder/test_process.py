@@ -71,6 +71,17 @@ def test_a_child_that_lives_on_holds_up_nothing(started, monkeypatch):
     assert process.log == b"said"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the threads of a process")
+def test_a_process_with_too_many_threads_ends(started):
+    one = "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    start = f"import threading, time\nfor _ in range({{}}): {one}"
+    few, many = started(start.format(60) + ECHO), started(start.format(100) + "\ntime.sleep(60)")
+    assert few.exchange(encode({"id": 1}), 10.0) == {"id": 1}
+    with pytest.raises(Lost) as lost:
+        many.exchange(encode({"id": 1}), 10.0)
+    assert (lost.value.raised.error, lost.value.raised.message) == ("started too many threads", "more than 64")
+
+
 def test_no_thread_and_no_descriptor_is_left(started):
     threads, files = threading.active_count(), len(os.listdir("/dev/fd"))
     for _ in range(3):

@@ -120,7 +120,7 @@ def test_a_program_that_stops_itself_is_stopped(session, forward, monkeypatch):
 
 
 def test_without_cpu_time_the_clock_stops_a_loop(session, forward, monkeypatch):
-    monkeypatch.setattr(process, "cpu_time", lambda pid: None)  # as on Windows and macOS
+    monkeypatch.setattr(process, "usage", lambda pid: None)  # as on Windows and macOS
     monkeypatch.setattr(process, "IDLE_SECONDS", 0.1)
     (got,) = session.run(written("while True: pass"), [replace(forward[0], seconds=0.3)])
     assert (got.kind, got.message) == ("timeout", "more than 1 s")

@@ -1,0 +1,159 @@
+"""What a worker may read, that two workers share nothing, and that nothing of a worker is left."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("workers are confined on Linux only", allow_module_level=True)
+
+from autograder.homeworks.case import cases
+from autograder.homeworks.homework import ROOT, load_homework
+from autograder.homeworks.strip import replace_bodies, source_path
+from autograder.sandbox import cgroups, parent_limits, readable
+from autograder.sandbox.parent_limits import Confinement, ConfinementError
+from autograder.sandbox.process import children, usage
+from autograder.sandbox.session import Session
+
+HOMEWORK = load_homework("hw6_lora")
+MODULE = "minipeft.peft.lora"
+SOURCE = source_path(MODULE).read_text("utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder that workers read as if it were Python's, with packages that they do not."""
+    (tmp_path / "site-packages" / "minipeft").mkdir(parents=True)
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "__init__.py").write_text("x" * 500)
+    monkeypatch.setattr(readable, "standard", lambda: ((tmp_path,), (tmp_path / "site-packages",)))
+    return tmp_path
+
+
+def test_the_python_of_this_environment_has_no_answers():
+    read, hidden = readable.standard()
+    assert readable.complaint() == ""
+    assert Path(os.__file__).parent in read
+    assert Path(pytest.__file__).parent.parent not in read
+    assert all(path.name in readable.PACKAGES for path in hidden)
+
+
+@pytest.mark.parametrize(
+    "name", ["minipeft", "minipeft-1.0-py3-none-any.whl", "autograder", "homework", "site-packages"]
+)
+def test_what_has_answers_is_found_by_looking(folder, name):
+    assert readable.complaint.__wrapped__() == ""
+    (folder / "json" / name).mkdir()
+    assert readable.complaint.__wrapped__().startswith(f"submissions could read {folder / 'json' / name}: remove it")
+
+
+def test_a_copy_of_the_librarys_source_is_found_by_its_content(folder):
+    (folder / "json" / "harmless.py").write_text(SOURCE, "utf-8")
+    assert readable.complaint.__wrapped__().endswith(f"is a copy of {source_path(MODULE)}: remove it")
+
+
+def test_nothing_is_graded_where_an_answer_could_be_read(monkeypatch):
+    monkeypatch.setattr(readable, "complaint", lambda: "submissions could read it: remove it")
+    with pytest.raises(ConfinementError, match="submissions could read it"):
+        Confinement()
+
+
+def test_a_private_file_in_a_readable_folder_is_found(folder):
+    assert readable.exposed([ROOT, folder.parent], [folder]) is None
+    assert readable.exposed([folder / "json" / "seed"], [folder]) == folder / "json" / "seed"
+    assert readable.exposed([folder], [folder]) == folder
+    assert readable.exposed([folder / "site-packages"], [folder]) is None  # hidden, as NumPy's neighbours are
+
+
+def test_a_copy_of_the_library_among_the_packages_must_not_be_open_to_all(tmp_path, monkeypatch):
+    (tmp_path / "minipeft").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert tmp_path / "minipeft" in readable.installed()
+    monkeypatch.setattr(parent_limits, "open_to_others", lambda path: path == tmp_path / "minipeft")
+    monkeypatch.setattr(parent_limits, "landlock_version", lambda: 0)
+    with pytest.raises(ConfinementError, match=f"any user can read {tmp_path / 'minipeft'}"):
+        Confinement()
+
+
+@pytest.fixture
+def session():
+    with Session(HOMEWORK, Confinement()) as made:
+        yield made
+
+
+def worker(session):
+    """A worker that is confined and waits."""
+    assert session.probe({}) is None
+    return session._ahead
+
+
+def test_a_worker_has_no_writable_mapping_that_another_could_have(session):
+    if os.geteuid() != 0:
+        pytest.skip("only root may read the mappings of a worker")
+    for pid in (worker(session).process.pid, *children(worker(session).process.pid)):
+        mappings = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+        assert [line for line in mappings if line[1][1] == "w" and line[1][3] == "s"] == []
+
+
+def test_the_time_of_a_worker_is_counted_in_a_pid_namespace(session):
+    case = replace(cases("hw6_lora", "6.1", "a test")[0], seconds=1.0)
+    text = replace_bodies(SOURCE, {"LoRALinear.forward": "while True: pass"})
+    (got,) = session.run({MODULE: text}, [case])
+    assert (got.kind, got.message) == ("timeout", "more than 1 s of processor time")
+
+
+def test_no_process_and_no_control_group_of_a_worker_is_left(session):
+    pid = worker(session).process.pid
+    processes = [pid, *children(pid)]
+    groups = [group for made in session.confinement._groups.values() for group in made]
+    assert len(processes) == (2 if session.layers["pid_ns"] == "yes" else 1)
+    assert bool(groups) == (session.layers["cgroup"] == "yes")
+    session.close()
+    assert [p for p in processes if Path(f"/proc/{p}").exists()] == []
+    assert [g for g in groups if g.exists()] == []
+
+
+def test_how_a_worker_ends_is_told_across_a_pid_namespace(session):
+    case = cases("hw6_lora", "6.1", "a test")[0]
+    ends = {
+        "import ctypes; ctypes.string_at(0)": "crashed (SIGSEGV)",
+        "import os; os._exit(7)": "ended before it answered",
+        "import ctypes; ctypes.CDLL(None).syscall(0x40000000 + 39)": "crashed (SIGSYS)",
+    }
+    for lines, says in ends.items():
+        (got,) = session.run({MODULE: replace_bodies(SOURCE, {"LoRALinear.forward": lines})}, [case])
+        assert (got.kind, got.error) == ("crash", says)
+    one = worker(session)
+    os.kill((children(one.process.pid) or [one.process.pid])[0], signal.SIGKILL)
+    assert one.call(case).error == "crashed (SIGKILL)"
+
+
+def test_groups_of_a_killed_grader_are_removed_and_new_ones_are_not():
+    try:
+        old, new = cgroups.create(1 << 29, 65), cgroups.create(1 << 29, 65)
+    except OSError as error:
+        pytest.skip(f"this user has no control groups: {error}")
+    try:
+        limits = {"memory.limit_in_bytes": 1 << 29, "memory.max": 1 << 29, "pids.max": 65}
+        files = [group / name for group in new for name in limits if (group / name).exists()]
+        assert len(files) == 2
+        assert all(int(file.read_text()) == limits[file.name] for file in files)
+        for group in old:
+            os.utime(group, (0, 0))
+        cgroups.remove_stale()
+        assert not any(group.exists() for group in old)
+        assert all(group.exists() for group in new)
+    finally:
+        cgroups.remove([*old, *new])
+    assert not any(group.exists() for group in new)
+
+
+def test_usage_is_that_of_a_process_and_its_children():
+    seconds, _, threads = usage(os.getpid())
+    assert seconds > 0
+    assert 1 <= threads <= 64
+    assert usage(2**22 + 1) is None
