@@ -28,11 +28,11 @@ def add_selftest(commands: Subparsers) -> None:
         nargs="?",
         const="sample",
         choices=("sample", "all"),
-        help="try the hostile submissions instead: a sample, in a minute, or all of them by all routes and layers",
+        help="try the hostile submissions instead: a quarter of them, in a minute, or all by all routes and layers",
     )
     selftest.add_argument("--attack", action="append", metavar="NAME", help="only this one of them; can be repeated")
     selftest.add_argument(
-        "--sample", type=int, default=0, metavar="N", help="which sample of attacks (default: %(default)s)"
+        "--sample", type=int, metavar="N", help="which sample of attacks (default: another one each day)"
     )
     add_output(selftest, "--markdown", help="write the table of attacks as Markdown, too")
 
@@ -45,7 +45,7 @@ def run_selftest(args: argparse.Namespace) -> int:
     if args.attacks:
         return _run_attacks(args)
     for option in ("attack", "sample", "markdown"):
-        if getattr(args, option):
+        if getattr(args, option) is not None:
             raise UserError(f"--{option} goes with --attacks")
     if args.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {args.seeds}")

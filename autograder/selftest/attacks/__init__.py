@@ -159,5 +159,6 @@ GROUPS = {  # what such attacks try, and what stops them
         "Write into what staff opens",
         "Texts are cleaned, escaped and cut; no cell of a table is a formula.",
     ),
+    "copies": ("Hide a copy", "Programs are compared by their tokens, with those of programs in strings."),
     "traces": ("Leave something behind", "No file, no shared memory, no process; a fresh worker for each program."),
 }

@@ -22,12 +22,13 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from autograder.selftest.attacks import LINE, MARK, PLACES, Attack
 from autograder.selftest.attacks.corpus import ATTACKS
 from autograder.selftest.attacks.scene import HONEST, Scene, hand_in, scene, write
 
-LIMIT, SHORT = 30.0, 10.0  # seconds for a submission; for attacks that last until these are over
+LIMIT, SHORT = 60.0, 10.0  # seconds for a submission; for attacks that last until these are over
 SLACK = 30.0  # seconds beyond them, for starting on a busy machine
 PARENT = 300 << 20  # bytes that a deciding process may have
 NOTHING = 0.01  # the share of a homework's points that a program may have that computes nothing
@@ -197,8 +198,8 @@ def in_class(
     for outcome, attack, path in zip(found, attacks, handed, strict=True):
         outcome.wrong += shared
         student, staff = out / "students" / attack.id, out / "staff" / f"{attack.id}.html"
-        if path.stem != attack.id:
-            continue  # its name is the attack
+        if path.stem != attack.id or attack.id == "names-collide":
+            continue  # its name is the attack: what counts is its row
         if not student.is_dir():
             outcome.wrong.append("it has no results")
             continue
@@ -208,12 +209,17 @@ def in_class(
         read(texts, where, outcome.wrong)
         read([staff.read_text("utf-8")], where, outcome.wrong, student=False)
         second(attack, where, " ".join(texts), job.limit, outcome.wrong)
+    index, table = (out / "index.html").read_text("utf-8"), (out / "grades.csv").read_text("utf-8")
     pages: list[str] = []
-    read(
-        [(out / "index.html").read_text("utf-8"), (out / "grades.csv").read_text("utf-8")], where, pages, student=False
-    )
-    for outcome in found:
+    read([index, table], where, pages, student=False)
+    lines = [len(line) for line in (out / "graded.jsonl").read_text("utf-8").splitlines()]
+    if max(lines) > 1 << 20:
+        pages.append(f"a record of {max(lines) >> 10} KiB")
+    alike = index.partition("look alike")[2].partition("<h2>")[0]
+    for outcome, attack in zip(found, attacks, strict=True):
         outcome.wrong += pages
+        if attack.group == "copies" and attack.id not in alike:
+            outcome.wrong.append("it is not among the programs that look alike")
 
 
 ROUTES = {"grade": one, "staff": one, "class": in_class, "gradescope": on_gradescope}
@@ -287,14 +293,24 @@ def deciding(pid: int) -> list[int]:
     found = [pid]
     for child in children(pid):
         with contextlib.suppress(OSError):
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"course.grader" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
     return found
 
 
+@contextlib.contextmanager
+def folder_for_anything() -> Iterator[str]:
+    """Make a folder, and remove it with whatever is in it, however deep."""
+    name = tempfile.mkdtemp(prefix="minipeft-attack-")
+    try:
+        yield name
+    finally:
+        subprocess.run(["rm", "-rf", name], check=False)
+
+
 def attempt(job: Job) -> list[Outcome]:
     """Try a job in a child of this process; its outcomes."""
-    with tempfile.TemporaryDirectory(prefix="minipeft-attack-", ignore_cleanup_errors=True) as name:
+    with folder_for_anything() as name:
         folder = Path(name)
         folder.chmod(0o755)
         answer, said = folder / "answer", folder / "said"

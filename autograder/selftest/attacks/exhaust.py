@@ -44,9 +44,9 @@ while True:
     except BaseException: pass
 """),
     _lasts("threads-that-work", "works in threads", "import threading\ndef work():\n    while True: pass\nfor _ in range(8): threading.Thread(target=work, daemon=True).start()\nwork()"),
-    Attack("import-loop", "time", "loops at import", top="while True: pass", spares="other files", lasts=True),
-    Attack("import-sleep", "time", "sleeps at import", top="import time; time.sleep(1e6)", spares="other files", lasts=True),
-    Attack("slow-to-parse", "time", "takes long to read and to compile", top="x = " + "-" * 80 + "1\n" + "y = [" + "(" * 90 + "1" + ")" * 90 + "]\nz = " + "+".join(["1"] * 3000) + "\n", most=1.0),
+    Attack("import-loop", "time", "loops at import", top="while True: pass", spares="nothing", lasts=True),
+    Attack("import-sleep", "time", "sleeps at import", top="import time; time.sleep(1e6)", spares="nothing", lasts=True),
+    Attack("slow-to-parse", "time", "takes long to read and to compile", top="x = " + "-" * 80 + "1\n" + "y = [" + "(" * 90 + "1" + ")" * 90 + "]\nz = " + "+".join(["1"] * 3000) + "\n", most=1.0, spares="other files"),
     _call("leak-by-time", "time", "takes longer for some inputs", "import time\ntime.sleep(0.05 * (float(np.sum(arrays[0])) > 0) if arrays else 0.05)"),
     Attack("slow-to-delete", "time", "works when its objects are deleted, and at exit", lasts=True, body="""
 import atexit, gc, weakref

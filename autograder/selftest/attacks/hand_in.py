@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from autograder.selftest.attacks import MARK, Attack
+from autograder.selftest.attacks import MARK, Attack, indented
 
 Files = dict[str, str]
 Make = Callable[[Path, Files], Path]
@@ -146,6 +146,14 @@ def _lzma(place: Path, files: Files) -> Path:
     return path
 
 
+def _hidden_copy(wrap: Callable[[str], str]) -> Make:
+    def make(place: Path, files: Files) -> Path:
+        future = "from __future__ import annotations\n"
+        return _folder(place, {name: wrap(text.replace(future, "")) for name, text in files.items()})
+
+    return make
+
+
 def _made(name: str, says: str, make: Make, **more: object) -> Attack:
     return Attack(name, "intake", says, hand_in=make, places=("8.6",), spares="other files", most=1.0, **more)  # type: ignore[arg-type]
 
@@ -171,6 +179,8 @@ ATTACKS = [
     _made("name-formula", "a folder whose name is a formula", _named(f"x;{FORMULA}".replace("/", "_").encode()), routes=("class",)),
     _made("name-markup", "a folder whose name is markup", _named(SCRIPT.replace("/", "_").encode() + b"\xe2\x80\xae\n"), routes=("class",)),
     _made("names-collide", "two entries whose names differ in capitals only", _collides, routes=("class",)),
+    Attack("copy-in-exec", "copies", "a copy as a string that is run", hand_in=_hidden_copy(lambda text: f"exec({text!r})\n"), places=("6.2",), routes=("class",), most=1.0),
+    Attack("copy-in-if", "copies", "a copy below `if True`", hand_in=_hidden_copy(lambda text: "if True:\n" + indented(text)), places=("6.2",), routes=("class",), most=1.0),
     Attack("shadow", "intake", "files that would stand in for modules of Python and of the grader", most=1.0, more=(
         ("numpy.py", "raise SystemExit"), ("json.py", "raise SystemExit"), ("sitecustomize.py", "raise SystemExit"),
         ("conftest.py", "raise SystemExit"), ("autograder.py", "raise SystemExit"), ("minipeft.py", "raise SystemExit"))),

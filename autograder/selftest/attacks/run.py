@@ -1,7 +1,8 @@
 """Trying attacks by all axes: ``python -m autograder selftest --attacks``.
 
-`sample` has each attack once, on a problem, by a route and with layers that a seed chooses; `everything` has each by
-all routes and all layers. Every outcome is a line of a file, so a run goes on where it ended. Two run side by side.
+`sample` has a quarter of the attacks, each on a problem, by a route and with layers that its number chooses;
+`everything` has all of them by all routes and all layers. Every outcome is a line of a file, so a run goes on where it
+ended. Two run side by side.
 
 "all layers" is root on this machine. "a user" is one without an account, so that Landlock and seccomp are all there is.
 "a container" is root with what Docker leaves to it (`container`), on a kernel without Landlock. The latter two run from
@@ -19,8 +20,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ from minipeft.cli.arguments import write_text
 ALL, USER, CONTAINER = LAYERS
 USER_ID = 61_234  # has no account
 BATCH = 12  # attacks in a class
+SAMPLES = 4
 Key = tuple[str, str, str, str]  # attack, place, route, layers
 
 
@@ -83,10 +86,10 @@ def everything(attacks: Sequence[Attack], layers: Sequence[str]) -> list[Job]:
     ]
 
 
-def sample(attacks: Sequence[Attack], layers: Sequence[str], seed: int) -> list[Job]:
-    """Return one attempt for each attack."""
-    rng = random.Random(seed)
-    chosen = [(a, cells(a, layers)) for a in attacks]
+def sample(attacks: Sequence[Attack], layers: Sequence[str], number: int) -> list[Job]:
+    """Return one attempt for every fourth attack: `SAMPLES` samples in a row have all of them."""
+    rng = random.Random(number)
+    chosen = [(a, cells(a, layers)) for a in attacks[number % SAMPLES :: SAMPLES]]
     return [Job((a.id,), rng.choice(a.places), *rng.choice(found)) for a, found in chosen if found]
 
 
@@ -96,7 +99,7 @@ def batched(jobs: Iterable[Job]) -> list[Job]:
     by_id = {a.id: a for a in ATTACKS}
     for job in jobs:
         a = by_id[job.attacks[0]]
-        key = (job.place, job.layers, a.lasts, a.everywhere) if job.route == "class" else job
+        key = (job.place, job.layers, a.lasts, a.everywhere) if job.route == "class" and a.group != "copies" else job
         alike.setdefault(key, []).append(job)
     found = [
         Job(tuple(j.attacks[0] for j in group[i : i + BATCH]), group[0].place, group[0].route, group[0].layers)
@@ -229,8 +232,8 @@ def run(
                 finally:
                     free.put(server)
 
-            for rows in pool.map(ask, chosen):
-                for job, outcome in rows:
+            for future in as_completed([pool.submit(ask, job) for job in chosen]):
+                for job, outcome in future.result():
                     record(job, outcome)
     return done
 
@@ -240,7 +243,11 @@ def _key(job: Job) -> Key:
 
 
 def main(
-    names: Sequence[str] = (), every: bool = False, out: Path | None = None, page: Path | None = None, seed: int = 0
+    names: Sequence[str] = (),
+    every: bool = False,
+    out: Path | None = None,
+    page: Path | None = None,
+    number: int | None = None,
 ) -> int:
     """Try a sample or everything and print what failed; 1 if an attack succeeded.
 
@@ -249,13 +256,18 @@ def main(
         every: by all routes and layers.
         out: a folder for the outcomes; what it has that was held is not tried again.
         page: where to write the table as Markdown.
-        seed: of the sample.
+        number: of the sample, by default that of the day.
     """
     layers, missing = possible()
     for text in missing:
         print(text)
     attacks = [a for a in ATTACKS if not names or a.id in names]
-    jobs = everything(attacks, layers) if every or names else sample(attacks, layers, seed)
+    if every or names:
+        jobs = everything(attacks, layers)
+    else:
+        number = int(time.time() // 86_400) if number is None else number
+        jobs = sample(attacks, layers, number)
+        print(f"sample {number}: {len(jobs)} of {len(attacks)} attacks; --sample {number} has the same again")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     log = None if out is None else out / "attacks.jsonl"
