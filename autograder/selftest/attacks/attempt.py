@@ -45,8 +45,7 @@ LIMIT, SHORT = 60.0, 10.0  # seconds for a submission; for attacks that last unt
 SLACK = 30.0  # seconds beyond them, for starting on a busy machine
 PARENT = 300 << 20  # bytes that a deciding process may have
 NOTHING = 0.01  # the share of a homework's points that a program may have that computes nothing
-CONTROLS = ("\x1b", "\u202e")
-SHOWN = ("<script", "<b>", *CONTROLS)  # in no page
+SHOWN = ("<script", "\x1b", "\u202e", "<b>")  # in no page
 KNOWN = ("/tmp/minipeft-x", "/tmp/minipeft-escaped", "/dev/shm/minipeft-x", "/dev/shm/big", "/dev/shm/out")
 IPC_KEY = 0x1234
 CANARY = Attack("canary", "values", "reaches its goal, which must be told", body="won = True")  # tries this file
@@ -212,8 +211,7 @@ def in_class(
         second(attack, where, " ".join(texts), job.limit, outcome.wrong)
     index, table = (out / "index.html").read_text("utf-8"), (out / "grades.csv").read_text("utf-8")
     pages: list[str] = []
-    read([index], where, pages, student=False)
-    pages += [f"grades.csv has {mark!r}" for mark in CONTROLS if mark in table]
+    read([index, table], where, pages, student=False)
     lines = [len(line) for line in (out / "graded.jsonl").read_text("utf-8").splitlines()]
     if max(lines) > 1 << 20:
         pages.append(f"a record of {max(lines) >> 10} KiB")
@@ -230,15 +228,15 @@ ROUTES = {"grade": one, "staff": one, "class": in_class, "gradescope": on_grades
 def look(attack: Attack, where: Scene, document: dict[str, Any], wrong: list[str]) -> None:
     """Check a results.json: it is valid, and the points are those that there may be."""
     wrong += [f"results.json: {c.text}" for c in complaints(document) if c.error]
+    if not document["tests"]:
+        wrong.append("the grader failed")
+        return
     share = {t["number"]: t["score"] / t["max_score"] for t in document["tests"]}
     if attack.everywhere:
         if document["score"] > NOTHING * where.homework.points:
             wrong.append(f"{document['score']:g} of {where.homework.points:g} points for nothing")
         return
     if attack.hand_in is not None:
-        return
-    if where.place.problem not in share:
-        wrong.append(f"it was not graded: {document['output'][:200]}")
         return
     if (had := share[where.place.problem]) > attack.most:
         wrong.append(f"the attacked part got {had:.2f} of its points")
@@ -288,9 +286,11 @@ def peak(pid: int) -> int:
 
 def children(pid: int) -> list[int]:
     """Return the processes that a process has started and not buried."""
+    found: list[int] = []
     with contextlib.suppress(OSError):
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
-    return []
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text("ascii").split())
+    return found
 
 
 def deciding(pid: int) -> list[int]:
