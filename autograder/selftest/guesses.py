@@ -74,6 +74,9 @@ BODIES: dict[str, Answer] = {
     "return (0.0, …)": lambda args, n: (0.0,) * n,
 }
 
+NO_ARGUMENTS = ("self", "ctx", "cls", "answer")  # among the names of a function that calls `answer`
+FIRST = "return argument 0"
+
 _chosen: Mapping[str, Answer] = {}  # by function, while a program runs
 
 
@@ -81,7 +84,7 @@ def answer(function: str, n: int, arguments: Mapping[str, Any]) -> Any:
     """Return what the chosen body of a function returns; without one raise NotImplementedError, as a stub does."""
     if function not in _chosen:
         raise NotImplementedError(function)
-    return _chosen[function]([x for name, x in arguments.items() if name not in ("self", "ctx", "cls")], n)
+    return _chosen[function]([x for name, x in arguments.items() if name not in NO_ARGUMENTS], n)
 
 
 def guessing(homework: Homework, problem: Problem) -> tuple[dict[str, str], list[str]]:
@@ -103,12 +106,16 @@ def guessing(homework: Homework, problem: Problem) -> tuple[dict[str, str], list
 
 
 def programs(names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Answer]]]:
-    """Every body in every function alone, and in all of them."""
+    """Every body in every function alone, in all, and in a backward whose forward returns its first argument."""
     for body, returned in BODIES.items():
         for name in names:
             yield f"{name}: {body}", {name: returned}
         if len(names) > 1:
             yield f"all: {body}", dict.fromkeys(names, returned)
+        for name in names:
+            if name.endswith(".backward"):
+                others = {other: BODIES[FIRST] for other in names if other != name}
+                yield f"{name}: {body}; the others: {FIRST}", {**others, name: returned}
 
 
 def guessed(homework: Homework, seed: str | int, problems: Iterable[str] | None = None) -> Iterator[Guess]:

@@ -20,9 +20,8 @@ from autograder.course.classroom import alone, grade_all
 from autograder.course.export import ClassError
 from autograder.feedback.results import validate
 from autograder.homeworks.homework import load_homework
-from autograder.homeworks.strip import replace_bodies, stubs
+from autograder.homeworks.strip import stubs
 from autograder.sandbox.parent_limits import Confinement, ConfinementError
-from autograder.submission.similarity import fingerprints, pairs, regions, tokens
 
 FEW_SHOT = load_homework("hw8_few_shot")
 BLANK = {f.module: stubs(FEW_SHOT)[f.stub] for f in FEW_SHOT.files}
@@ -188,34 +187,6 @@ def test_the_class_in_a_page_without_scripts_and_with_everything_escaped(graded)
     assert "&lt;b&gt;no&lt;/b&gt;" in page(FEW_SHOT, odd)
     assert '<a class="who"' in page(FEW_SHOT, odd)  # a long name is broken, where it would push the scores aside
     assert "overflow-wrap: anywhere" in page(FEW_SHOT, odd).partition(".who {")[2].partition("}")[0]
-
-
-def test_programs_that_look_alike():
-    body = """
-best, before = -np.inf, None
-for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-    best = max(best, min(1.0, (len(ps) - rank) * ps[i]))
-    before = np.array([best if j == i else 0.0 for j in range(len(ps))])
-    if before.sum() > len(ps):
-        return before * 2 + np.arange(len(ps))[::-1].cumsum() - before.mean()
-return np.zeros(len(ps)) + best
-"""
-    other = "p = np.sort(ps)\nq = p[::-1] * np.arange(1, 1 + p.size)\nreturn np.clip(np.cumsum(q) / q.sum(), 0, 1)\n"
-    welch = "minipeft.lab.framework.welch"
-
-    def prints(text):
-        return fingerprints(regions(FEW_SHOT, {**BLANK, welch: replace_bodies(BLANK[welch], {"holm": text})}))
-
-    moved = "# mine\n" + body.replace("\n    ", "\n      ").replace("  best = max", "  best   = max")
-    found = pairs({"ann": prints(body), "bob": prints(moved), "eve": prints(other)}, at_least=0.3)
-    assert [(p.a, p.b) for p in found] == [("ann", "bob")]
-    assert found[0].share == 1.0
-
-
-def test_what_the_handout_gave_is_nobodys():
-    assert regions(FEW_SHOT, BLANK) == ""
-    assert tokens("x = 'a'  # b\n") == ["x", "=", "STRING"]
-    assert fingerprints("") == frozenset()
 
 
 def test_the_command_line(handed, tmp_path, capsys):

@@ -68,3 +68,11 @@ def test_hidden_cases_share_no_evidence_with_public_ones(name):
         assert evident, f"{problem.id} rests on facts alone: nothing of it would count"
         for case, right, output in evident:
             assert compare(case, output, right[output], public[case.name][output]) is not None, (case.name, output)
+
+
+def test_a_body_gets_the_arguments_alone(monkeypatch):
+    seen = []
+    monkeypatch.setattr(guesses, "BODIES", {guesses.FIRST: lambda args, n: seen.append((len(args), n))})
+    homework = load_homework("hw6_lora")
+    list(guessed(homework, 3, ["6.4"]))  # LoRAEmbedding.backward(ctx, dz), of E, ids, A, B and s
+    assert set(seen) == {(1, 5)}

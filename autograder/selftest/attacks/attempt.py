@@ -45,7 +45,8 @@ LIMIT, SHORT = 60.0, 10.0  # seconds for a submission; for attacks that last unt
 SLACK = 30.0  # seconds beyond them, for starting on a busy machine
 PARENT = 300 << 20  # bytes that a deciding process may have
 NOTHING = 0.01  # the share of a homework's points that a program may have that computes nothing
-SHOWN = ("<script", "\x1b", "\u202e", "<b>")  # in no page
+CONTROLS = ("\x1b", "\u202e")
+SHOWN = ("<script", "<b>", *CONTROLS)  # in no page
 KNOWN = ("/tmp/minipeft-x", "/tmp/minipeft-escaped", "/dev/shm/minipeft-x", "/dev/shm/big", "/dev/shm/out")
 IPC_KEY = 0x1234
 CANARY = Attack("canary", "values", "reaches its goal, which must be told", body="won = True")  # tries this file
@@ -211,7 +212,8 @@ def in_class(
         second(attack, where, " ".join(texts), job.limit, outcome.wrong)
     index, table = (out / "index.html").read_text("utf-8"), (out / "grades.csv").read_text("utf-8")
     pages: list[str] = []
-    read([index, table], where, pages, student=False)
+    read([index], where, pages, student=False)
+    pages += [f"grades.csv has {mark!r}" for mark in CONTROLS if mark in table]
     lines = [len(line) for line in (out / "graded.jsonl").read_text("utf-8").splitlines()]
     if max(lines) > 1 << 20:
         pages.append(f"a record of {max(lines) >> 10} KiB")
@@ -237,6 +239,9 @@ def look(attack: Attack, where: Scene, document: dict[str, Any], wrong: list[str
             wrong.append(f"{document['score']:g} of {where.homework.points:g} points for nothing")
         return
     if attack.hand_in is not None:
+        return
+    if where.place.problem not in share:
+        wrong.append(f"it was not graded: {document['output'][:200]}")
         return
     if (had := share[where.place.problem]) > attack.most:
         wrong.append(f"the attacked part got {had:.2f} of its points")
