@@ -236,7 +236,7 @@ def early():
             try: os.write(fd, encode({'id': i + 1, 'outputs': {}, 'value': None}))
             except OSError: pass
 threading.Thread(target=early, daemon=True).start()
-"""),
+""", spares="nothing"),
     _reply("previous-answer", "protocol", "answers each call with the answer to the one before",
            "kept = [None]\ndef change(x):\n    last, kept[0] = kept[0], x\n    return x if last is None else {**x, 'd': {**last['d'], 'id': x['d']['id']}}\n"),
     _reply("wrong-id", "protocol", "answers another request than the one asked",
