@@ -152,6 +152,25 @@ def test_groups_of_a_killed_grader_are_removed_and_new_ones_are_not():
     assert not any(group.exists() for group in new)
 
 
+@pytest.mark.parametrize(
+    ("enabled", "files"), [("cpu memory pids", {"memory.max": "512", "pids.max": "65"}), ("cpu", None)]
+)
+def test_a_group_of_version_2_needs_a_folder_with_both_limits(tmp_path, monkeypatch, enabled, files):
+    monkeypatch.setattr(cgroups, "TOP", tmp_path)
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids")
+    own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    here = tmp_path / own.lstrip("/")
+    for folder in {here, here.parent} if here != tmp_path else {tmp_path}:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cgroup.subtree_control").write_text(enabled)
+    if files is None:
+        with pytest.raises(OSError, match="no cgroup with limits of memory and tasks"):
+            cgroups.create(512, 65)
+    else:
+        (group,) = cgroups.create(512, 65)
+        assert {file.name: file.read_text() for file in group.iterdir()} == files
+
+
 def test_usage_is_that_of_a_process_and_its_children():
     seconds, _, threads = usage(os.getpid())
     assert seconds > 0

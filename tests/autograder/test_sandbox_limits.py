@@ -363,6 +363,9 @@ def test_only_the_named_packages_are_there(tried, configuration):
         assert tried(f"{here}from scipy import stats").error in ("ModuleNotFoundError", "PermissionError")
         assert tried(f"{here}import pytest").error in ("ModuleNotFoundError", "PermissionError")
         assert re.fullmatch(GONE, tried(f"open({place!r} + '/pytest/__init__.py').read()").error)
+    for hidden in readable.standard()[1]:  # in the standard library's own folder
+        file = next((f for f in hidden.rglob("*") if f.is_file()), None)
+        assert file is None or re.fullmatch(GONE, tried(f"open({str(file)!r}).read()").error)
 
 
 def test_a_worker_dies_with_the_grader():
