@@ -41,7 +41,7 @@ def check(
     done.notes += too_new_files(homework, submission.sources)
     wrong = [v for v in done.verdicts.values() if v.share < 1.0 and not v.not_run] if differences else []
     if wrong:
-        with Session(homework) as session:
+        with Session(homework, own=True) as session:
             for verdict in wrong:
                 work = partial(comparisons, homework, verdict, submission.sources, session.run)
                 nothing: list[Comparison] = []

@@ -6,20 +6,18 @@ that does, of a forward that is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autograder.grading.check import Outputs, Raised, Verdict
-from autograder.grading.reference import reference_library, run_case
+from autograder.grading.reference import Run, reference_library, run_case
 from autograder.homeworks.case import Case
 from autograder.homeworks.homework import Homework
 
 DISAGREES = 1e-5  # relative to the largest gradient; central differences are good to some 1e-9
 MOST_ENTRIES = 5000  # of all inputs of a case: larger ones take too long
-
-Run = Callable[[Mapping[str, str], Sequence[Case]], Sequence[Outputs | Raised]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def comparisons(homework: Homework, verdict: Verdict, sources: Mapping[str, str]
             chosen.append(first)
     asked = [asking(homework.name, case) for case in chosen]
     found = []
-    for case, came in zip(asked, run(sources, asked) if asked else [], strict=True):
+    for case, came in zip(asked, run(sources, [(case, {}) for case in asked], ()) if asked else [], strict=True):
         library = run_case(reference_library(), homework.name, case)
         right = {c.argument: c for c in read(case.name, library)}
         silent = isinstance(library, Raised) and library.error == "NotImplementedError"  # a handout's

@@ -12,7 +12,6 @@ import atexit
 import logging
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +23,8 @@ from autograder.feedback import exchange, helper
 from autograder.feedback.reasons import Diagnosis
 from autograder.grading.check import Verdict
 from autograder.homeworks.homework import ROOT, Homework
-from autograder.sandbox.frames import FrameError, encode
-from autograder.sandbox.process import Lost, Process
+from autograder.sandbox.frames import FrameError, decode, encode
+from autograder.sandbox.process import Lost, Process, Watch
 from autograder.sandbox.workspace import environment
 
 LOG = logging.getLogger("autograder")
@@ -87,15 +86,11 @@ def _why(error: Exception) -> str:
 def _ask(frame: bytes, seconds: float) -> Any:
     """Return the reply to a request. Raises Lost or FrameError if there is none; then the process has ended."""
     process = _idle.pop() if _idle else _started()
-    clock = threading.Timer(seconds, process.kill)
-    clock.start()
     try:
-        reply = process.exchange(frame, helper.SECONDS)
+        reply = decode(process.exchange(frame, Watch(process.pid, helper.SECONDS, time.monotonic() + seconds)))
     except BaseException:
         _end(process)
         raise
-    finally:
-        clock.cancel()
     if not isinstance(reply, dict) or any(one["trouble"] for one in reply.get("found") or ()):
         _end(process)  # with all that it said
         LOG.error("no explanation:\n%s", process.log.decode("utf-8", "replace"))

@@ -60,14 +60,15 @@ def answered(request: Mapping[str, Any]) -> bytes:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    from autograder.sandbox.child import watched, write_all
+    from autograder.sandbox.child import watched
     from autograder.sandbox.entry import take_pipes
+    from autograder.sandbox.frames import send
 
     requests, replies = take_pipes()
     limit()
     limit_time()
     for request in watched(requests):
-        write_all(replies, answered(request))
+        send(replies, answered(request))
         limit_time()
 
 

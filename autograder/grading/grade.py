@@ -80,13 +80,13 @@ def grade(
         for module, (text, line) in submission.errors.items()
     }
     chosen = [homework.problem(p) for p in problems] if problems is not None else list(homework.problems)
-    with Session(homework, confinement, deadline) as session:
+    with Session(homework, confinement, deadline, own=answers is not None) as session:
         sources, failed = load(session, homework, submission.sources)
         broken.update({module: one.failure for module, one in failed.items()})
         done.unloaded = list(dict.fromkeys(failed.values()))
         told = {(one.stub, one.line) for one in done.unloaded}
         done.remarks = [r for r in remarks if not r.costs and (r.file, r.line) not in told]
-        for number, problem in enumerate(chosen):
+        for problem in chosen:
             given = drawn(homework.name, problem.id, seed) if answers is None else answers(problem.id)
             failure = next((broken[t.module] for t in problem.targets if t.module in broken), broken.get(""))
             if failure is not None:
@@ -95,9 +95,7 @@ def grade(
                 verdict.not_run = f"Not run: {named[0] if named else 'the submission'} cannot be imported, see above."
                 done.verdicts[problem.id] = verdict
             else:
-                done.verdicts[problem.id] = graded(homework, problem, sources, given, session.run, answers is None)
-            if number + 1 < len(chosen) and "" not in broken:
-                session.prepare(sources)
+                done.verdicts[problem.id] = graded(homework, problem, sources, given, session.run, session.attempts)
             done.layers, done.log = dict(session.layers), session.log
             done.seconds = time.monotonic() - begun
             if progress is not None:

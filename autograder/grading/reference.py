@@ -17,20 +17,17 @@ from functools import lru_cache
 from importlib import import_module
 from types import FrameType
 
-import numpy as np
-
 from autograder.grading.check import Outputs, Raised, Verdict, facts, judge
 from autograder.grading.library import Library, Patched, patched
-from autograder.homeworks import driver as common
-from autograder.homeworks.case import PUBLIC_SEED, Case, cases
-from autograder.homeworks.homework import Homework, HomeworkError, Problem
+from autograder.homeworks import driver
+from autograder.homeworks.case import PUBLIC_SEED, Case, cases, request_of
+from autograder.homeworks.homework import Homework, Problem, Target
 from autograder.homeworks.strip import put_back, source_path
-from autograder.sandbox.frames import normalized
-from autograder.sandbox.layouts import laid_out
 
 OTHER_SEED = "another"  # what public cases are compared with
 
-Run = Callable[[Mapping[str, str], Sequence[Case]], list[Outputs | Raised]]
+OWN, SUPPLIED = "own", "supplied"  # whose prerequisites
+Run = Callable[[Mapping[str, str], Sequence[tuple[Case, Outputs]], Sequence[str]], list[Outputs | Raised]]
 
 
 @lru_cache(maxsize=1)
@@ -82,13 +79,11 @@ def processor_time(seconds: float) -> Iterator[None]:
 def run_case(library: Library | Patched, homework: str, case: Case) -> Outputs | Raised:
     """What the case's driver returns with this copy of the library, or what it raised."""
     drivers = import_module(f"autograder.homeworks.{homework}.drivers")
-    driver = getattr(drivers, case.driver, None) or getattr(common, case.driver)
-    arrays = {name: laid_out(x, case.layouts.get(name, "plain")) for name, x in case.arrays.items()}
-    with library.active() as mp, np.errstate(all="ignore"), warnings.catch_warnings():
+    with library.active() as mp, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a warning is no mistake
         try:
             with processor_time(case.seconds):
-                return normalized(driver(mp, arrays, dict(case.params)))
+                return driver.run(mp, drivers, request_of(case))
         except OutOfTime:
             return Raised("timeout", f"took more than {case.seconds:g} s of processor time")
         except Exception as error:
@@ -108,30 +103,25 @@ def reference(homework: str, case: Case) -> Outputs:
 
 
 @lru_cache(maxsize=512)
-def answered(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, Outputs], ...]:
-    """The cases of a problem for a seed, each with the library's answer (kept for the next call)."""
-    return tuple((case, reference(homework, case)) for case in cases(homework, problem, seed))
-
-
-@lru_cache(maxsize=512)
 def drawn(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, Outputs], ...]:
-    """As `answered`, and each case with its facts."""
-    other = answered(homework, problem, OTHER_SEED if seed == PUBLIC_SEED else PUBLIC_SEED)
-    public = {case.name: right for case, right in other}
-    return tuple(
-        (replace(case, facts=facts(case, right, public.get(case.name, {}))), right)
-        for case, right in answered(homework, problem, seed)
-    )
+    """The cases of a problem for a seed, each with its facts and the library's answer (kept for the next call)."""
+    other = {case.name: case for case in cases(homework, problem, OTHER_SEED if seed == PUBLIC_SEED else PUBLIC_SEED)}
+    found = []
+    for case in cases(homework, problem, seed):
+        right = reference(homework, case)
+        public = reference(homework, other[case.name]) if case.name in other else {}
+        found.append((replace(case, facts=facts(case, right, public)), right))
+    return tuple(found)
 
 
-def with_prerequisites(homework: Homework, problem: str, sources: Mapping[str, str]) -> dict[str, str]:
-    """``sources`` with the bodies of the problem's prerequisites out of the library."""
-    names = homework.supplied(homework.problem(problem))
+def with_targets(sources: Mapping[str, str], supplied: Sequence[str]) -> dict[str, str]:
+    """``sources`` with the bodies of these targets out of the library; HomeworkError if a function is not there."""
+    targets = [Target.parse(name) for name in supplied]
     done = dict(sources)
     for module, text in sources.items():
-        supplied = [t.name for t in names if t.module == module]
-        if supplied:
-            done[module] = put_back(text, source_path(module).read_text("utf-8"), supplied)
+        names = [t.name for t in targets if t.module == module]
+        if names:
+            done[module] = put_back(text, source_path(module).read_text("utf-8"), names)
     return done
 
 
@@ -141,29 +131,34 @@ def graded(
     sources: Mapping[str, str],
     given: Sequence[tuple[Case, Outputs]],
     run: Run,
-    supply: bool = True,
+    attempts: Sequence[str] = (OWN, SUPPLIED),
 ) -> Verdict:
-    """The verdict on one problem from its cases and the references. ``run``: what each case returns with some modules.
+    """The verdict on one problem from its cases and the references.
 
-    The problem is graded with the sources as they are and, where that falls short, once more with its prerequisites out
-    of the library: the better counts, so that one mistake is not punished twice. supply False: where the library is a
-    handout's and has no bodies to give.
+    The problem is graded with the sources as they are, and with its prerequisites out of the library: the better
+    counts, so that one mistake is not punished twice. The second attempt is made where the first falls short.
+
+    Args:
+        homework: its problem's homework.
+        problem: what is graded.
+        sources: the submission, by module.
+        given: cases, each with what is right.
+        run: returns what each case returns with some modules and targets that the library computes.
+        attempts: in their order; a handout's library has nothing to supply.
     """
 
-    def attempt(own: Mapping[str, str]) -> Verdict:
-        came = run(own, [case for case, _ in given])
+    def attempt(supplied: Sequence[str]) -> Verdict:
+        came = run(sources, given, supplied)
         return judge(problem, [(case, right, got) for (case, right), got in zip(given, came, strict=True)])
 
-    verdict = attempt(sources)
-    if supply and verdict.share < 1.0 and problem.prerequisites:
-        try:
-            helped = with_prerequisites(homework, problem.id, sources)
-        except HomeworkError:  # a function that should be supplied is gone from the file
-            return verdict
-        other = attempt(helped)
-        # As good: then what is wrong is its own, unless its backward reads what its own forward saved, and now raises.
-        verdict = other if (other.share, -raises(other)) >= (verdict.share, -raises(verdict)) else verdict
-    return verdict
+    supplied = sorted(map(str, homework.supplied(problem)))
+    made: dict[str, Verdict] = {}
+    for name in attempts if supplied else (OWN,):
+        made[name] = attempt(supplied if name == SUPPLIED else ())
+        if made[name].share >= 1.0:
+            return made[name]
+    # As good: then what is wrong is its own, unless its backward reads what its own forward saved, and now raises.
+    return max(made.values(), key=lambda v: (v.share, -raises(v), v is made.get(SUPPLIED)))
 
 
 def raises(verdict: Verdict) -> int:
@@ -176,10 +171,12 @@ def grade_sources(
 ) -> dict[str, Verdict]:
     """The verdict on each problem for modules of ours (a mutant's, a variant's, the stubs)."""
 
-    def run(own: Mapping[str, str], chosen: Sequence[Case]) -> list[Outputs | Raised]:
-        copy = library_with(own)
+    def run(
+        own: Mapping[str, str], given: Sequence[tuple[Case, Outputs]], supplied: Sequence[str]
+    ) -> list[Outputs | Raised]:
+        copy = library_with(with_targets(own, supplied))
         with copy.active():  # swapped in once for all cases
-            return [run_case(copy, homework.name, case) for case in chosen]
+            return [run_case(copy, homework.name, case) for case, _ in given]
 
     return {
         problem.id: graded(homework, problem, sources, drawn(homework.name, problem.id, seed), run)

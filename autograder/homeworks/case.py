@@ -32,9 +32,9 @@ class Case:
     "readonly"; plain otherwise). params: plain JSON values. checks: which output counts for which aspect of the problem
     (aspects with the same name across cases are one item of the score; outputs that are not named do not count).
     shown: what an output is called in feedback, where that is not its own name. tol: the largest error relative to the
-    largest entry of the reference; exact: outputs that must agree to the bit. seconds: of processor time.
-    facts: outputs that can be right without being computed, see `autograder.grading.check.facts`; set when the
-    reference is computed.
+    largest entry of the reference; exact: outputs that must agree to the bit. seconds: of processor time. memory: the
+    bytes that the call may take besides its inputs; 0 for any number. facts: outputs that can be right without being
+    computed, see `autograder.grading.check.facts`; set when the reference is computed.
     """
 
     name: str
@@ -48,6 +48,13 @@ class Case:
     exact: frozenset[str] = frozenset()
     seconds: float = 5.0
     facts: frozenset[str] = frozenset()
+    memory: int = 0
+
+
+def request_of(case: Case) -> dict[str, Any]:
+    """Return what a driver is called with."""
+    plain = {"driver": case.driver, "arrays": dict(case.arrays), "layouts": dict(case.layouts)}
+    return {**plain, "params": dict(case.params), "memory": case.memory}
 
 
 class Draw:

@@ -1,8 +1,8 @@
 """The worker: the process that runs a submission. It has no case, no expected value and no seed.
 
-`entry` starts it. The first frame tells which modules of the library are the student's and how to be confined; every
-further one is a call of a driver. Each gets exactly one reply: the outputs, copied at once to plain arrays, or the
-exception with the line in the student's file.
+`entry` starts it. The first frame tells which modules of the library are the student's and how to be confined, the next
+to import them. After that come calls: of functions of the submission (`remote`), or of a driver, which returns outputs.
+Each frame gets exactly one reply; an exception is told with the line in the student's file.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from autograder.homeworks import driver as common
-from autograder.sandbox.frames import FrameError, Reader, encode, normalized
-from autograder.sandbox.layouts import laid_out
+from autograder.sandbox.frames import FrameError, decode, encode, receive, send
+from autograder.sandbox.remote import Remote, name_of, named, replaced
 
 PACKAGE = "minipeft"
-CHUNK = 1 << 20  # bytes
 LONGEST_MESSAGE = 2000  # characters of an exception's text
 
 
@@ -67,41 +67,20 @@ def raised(error: BaseException, files: Mapping[str, str]) -> dict[str, Any]:
         text = str(error)
     except Exception:
         text = ""
-    return {"type": type(error).__name__, "message": text[:LONGEST_MESSAGE], "module": module, "line": line}
-
-
-def read_frame(fd: int) -> Any:
-    """The next message; None where there are no more."""
-    reader = Reader()
-    while True:
-        chunk = os.read(fd, CHUNK)
-        if not chunk:
-            return None
-        if reader.feed(chunk):
-            return reader.message
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write every byte."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-def call(mp: Any, drivers: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """What the driver of a request returns, as plain values."""
-    layouts = request["layouts"]
-    arrays = {name: laid_out(x, layouts.get(name, "plain")) for name, x in request["arrays"].items()}
-    with np.errstate(all="ignore"):
-        driver = getattr(drivers, request["driver"], None) or getattr(common, request["driver"])
-        outputs: dict[str, Any] = normalized(driver(mp, arrays, request["params"]))
-    return outputs
+    own = name_of(type(error))  # of the library, or ""
+    return {
+        "type": type(error).__name__,
+        "class": own,
+        "message": text[:LONGEST_MESSAGE],
+        "module": module,
+        "line": line,
+    }
 
 
 def received(requests: int) -> Iterator[Any]:
     """Yield the messages until there are no more."""
-    while (message := read_frame(requests)) is not None:
-        yield message
+    while (data := receive(requests)) is not None:
+        yield decode(data)
 
 
 def watched(requests: int) -> Iterator[Any]:
@@ -120,10 +99,79 @@ def watched(requests: int) -> Iterator[Any]:
         yield messages.get()
 
 
+class Served:
+    """What a worker does with the messages after the first: imports, calls of drivers, calls of single functions."""
+
+    def __init__(self, files: Mapping[str, str], messages: Iterator[Any], replies: int):
+        self.files, self.messages, self.replies = files, messages, replies
+        self.mp: Any = None
+        self.drivers: Any = None
+        self.remote: Remote | None = None
+        self.case: Any = None
+        self.undo = ExitStack()
+
+    def load(self, drivers: str) -> None:
+        """Import the library, the submission and, if it is named, a module of drivers."""
+        self.mp = importlib.import_module(PACKAGE)
+        for name in self.files:
+            importlib.import_module(name)
+        self.drivers = importlib.import_module(drivers) if drivers else None
+        np.ones((64, 64)) @ np.ones((64, 64))  # BLAS takes its memory now
+        self.remote = Remote(self.exchange, self.mp, 1, self.function, lambda error: raised(error, self.files))
+
+    def begin(self, case: Any, supplied: Sequence[str]) -> None:
+        """Begin a case. supplied: functions of the submission in whose place the trusted worker is asked."""
+        assert self.remote is not None
+        self.remote.forget()
+        self.case = case
+        self.undo.close()
+        for name in supplied:
+            self.undo.callback(replaced(name, partial(self.stand_in, name)))
+
+    def stand_in(self, name: str, own: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what asks the trusted worker in place of a function."""
+        remote = self.remote
+        assert remote is not None
+        return lambda *args, **kwargs: remote.ask({"call": name}, args, kwargs)
+
+    def exchange(self, message: Mapping[str, Any]) -> Any:
+        """Ask the trusted worker; return its next message."""
+        send(self.replies, encode(message))
+        return next(self.messages)
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """Return a function of the submission; LookupError if there is none of that name."""
+        if name.partition(":")[0] not in self.files:
+            raise LookupError(f"{name} is not in the submission")
+        found: Callable[..., Any] = named(name)
+        return found
+
+    def reply(self, request: Mapping[str, Any]) -> bytes:
+        """Return the reply to a message, as a frame."""
+        number = request.get("id")
+        try:
+            if "import" in request:
+                self.load(request["import"])
+                outputs: dict[str, Any] = {}
+            elif "driver" in request:
+                common = importlib.import_module("autograder.homeworks.driver")
+                outputs = common.run(self.mp, self.drivers, request)
+            else:
+                assert self.remote is not None
+                if request["case"] != self.case:
+                    self.begin(request["case"], request["supplied"])
+                return encode(self.remote.answer(request))
+            return encode({"id": number, "outputs": outputs})
+        except FrameError as error:
+            told = {**raised(error, {}), "type": "TooLarge"}
+        except BaseException as error:
+            told = raised(error, self.files)
+        return encode({"id": number, "done": True, "raised": told})
+
+
 def serve(requests: int, replies: int) -> None:
     """Answer until there are no more requests. The first reply is given before anything of the student's is loaded."""
-    start = read_frame(requests)
-    files: dict[str, str] = start["files"]
+    start = decode(receive(requests) or b"")
     layers: dict[str, Any] = {}
     confined = start["confine"] is not None
     if confined:
@@ -131,24 +179,11 @@ def serve(requests: int, replies: int) -> None:
         try:
             layers = confine.enter(start["confine"], keep=(requests, replies))
         except (confine.ConfineError, OSError) as error:
-            write_all(replies, encode({"id": 0, "unconfined": str(error)}))
+            send(replies, encode({"id": 0, "unconfined": str(error)}))
             return
-    write_all(replies, encode({"id": 0, "layers": layers}))
-    sys.meta_path.insert(0, StudentModules(files))
-    mp = drivers = None
-    for request in received(requests) if confined else watched(requests):  # Linux itself ends a confined worker
-        try:
-            if "import" in request:
-                mp = importlib.import_module(PACKAGE)
-                for name in files:
-                    importlib.import_module(name)
-                drivers = importlib.import_module(request["import"])
-                outputs: dict[str, Any] = {}
-            else:
-                outputs = call(mp, drivers, request)
-            reply = encode({"id": request["id"], "outputs": outputs})
-        except FrameError as error:
-            reply = encode({"id": request["id"], "raised": {**raised(error, {}), "type": "TooLarge"}})
-        except BaseException as error:
-            reply = encode({"id": request["id"], "raised": raised(error, files)})
-        write_all(replies, reply)
+    send(replies, encode({"id": 0, "layers": layers}))
+    sys.meta_path.insert(0, StudentModules(start["files"]))
+    messages = received(requests) if confined else watched(requests)  # Linux itself ends a confined worker
+    served = Served(start["files"], messages, replies)
+    for request in messages:
+        send(replies, served.reply(request))

@@ -1,14 +1,16 @@
 """What a worker process runs first, before NumPy and anything of a submission is imported.
 
-    python -I -S -B entry.py LIBRARY PACKAGES
+    python -I -S -B entry.py LIBRARY PACKAGES MODULE
 
-LIBRARY is a folder for ``sys.path``; of the folder PACKAGES only NumPy can be imported. Requests come from standard
+LIBRARY is a folder for ``sys.path``; of the folder PACKAGES only NumPy can be imported. MODULE has the function that
+serves requests. Requests come from standard
 input and replies go to standard output. Both are moved to other descriptors here: what a submission prints goes to
 standard error and is never read as a reply.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import os
@@ -54,6 +56,4 @@ if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
     sys.meta_path.append(NumPy(sys.argv[2]))
 
-    from autograder.sandbox.child import serve
-
-    serve(*pipes)
+    importlib.import_module(sys.argv[3]).serve(*pipes)

@@ -1,6 +1,9 @@
 """What goes between the trusted side and the worker: frames of JSON and plain arrays.
 
-    magic "MPG1" | u32 length of the header | header: JSON | the arrays' bytes, C order, little-endian, in a row
+    magic "MPG2" | u32 length of the header | u64 length of the arrays | header: JSON | the arrays
+
+Each array is at a multiple of ALIGNED, in C order and little-endian. The lengths come first, so a frame can be passed
+on without being read.
 
 The header is ``{"arrays": [{"dtype": "f8", "shape": [2, 3]}, …], "value": tree}``. In the tree, null, booleans,
 numbers, strings and lists stand for themselves, and an object is one of
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +29,10 @@ from typing import Any
 
 import numpy as np
 
-MAGIC = b"MPG1"
-PREFIX = struct.Struct("<4sI")
+MAGIC = b"MPG2"
+PREFIX = struct.Struct("<4sIQ")
+ALIGNED = 64  # bytes
+CHUNK = 1 << 20  # bytes
 MAX_HEADER = 256 * 1024  # bytes
 MAX_ARRAYS = 1024
 MAX_NDIM = 8
@@ -101,7 +107,8 @@ def encode(message: Any) -> bytes:
     value = tree(message, 0)
     listed = [{"dtype": NAMES[x.dtype.newbyteorder("<")], "shape": list(x.shape)} for x in arrays]
     header = json.dumps({"arrays": listed, "value": value}, allow_nan=False, separators=(",", ":")).encode()
-    total = sum(x.nbytes for x in arrays)
+    header += b" " * (-(PREFIX.size + len(header)) % ALIGNED)
+    total = sum(_padded(x.nbytes) for x in arrays)
     for what, size, most in (
         ("arrays", len(arrays), MAX_ARRAYS),
         ("bytes of header", len(header), MAX_HEADER),
@@ -110,8 +117,30 @@ def encode(message: Any) -> bytes:
     ):
         if size > most:
             raise FrameError(f"{size} {what}: a frame has at most {most}")
-    plain = (np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("<")).tobytes() for x in arrays)
-    return b"".join([PREFIX.pack(MAGIC, len(header)), header, *plain])
+    parts: list[Any] = [PREFIX.pack(MAGIC, len(header), total), header]
+    for x in arrays:
+        plain = np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("<"))
+        parts += [plain.reshape(-1).view(np.uint8), bytes(_padded(x.nbytes) - x.nbytes)]
+    return b"".join(parts)
+
+
+def _padded(n: int) -> int:
+    return -(-n // ALIGNED) * ALIGNED
+
+
+def size_of(x: Any) -> int:
+    """Return the bytes of an output: those of an array, or of a frame."""
+    return x.nbytes if isinstance(x, np.ndarray) else len(encode(x))
+
+
+def bounded(x: Any, most: int) -> Any:
+    """Return an output, or what it is if it has more bytes than ``most``."""
+    try:
+        if size_of(x) <= most:
+            return x
+    except (FrameError, RecursionError):
+        pass
+    return Opaque(f"array of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__)
 
 
 @dataclass(frozen=True)
@@ -123,14 +152,16 @@ class Header:
     payload: int
 
 
-def parse_prefix(data: bytes) -> int:
-    """The length of the header; FrameError where these are not the first bytes of a frame."""
-    magic, length = PREFIX.unpack(data)
+def parse_prefix(data: bytes) -> tuple[int, int]:
+    """The lengths of the header and of the arrays; FrameError where these are not the first bytes of a frame."""
+    magic, length, payload = PREFIX.unpack(data)
     if magic != MAGIC:
         raise FrameError(f"a frame begins with {MAGIC!r}, got {magic!r}")
     if not 0 < length <= MAX_HEADER:
         raise FrameError(f"a header of {length} bytes: expected 1 to {MAX_HEADER}")
-    return int(length)
+    if payload > MAX_BYTES:
+        raise FrameError(f"{payload} bytes of arrays: at most {MAX_BYTES}")
+    return int(length), int(payload)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,7 +188,7 @@ def parse_header(data: bytes) -> Header:
     if len(raw["arrays"]) > MAX_ARRAYS:
         raise FrameError(f"{len(raw['arrays'])} arrays: at most {MAX_ARRAYS}")
     arrays = tuple(_array(entry) for entry in raw["arrays"])
-    payload = sum(nbytes for *_, nbytes in arrays)
+    payload = sum(_padded(nbytes) for *_, nbytes in arrays)
     if payload > MAX_BYTES:
         raise FrameError(f"{payload} bytes of arrays: at most {MAX_BYTES}")
     _check_tree(raw["value"], len(arrays), 0)
@@ -181,8 +212,10 @@ def _check_tree(x: Any, n_arrays: int, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise FrameError(f"lists inside lists: at most {MAX_DEPTH} deep")
     if isinstance(x, str):
-        if any(0xD800 <= ord(c) < 0xE000 for c in x):
-            raise FrameError("a string with half a surrogate pair")
+        try:
+            x.encode("utf-8")
+        except UnicodeEncodeError:
+            raise FrameError("a string with half a surrogate pair") from None
     elif isinstance(x, list):
         for v in x:
             _check_tree(v, n_arrays, depth + 1)
@@ -209,17 +242,18 @@ def _check_tagged(x: dict[str, Any], n_arrays: int, depth: int) -> None:
 
 
 def build(header: Header, payload: bytes | bytearray | memoryview) -> Any:
-    """The message of a checked header and its payload. The arrays are new, writeable and owned."""
+    """The message of a checked header and its payload. The arrays lie in the payload if it is writeable, or are new."""
     if len(payload) != header.payload:
         raise FrameError(f"expected {header.payload} bytes of arrays, got {len(payload)}")
     arrays, start = [], 0
     for dtype, shape, nbytes in header.arrays:
-        chunk = bytes(payload[start : start + nbytes])
+        flat = np.frombuffer(payload, np.uint8, nbytes, start)
+        flat = flat if flat.flags.writeable else flat.copy()
         if dtype == DTYPES["b1"]:  # any byte but 0 is True; NumPy expects 1
-            arrays.append((np.frombuffer(chunk, dtype="u1") != 0).reshape(shape))
+            arrays.append((flat != 0).reshape(shape))
         else:
-            arrays.append(np.frombuffer(chunk, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("=")))
-        start += nbytes
+            arrays.append(flat.view(dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False))
+        start += _padded(nbytes)
 
     def value(x: Any) -> Any:
         if isinstance(x, list):
@@ -238,43 +272,65 @@ def build(header: Header, payload: bytes | bytearray | memoryview) -> Any:
     return value(header.value)
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes | bytearray) -> Any:
     """The message of one whole frame; FrameError for anything else, also for bytes behind it."""
-    reader = Reader()
-    done = reader.feed(data)
-    if not done:
-        raise FrameError(f"the frame ends too early: {len(data)} bytes came")
-    return reader.message
+    if len(data) < PREFIX.size or len(data) != frame_size(data):
+        raise FrameError(f"expected a whole frame and nothing more, got {len(data)} bytes")
+    start = PREFIX.size + parse_prefix(bytes(data[: PREFIX.size]))[0]
+    return build(parse_header(bytes(data[PREFIX.size : start])), memoryview(data)[start:])
 
 
-class Reader:
-    """A frame read as it comes, chunk by chunk. A chunk that ends behind the frame is a FrameError."""
+def frame_size(data: bytes | bytearray) -> int:
+    """Return the bytes of a whole frame by its first bytes."""
+    return PREFIX.size + sum(parse_prefix(bytes(data[: PREFIX.size])))
 
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._header: Header | None = None
-        self._need = PREFIX.size
-        self._length = 0
-        self.message: Any = None
 
-    @property
-    def started(self) -> bool:
-        """Whether anything came."""
-        return self._header is not None or bool(self._data)
+def receive(fd: int) -> bytearray | None:
+    """Read the bytes of the next frame, and no more; None if there are no more."""
+    prefix = bytearray(PREFIX.size)
+    if not _fill(fd, prefix, 0):
+        return None
+    data = bytearray(frame_size(prefix))
+    data[: PREFIX.size] = prefix
+    return data if _fill(fd, data, PREFIX.size) else None
 
-    def feed(self, chunk: bytes) -> bool:
-        """Take a chunk; True once the frame is whole and its ``message`` is there."""
-        self._data += chunk
-        while len(self._data) >= self._need:
-            piece, self._data = self._data[: self._need], self._data[self._need :]
-            if not self._length:
-                self._need = self._length = parse_prefix(bytes(piece))
-            elif self._header is None:
-                self._header = parse_header(bytes(piece))
-                self._need = self._header.payload
-            else:
-                if self._data:
-                    raise FrameError("bytes behind the frame")
-                self.message = build(self._header, piece)
-                return True
-        return False
+
+def _fill(fd: int, data: bytearray, start: int) -> bool:
+    """Read until ``data`` is full; False if there is not so much to read."""
+    while start < len(data):
+        chunk = os.read(fd, min(len(data) - start, CHUNK))
+        if not chunk:
+            return False
+        data[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    return True
+
+
+def send(fd: int, data: bytes) -> None:
+    """Write every byte."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+class Collector:
+    """The bytes of one frame as they come. Nothing but the lengths at its beginning is looked at.
+
+    most: the largest number of bytes of a whole frame. More, and bytes behind the frame, are a FrameError.
+    """
+
+    def __init__(self, most: int = PREFIX.size + MAX_HEADER + MAX_BYTES):
+        self.data = bytearray()
+        self.most = most
+
+    def feed(self, chunk: bytes | bytearray) -> bool:
+        """Take a chunk; True once ``data`` is a whole frame."""
+        self.data += chunk
+        if len(self.data) < PREFIX.size:
+            return False
+        size = frame_size(self.data)
+        if size > self.most:
+            raise FrameError(f"a frame of {size} bytes: at most {self.most}")
+        if len(self.data) > size:
+            raise FrameError("bytes behind the frame")
+        return len(self.data) == size

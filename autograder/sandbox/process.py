@@ -8,6 +8,7 @@ read into one short queue, so a process that writes without end has to wait.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import signal
@@ -17,10 +18,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from autograder.grading.check import Raised
-from autograder.sandbox.frames import FrameError, Reader
+from autograder.sandbox.frames import Collector, FrameError
 
 CHUNK = 1 << 16  # bytes
 CHUNKS = 8  # in the queue
@@ -29,6 +30,8 @@ MOST_PRINTED = 4 * 1024 * 1024  # bytes that one process may print
 MOST_THREADS = 64  # of one process
 IDLE_SECONDS = 4.0  # without CPU use, after which a process is considered hung
 BY_THE_CLOCK = 3.0  # how many times its CPU seconds a call may take if the system does not tell the CPU time
+WAITING = 6.0  # how many times its CPU seconds a case may take by the clock: the machine may be busy
+MOST_REPLIED = 16 << 20  # bytes
 TICK = 0.02  # seconds
 PATIENCE = 0.5  # seconds for the last output of a process that was killed
 ASKED, REPLY, OUTPUT = "asked", "reply", "output"
@@ -47,6 +50,14 @@ def children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
     return []
+
+
+def address_space(pid: int) -> int:
+    """Return the most bytes of address space that a process has had; 0 if the system does not tell."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        status = Path(f"/proc/{pid}/status").read_text("utf-8").split("\n")
+        return 1024 * int(next(line for line in status if line.startswith("VmPeak:")).split()[1])
+    return 0
 
 
 def usage(pid: int) -> tuple[float, bool, int] | None:
@@ -76,22 +87,41 @@ def ended(status: int) -> Raised:
     return Raised("crash", "ended before it answered", f"exit status {status}")
 
 
-class _Watch:
-    """The time limit of one call: CPU time, so that a busy machine costs nobody points; without it, the clock."""
+class Watch:
+    """The time limit of one case: CPU time, so that a busy machine costs nobody points; without it, the clock.
 
-    def __init__(self, pid: int, seconds: float):
-        self._pid, self._seconds = pid, seconds
-        self._begun = self._moved = time.monotonic()
+    Args:
+        pid: of the process.
+        seconds: of CPU time.
+        until: the moment (`time.monotonic`) after which nothing runs any more.
+    """
+
+    def __init__(self, pid: int, seconds: float, until: float = math.inf):
+        self._pid, self._seconds, self._until = pid, seconds, until
+        self._waited = 0.0
         self.threads = 1
-        self._first = self._used = (usage(pid) or (0.0, True, 1))[0]
+        self._first = (usage(pid) or (0.0, True, 1))[0]
+        self.resume()
+
+    def resume(self) -> None:
+        """Begin to wait for the process; before, it may have been idle for any time."""
+        self._moved = self._resumed = time.monotonic()
+        self._used = (usage(self._pid) or (0.0, True, 1))[0]
+
+    def pause(self) -> None:
+        """Stop to wait for the process."""
+        self._waited += time.monotonic() - self._resumed
 
     def late(self) -> str:
-        """Return why the call must end now; "" if it may go on."""
+        """Return why the case must end now; "" if it may go on."""
         now = time.monotonic()
+        if now > self._until:
+            return "the time for the whole submission was used up"
+        waited = self._waited + now - self._resumed
         seen = usage(self._pid)
         if seen is None:
             limit = BY_THE_CLOCK * self._seconds + IDLE_SECONDS
-            return "" if now - self._begun < limit else f"more than {limit:g} s"
+            return "" if waited < limit else f"more than {limit:g} s"
         used, wants, self.threads = seen
         if used != self._used or wants:
             self._used, self._moved = used, now
@@ -99,7 +129,8 @@ class _Watch:
             return f"more than {self._seconds:g} s of processor time"
         if now - self._moved > IDLE_SECONDS:
             return "it waits for something that does not come"
-        return "" if now - self._begun < 20 * self._seconds + IDLE_SECONDS else f"more than {20 * self._seconds:g} s"
+        limit = WAITING * self._seconds + IDLE_SECONDS
+        return "" if waited < limit else f"more than {limit:g} s"
 
 
 class Process:
@@ -135,15 +166,16 @@ class Process:
         for thread in self._threads:
             thread.start()
 
-    def exchange(self, frame: bytes, seconds: float) -> Any:
-        """Send a frame and return the message of the one reply.
+    def exchange(self, frame: bytes, watch: Watch, most: int = MOST_REPLIED) -> bytes:
+        """Send a frame and return the bytes of the one that is the reply, unread; ``most``: how many it may have.
 
         Raises Lost if no reply comes in time, FrameError if what comes is no reply. The process is then of no more use.
         """
         if self._popen.poll() is not None:
             raise Lost(ended(self._popen.returncode))
-        reader, watch = Reader(), _Watch(self.pid, seconds)
+        reply = Collector(most)
         asked = False
+        watch.resume()
         self._requests.put(frame)
         while True:
             with contextlib.suppress(queue.Empty):
@@ -155,8 +187,9 @@ class Process:
                         raise Lost(self._after_the_end())
                     if not asked:
                         raise FrameError("a reply before the request was read")
-                    if reader.feed(chunk):
-                        return reader.message
+                    if reply.feed(chunk):
+                        watch.pause()
+                        return bytes(reply.data)
                 elif self._printed > MOST_PRINTED:
                     raise Lost(Raised("crash", "printed too much", f"more than {MOST_PRINTED >> 20} MiB"))
             if late := watch.late():
@@ -168,9 +201,8 @@ class Process:
         """End the process and, where there are such, all of its process group."""
         left = children(self.pid)
         if sys.platform != "win32":
-            for one, end in ((self.pid, os.killpg), *((child, os.kill) for child in left)):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    end(one, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         self._popen.kill()
         self._popen.wait()
         for child in left:  # they come to this process, if it is the one that orphans come to

@@ -1,190 +1,82 @@
-"""The trusted side of workers: what a submission returns for each case, in a fresh process for each set of modules.
+"""What a submission computes for each case.
 
 with Session(homework) as session:
-    session.run(sources, cases)      what each case returned, or a `Raised` in its place
+    session.run(sources, given)      what each case returned, or a `Raised` in its place
+
+A trusted worker runs the drivers, and calls the submission where a driver or the library calls one of the homework's
+targets. Here, what each says is passed to the other, unread. Of what a submission's process says, two messages at its
+start are read and, for the few drivers that have to run in its process, their outputs.
 """
 
 from __future__ import annotations
 
-import re
-import sys
+import math
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from autograder.grading.check import Outputs, Raised
-from autograder.homeworks.case import Case
+from autograder.grading.reference import OWN, SUPPLIED
+from autograder.homeworks.case import Case, request_of
 from autograder.homeworks.homework import Homework
-from autograder.sandbox.frames import FrameError, encode
-from autograder.sandbox.parent_limits import Confinement, ConfinementError
-from autograder.sandbox.process import LOG_LIMIT, Lost, Process
-from autograder.sandbox.workspace import Workspace, environment, lay_out, remove
+from autograder.homeworks.strip import stubs
+from autograder.sandbox.frames import bounded, encode, size_of
+from autograder.sandbox.parent_limits import Confinement
+from autograder.sandbox.process import LOG_LIMIT, Lost
+from autograder.sandbox.worker import Trusted, Worker, raised
+from autograder.sandbox.workspace import Workspace, lay_out
 
-START_SECONDS = 10.0  # of CPU time, for importing NumPy, the library and the submission
-MOST_TIMEOUTS = 3  # in a problem; then the rest of it is not run
-
-
-class Worker:
-    """One worker process with one set of modules. Make it through `Session`."""
-
-    def __init__(self, session: Session, sources: Mapping[str, str]):
-        self.sources = dict(sources)
-        self.layers: dict[str, Any] = {}
-        self._session = session
-        self._folder = session.new_folder()
-        self._confine: dict[str, Any] | None = None
-        self._last_id = 0
-        self._ready = self._closed = False
-        scratch = self._folder / "scratch"
-        files = {module: str(self._write(module, text)) for module, text in sources.items()}
-        names = {module: Path(file).name for module, file in files.items()}
-        self._shown = {module: session.shown.get(module, names[module]) for module in files}
-        scratch.mkdir()
-        if session.confinement is not None:
-            self._confine = session.confinement.settings(self._folder, (session.library,))
-        packages = Path(np.__file__).resolve().parent.parent
-        entry = str(session.library / "autograder/sandbox/entry.py")
-        command = [sys.executable, "-I", "-S", "-B", "-u", "-X", "utf8", entry]
-        try:
-            self.process = Process([*command, str(session.library), str(packages)], scratch, environment(scratch))
-        except BaseException:
-            self._end_confinement()
-            raise
-        session.workers.append(self)
-        self._start = encode({"files": files, "confine": self._confine})
-
-    def _write(self, module: str, text: str) -> Path:
-        package = self._session.library.joinpath(*module.split(".")).is_dir()
-        place = self._folder / "submission" / (f"{module}/__init__.py" if package else f"{module}.py")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text, "utf-8")
-        return place
-
-    def start(self) -> Raised | None:
-        """Wait until the submission is imported; what went wrong, where something did.
-
-        ConfinementError where the worker could not be confined: then nothing of the submission was loaded.
-        """
-        if self._ready:
-            return None
-        try:
-            reply = self._exchange(self._start, START_SECONDS)
-        except Lost as lost:
-            text = self.process.log[-400:].decode("utf-8", "replace")
-            raise ConfinementError(
-                f"a worker {lost.raised.error} {lost.raised.message} before it began: {text!r}"
-            ) from None
-        if "unconfined" in reply:
-            self.close()
-            raise ConfinementError(f"a worker cannot be confined here: {reply['unconfined']}")
-        self.layers = reply["layers"]
-        came = self._request({"import": f"autograder.homeworks.{self._session.homework.name}.drivers"}, START_SECONDS)
-        self._ready = not isinstance(came, Raised)
-        return came if isinstance(came, Raised) else None
-
-    def call(self, case: Case) -> Outputs | Raised:
-        """What the case's driver returned; a `Raised` of kind "timeout" or "crash" means that the worker is gone."""
-        request = {
-            "driver": case.driver,
-            "arrays": dict(case.arrays),
-            "layouts": dict(case.layouts),
-            "params": dict(case.params),
-        }
-        return self._request(request, case.seconds)
-
-    def _request(self, request: dict[str, Any], seconds: float) -> Outputs | Raised:
-        self._last_id += 1
-        try:
-            reply = self._exchange(encode({"id": self._last_id, **request}), seconds)
-        except Lost as lost:
-            return lost.raised
-        if "raised" in reply:
-            return self._raised(reply["raised"])
-        outputs = reply.get("outputs")
-        if not isinstance(outputs, dict):
-            return self._broken("a reply without outputs")
-        return outputs
-
-    def _raised(self, said: Any) -> Raised:
-        """An exception as the worker told it, made harmless."""
-        said = said if isinstance(said, dict) else {}
-        name, text, line = said.get("type"), said.get("message"), said.get("line")
-        module = said.get("module")
-        return Raised(
-            "raised",
-            name if isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w{0,60}", name, re.ASCII) else "an exception",
-            text if isinstance(text, str) else "",
-            self._shown.get(module, "") if isinstance(module, str) else "",
-            line if type(line) is int and 0 < line < 10**6 else 0,
-        )
-
-    def _broken(self, why: str) -> Raised:
-        self.close()
-        return Raised("crash", "broke the protocol", why)
-
-    def _exchange(self, frame: bytes, seconds: float) -> dict[str, Any]:
-        """Send a frame and return the one reply to it. Raises Lost, with the worker gone, if none comes in time."""
-        try:
-            reply = self.process.exchange(frame, seconds)
-        except FrameError as error:
-            raise Lost(self._broken(str(error))) from None
-        except Lost:
-            self.close()
-            raise
-        if not isinstance(reply, dict) or reply.get("id") != self._last_id:
-            raise Lost(self._broken(f"a reply to another request than {self._last_id}"))
-        return reply
-
-    def close(self) -> None:
-        """End the worker and whatever it began, and remove its folder. Harmless when called again."""
-        if self._closed:
-            return
-        self._closed = True
-        self.process.kill()
-        self._end_confinement()
-        self.process.drain()
-        self._session.workers.remove(self)
-        remove(self._folder)
-
-    def _end_confinement(self) -> None:
-        if self._confine is not None and self._session.confinement is not None:
-            self._session.confinement.end(self._confine)
+MOST_LOST = 3  # cases of a problem that ran out of time or crashed; then the rest of it is not run
+SLACK = 4096  # bytes that an output may have more than twice those of the right one
 
 
 class Session:
-    """Workers for one homework: the handout library is laid out once, and removed at the end.
+    """The processes of one submission. The handout library is laid out once, and removed at the end.
 
-    confinement: see `autograder.sandbox.parent_limits`; None runs workers unconfined, for one's own program. deadline:
-    seconds after which nothing is run any more.
+    Args:
+        homework: what was handed in.
+        confinement: see `autograder.sandbox.parent_limits`; None runs workers unconfined, for one's own program.
+        deadline: seconds after which nothing is run any more.
+        own: drivers run in the worker, too, and nothing is trusted: to check one's own program, also in a handout.
     """
 
-    def __init__(self, homework: Homework, confinement: Confinement | None = None, deadline: float | None = None):
-        self.homework = homework
-        self.confinement = confinement
+    def __init__(
+        self,
+        homework: Homework,
+        confinement: Confinement | None = None,
+        deadline: float | None = None,
+        own: bool = False,
+    ):
+        self.homework, self.confinement, self.own = homework, confinement, own
+        self.inside = set(import_module(f"autograder.homeworks.{homework.name}.drivers").__dict__.get("INSIDE", ()))
+        self.attempts = (OWN,) if own else (SUPPLIED, OWN)  # the library's own are the faster ones
+        self.drivers = "drivers" if own else "inside" if self.inside else ""
         self.layers: dict[str, Any] = {}
-        self.log = ""
+        self._printed = ""
         self.shown = {f.module: f.stub for f in homework.files}
-        self.workers: list[Worker] = []
-        self._until = None if deadline is None else time.monotonic() + deadline
+        self.until = math.inf if deadline is None else time.monotonic() + deadline
+        self._workers: dict[Any, Worker] = {}
+        self._trusted: Trusted | None = None
+        self._empty = 0
         self._count = 0
-        self._ahead: Worker | None = None
         self._workspace = Workspace()
         self.folder = self._workspace.folder
         self.library = self.folder / "library"
         try:
             if confinement is not None:
                 self.folder.chmod(0o711)  # other users pass through, and see nothing
-            lay_out(homework, self.library)
+            lay_out(homework, self.library, self.drivers)
+            if not own:
+                self._trusted = Trusted(self)
         except BaseException:
             self.close()
             raise
 
     def new_folder(self) -> Path:
-        """A fresh folder for one worker."""
+        """A fresh folder for one process."""
         self._count += 1
         folder = self.folder / f"worker-{self._count}"
         folder.mkdir(mode=0o755)
@@ -193,76 +85,128 @@ class Session:
     @property
     def over(self) -> bool:
         """Whether the deadline has passed."""
-        return self._until is not None and time.monotonic() > self._until
-
-    def prepare(self, sources: Mapping[str, str]) -> None:
-        """Begin a worker with these modules for the next `run`, which then need not wait for its imports."""
-        if self._ahead is None:
-            self._ahead = Worker(self, sources)
+        return time.monotonic() > self.until
 
     def probe(self, sources: Mapping[str, str]) -> Raised | None:
-        """Import these modules; what went wrong, where something did. The worker is kept for the next `run`."""
-        worker = self._worker(sources)
-        failure = worker.start()
-        self._note(worker)
-        if failure is None:
-            self._ahead = worker
-        else:
-            self._close(worker)
-        return failure
+        """Import these modules; what went wrong, where something did. The worker is kept for `run`."""
+        return None if self.over else self._worker("forward", sources).failure
 
-    def run(self, sources: Mapping[str, str], cases: Sequence[Case]) -> list[Outputs | Raised]:
-        """What each case returned with these modules of the library replaced, in a worker of their own.
+    def run(
+        self, sources: Mapping[str, str], given: Sequence[tuple[Case, Outputs]], supplied: Sequence[str] = ()
+    ) -> list[Outputs | Raised]:
+        """Return what came for each case, with these modules of the library replaced.
 
-        A crash or a timeout costs its own case: the next one gets a new worker. After three timeouts, and after the
+        A crash or a timeout costs its own case: the next one gets a new worker. After three of them, and after the
         session's deadline, the remaining cases are not run.
+
+        Args:
+            sources: the submission, by module.
+            given: cases with what is right, which says how large an output may be.
+            supplied: targets that the library computes, not the submission.
         """
         results: list[Outputs | Raised] = []
-        timeouts = 0
-        worker: Worker | None = None
-        for case in cases:
+        lost = 0
+        for case, right in given:
             if self.over:
-                results.append(Raised("timeout", "not run", "the time for the whole submission was used up"))
-                continue
-            if timeouts >= MOST_TIMEOUTS:
-                results.append(Raised("timeout", "not run", f"{timeouts} cases before it ran out of time"))
-                continue
-            if worker is None:
-                worker = self._worker(sources)
-                failure = worker.start()
-                self._note(worker)
-                if failure is not None:
-                    self._close(worker)
-                    return [*results, *[failure] * (len(cases) - len(results))]
-            came = worker.call(case)
+                came: Outputs | Raised = Raised("timeout", "not run", "the time for the whole submission was used up")
+            elif lost >= MOST_LOST:
+                came = Raised("timeout", "not run", f"{lost} cases before it ran out of time or crashed")
+            else:
+                declared = {name: 2 * size_of(right[name]) + SLACK for name in case.checks}
+                came = self._run(case, sources, tuple(supplied), declared)
+                lost += isinstance(came, Raised) and came.kind != "raised"
             results.append(came)
-            if isinstance(came, Raised) and came.kind != "raised":
-                timeouts += came.kind == "timeout"
-                self._close(worker)
-                worker = None
-        if worker is not None:
-            self._close(worker)
         return results
 
-    def _worker(self, sources: Mapping[str, str]) -> Worker:
-        worker, self._ahead = self._ahead, None
-        if worker is not None and worker.sources != dict(sources):
-            worker.close()
-            worker = None
-        return worker or Worker(self, sources)
+    def _run(
+        self, case: Case, sources: Mapping[str, str], supplied: tuple[str, ...], declared: Mapping[str, int]
+    ) -> Outputs | Raised:
+        if not self.own and case.driver not in self.inside:
+            return self._driven(case, sources, supplied, declared)
+        worker = self._worker("forward", sources)
+        came = worker.failure or worker.call(request_of(case), case.seconds)
+        if isinstance(came, Raised) or self.own:
+            return came
+        return {name: bounded(came[name], size) for name, size in declared.items() if name in came}
 
-    def _note(self, worker: Worker) -> None:
+    def _driven(
+        self, case: Case, sources: Mapping[str, str], supplied: tuple[str, ...], declared: Mapping[str, int]
+    ) -> Outputs | Raised:
+        """Let the trusted worker run a case; pass on what it and the submission's processes say."""
+        targets = [str(t) for t in self.homework.targets if str(t) not in supplied]
+        request = {**request_of(case), "targets": targets, "supplied": list(supplied), "declared": dict(declared)}
+        trusted = self._trusted = self._trusted or Trusted(self)
+        begun: dict[str, Worker] = {}
+        failure: Raised | None = None
+        try:
+            message = trusted.ask(encode(request), self.until)
+            while "for" in message:
+                place = message["for"]
+                if place not in begun:
+                    begun[place] = self._worker(place, sources, case)
+                    begun[place].begin(case.seconds)
+                failure = begun[place].failure
+                raw = b""
+                if failure is None:
+                    try:
+                        raw = begun[place].relay(message["frame"].tobytes())
+                    except Lost as lost:
+                        failure = lost.raised
+                message = trusted.ask(encode({"lost": not raw}) + raw, self.until)
+        except Lost as lost:  # the trusted worker itself
+            trusted.close()
+            self._trusted = None
+            for worker in begun.values():
+                worker.close()
+            return failure or lost.raised
+        if failure is not None:
+            return failure
+        return raised(message["raised"], self.shown) if "raised" in message else dict(message["outputs"])
+
+    def _worker(self, place: str, sources: Mapping[str, str], case: Case | None = None) -> Worker:
+        """Return a worker with these modules that has tried to import them; a new one if memory is short."""
+        memory = 0
+        if case is not None and case.memory and self.confinement is not None:
+            memory = self._address_space() + sum(x.nbytes for x in case.arrays.values()) + case.memory
+        made_of = (place, tuple(sorted(sources.items())), memory)
+        worker = self._workers.get(made_of)
+        if worker is None or worker.gone:
+            worker = self._workers[made_of] = Worker(self, sources, memory)
+        worker.start()
         self.layers.update(worker.layers)
+        return worker
 
-    def _close(self, worker: Worker) -> None:
-        worker.close()
+    def _address_space(self) -> int:
+        """Return the bytes of address space that a worker takes to import the stubs and multiply two matrices."""
+        if not self._empty:
+            blank = stubs(self.homework)
+            worker = Worker(self, {f.module: blank[f.stub] for f in self.homework.files})
+            worker.start()
+            self._empty = worker.address_space()
+            worker.close()
+        return self._empty
+
+    def note(self, worker: Worker) -> None:
+        """Keep what a worker that ends has printed, as far as there is room."""
+        self._printed = self._with(worker)
+
+    def _with(self, worker: Worker) -> str:
         printed = worker.process.log.decode("utf-8", "replace").replace("\r\n", "\n")
-        self.log += printed[: max(0, LOG_LIMIT - len(self.log))]
+        return self._printed + printed[: max(0, LOG_LIMIT - len(self._printed))]
+
+    @property
+    def log(self) -> str:
+        """What the submission has printed so far, cut."""
+        ended = self._printed
+        return ended + "".join(self._with(w)[len(ended) :] for w in self._workers.values() if not w.gone)
 
     def close(self) -> None:
-        """End every worker and remove the folder. Harmless when called again."""
-        for worker in list(self.workers):
+        """End every process and remove the folder. Harmless when called again."""
+        for worker in self._workers.values():
             worker.close()
+        if self._trusted is not None:
+            self._trusted.close()
+            self._trusted = None
         self._workspace.close()
 
     def __enter__(self) -> Session:

@@ -23,11 +23,9 @@ PREFIX = "minipeft-grading-"  # of the folders in which workers live
 SECONDS_TO_LOCK = 60.0  # after which a folder without a lock belongs to nobody
 SECONDS_TO_REMOVE = 2.0  # on Windows a file may be in use for a moment after its process has ended
 SIDE = (  # of the autograder, in the folder that workers read
-    *("__init__.py", "homeworks/__init__.py", "homeworks/driver.py"),
-    *(
-        f"sandbox/{name}.py"
-        for name in ("__init__", "entry", "child", "child_limits", "frames", "layouts", "namespaces", "system_calls")
-    ),
+    "__init__.py",
+    *(f"sandbox/{name}.py" for name in ("__init__", "entry", "child", "frames", "layouts", "remote")),
+    *(f"sandbox/{name}.py" for name in ("child_limits", "namespaces", "system_calls")),
 )
 
 
@@ -117,14 +115,23 @@ def environment(scratch: Path) -> dict[str, str]:
     return found
 
 
-def lay_out(homework: Homework, library: Path) -> None:
-    """Write what all workers of a homework read: the library without the answers, and their own side of the grader."""
+def drivers_of(homework: Homework, module: str) -> list[str]:
+    """Return the files of the autograder that a module of drivers needs."""
+    own = [f"{homework.name}/{name}" for name in ("__init__", "inside", module)]
+    return [f"homeworks/{name}.py" for name in ("__init__", "driver", *dict.fromkeys(own))]
+
+
+def lay_out(homework: Homework, library: Path, drivers: str) -> None:
+    """Write what all workers of a homework read: the library without the answers, and their own side of the grader.
+
+    drivers: the module of drivers that run in a worker; "" if none does.
+    """
     for path, text in handed_out(homework).items():
         place = library / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, "utf-8")
     side = Path(__file__).parent.parent
-    for name in (*SIDE, *(f"homeworks/{homework.name}/{part}.py" for part in ("__init__", "drivers"))):
+    for name in (*SIDE, *(drivers_of(homework, drivers) if drivers else ())):
         place = library / "autograder" / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if (side / name).is_file():

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from autograder.grading.check import Outputs, Raised, Result, compare, judge
-from autograder.grading.reference import drawn, library_with, run_case, with_prerequisites
+from autograder.grading.reference import drawn, library_with, run_case, with_targets
 from autograder.homeworks.case import PUBLIC_SEED, Case
 from autograder.homeworks.homework import Homework, Problem
 from autograder.homeworks.strip import functions, replace_bodies, stubs, targeted
@@ -102,7 +102,7 @@ def guessing(homework: Homework, problem: Problem) -> tuple[dict[str, str], list
             bodies[name] = f"from autograder.selftest.guesses import answer\n{call}"
             names.append(name)
         sources[target.module] = replace_bodies(text, bodies)
-    return with_prerequisites(homework, problem.id, sources), names
+    return with_targets(sources, [str(t) for t in homework.supplied(problem)]), names
 
 
 def programs(names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Answer]]]:

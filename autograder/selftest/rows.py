@@ -206,7 +206,7 @@ def in_worker(homework: Homework, sources: Mapping[str, str], seed: int) -> dict
     whole = {f.module: source_path(f.module).read_text("utf-8") for f in homework.files} | dict(sources)
     with Session(homework) as session:
         return {
-            p.id: graded(homework, p, whole, drawn(homework.name, p.id, seed), session.run).share
+            p.id: graded(homework, p, whole, drawn(homework.name, p.id, seed), session.run, session.attempts).share
             for p in homework.problems
         }
 

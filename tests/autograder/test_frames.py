@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import struct
 
 import numpy as np
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from autograder.sandbox import frames
-from autograder.sandbox.frames import PREFIX, FrameError, Opaque, Reader, decode, encode, normalized, parse_header
+from autograder.sandbox.frames import (
+    PREFIX,
+    Collector,
+    FrameError,
+    Opaque,
+    bounded,
+    decode,
+    encode,
+    normalized,
+    parse_header,
+)
 
 DTYPES = st.sampled_from(sorted(frames.DTYPES))
 ARRAYS = DTYPES.flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)))
@@ -41,11 +52,11 @@ def same(a, b):
 
 
 def frame(arrays, value, payload=b""):
-    return raw(json.dumps({"arrays": arrays, "value": value}).encode()) + payload
+    return raw(json.dumps({"arrays": arrays, "value": value}).encode(), payload)
 
 
-def raw(header):
-    return PREFIX.pack(b"MPG1", len(header)) + header
+def raw(header, payload=b""):
+    return PREFIX.pack(b"MPG2", len(header), len(payload)) + header + payload
 
 
 @given(VALUES)
@@ -56,10 +67,10 @@ def test_a_message_comes_out_as_it_went_in(message):
 @given(VALUES, st.integers(1, 64))
 def test_a_frame_may_come_in_any_pieces(message, size):
     data = encode(message)
-    reader = Reader()
+    collector = Collector()
     pieces = [data[i : i + size] for i in range(0, len(data), size)]
-    assert [reader.feed(p) for p in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert same(message, reader.message)
+    assert [collector.feed(p) for p in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert same(message, decode(collector.data))
 
 
 @given(VALUES, st.data())
@@ -68,13 +79,13 @@ def test_a_frame_cut_short_or_with_more_behind_it_is_refused(message, data):
     cut = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(FrameError):
         decode(whole[:cut])
-    with pytest.raises(FrameError, match="behind the frame"):
+    with pytest.raises(FrameError, match="nothing more"):
         decode(whole + b"x")
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_frame_or_a_frame_error(data):
-    for attempt in (data, PREFIX.pack(b"MPG1", len(data)) + data):
+    for attempt in (data, raw(data)):
         with contextlib.suppress(FrameError):
             decode(attempt)
 
@@ -104,11 +115,12 @@ def test_any_header_is_read_or_refused_and_never_makes_more_than_it_brings(array
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"NPG1" + b"\0" * 4, "begins with"),
-        (PREFIX.pack(b"MPG1", 0), "a header of 0 bytes"),
-        (PREFIX.pack(b"MPG1", 2**31), "a header of"),
-        (PREFIX.pack(b"MPG1", 3) + b"\xff\xfe{", "no JSON"),
-        (PREFIX.pack(b"MPG1", 20000) + b"[" * 20000, "no JSON"),
+        (b"NPG2" + b"\0" * 12, "begins with"),
+        (raw(b""), "a header of 0 bytes"),
+        (PREFIX.pack(b"MPG2", 2**31, 0), "a header of"),
+        (PREFIX.pack(b"MPG2", 9, 2**40), "bytes of arrays"),
+        (raw(b"\xff\xfe{"), "no JSON"),
+        (raw(b"[" * 20000), "no JSON"),
         (raw(b'{"arrays":[],"value":NaN}'), "NaN"),
         (raw(b'{"arrays":[],"value":1,"value":2}'), "twice"),
         (frame([{"dtype": "O", "shape": []}], {"a": 0}), "a dtype must be one of"),
@@ -137,9 +149,37 @@ def test_what_is_refused_and_why(data, says):
 
 
 def test_nothing_is_allocated_for_an_array_whose_bytes_do_not_come():
-    reader = Reader()
-    assert not reader.feed(frame([{"dtype": "f8", "shape": [8 * 1024 * 1024]}], {"a": 0}))
-    assert reader.message is None
+    header = json.dumps({"arrays": [{"dtype": "f8", "shape": [8 * 1024 * 1024]}], "value": {"a": 0}}).encode()
+    collector = Collector()
+    assert not collector.feed(PREFIX.pack(b"MPG2", len(header), 64 * 1024 * 1024) + header)
+    assert len(collector.data) < 1000
+
+
+def test_a_frame_that_is_larger_than_it_may_be_is_refused_at_its_beginning():
+    with pytest.raises(FrameError, match="at most 1000"):
+        Collector(1000).feed(PREFIX.pack(b"MPG2", 500, 2000))
+
+
+@given(VALUES)
+def test_a_frame_is_received_as_it_was_sent(message):
+    ends = os.pipe()
+    try:
+        data = encode(message)
+        os.write(ends[1], data * 2)
+        received = [frames.receive(ends[0]) for _ in range(2)]
+        os.close(ends[1])
+        assert frames.receive(ends[0]) is None
+    finally:
+        os.close(ends[0])
+    assert received == [data, data]
+
+
+def test_an_output_that_is_larger_than_declared_is_only_named():
+    assert bounded(np.zeros((4, 2)), 64).shape == (4, 2)
+    assert bounded(np.zeros((4, 2)), 63) == Opaque("array of shape (4, 2)")
+    assert bounded(["x"] * 9, 1000) == ["x"] * 9
+    assert bounded(["x"] * 9999, 1000) == Opaque("list")
+    assert bounded([np.zeros(3)] * 30_000, 10**9) == Opaque("list")
 
 
 @pytest.mark.parametrize("x", [{1, 2}, object(), np.ones(2, complex), np.array([{}], object), 10**30, np.longdouble(1)])
@@ -182,7 +222,11 @@ def test_outputs_are_plain_copies_in_c_order():
 
 
 def test_a_boolean_is_true_for_any_byte_but_zero():
-    assert decode(frame([{"dtype": "b1", "shape": [3]}], {"a": 0}, b"\0\1\2")).tolist() == [False, True, True]
+    assert decode(frame([{"dtype": "b1", "shape": [3]}], {"a": 0}, b"\0\1\2" + bytes(61))).tolist() == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_what_comes_out_may_be_written():

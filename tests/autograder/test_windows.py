@@ -183,12 +183,12 @@ def test_a_trusted_program_is_graded_without_linux(solved):
 
 
 CRASH = f"""
-from autograder.homeworks.case import cases
+from autograder.grading.reference import drawn
 from autograder.sandbox.session import Session
 from autograder.homeworks.homework import load_homework
 from autograder.homeworks.strip import replace_bodies, source_path
 source = source_path({MODULE!r}).read_text("utf-8")
-forward = cases({NAME!r}, "6.1", "a test")[:2]
+forward = drawn({NAME!r}, "6.1", "a test")[:2]
 with Session(load_homework({NAME!r})) as session:
     for lines in ("import os; os._exit(3)", "import ctypes; ctypes.string_at(0)"):
         body = f"if x.ndim == 2:\\n    {{lines}}\\nreturn x @ weight.T"

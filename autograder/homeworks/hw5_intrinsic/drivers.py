@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -59,19 +58,6 @@ def adjoint(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     P = np.stack([projection.apply(e) for e in np.eye(p["d"])], axis=1)
     Pt = np.stack([projection.transpose(e) for e in np.eye(p["size"])], axis=1)
     return {"is the transpose": bool(np.abs(P - Pt.T).max() <= 1e-9 * np.abs(P).max()), "not zero": bool(P.any())}
-
-
-def memory(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
-    """The peak of what P x and Pᵀ y allocate, against the size of P."""
-    projection = _projection(p)
-    tracemalloc.start()
-    try:
-        z = projection.apply(a["x"])
-        y = projection.transpose(a["y"])
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    return {"Px": z, "Pty": y, "below half of P": bool(peak < p["size"] * p["d"] * 8 / 2)}
 
 
 def hadamard(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
@@ -144,8 +130,7 @@ def applied(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     shapes: list[list[int]] = [list(x.shape) for x in trained]
     out: dict[str, Any] = {"shapes": shapes, "dtypes": sorted({str(x.dtype) for x in trained})}
     out["values at the start"] = [np.unique(x.data) for x in trained]
-    out["z at the start"] = adapted(a["x"]).data
-    out["start"] = bool(np.array_equal(out["z at the start"], start))
+    out["start"] = bool(np.array_equal(adapted(a["x"]).data, start))
     for x in trained:
         x.data[...] = 0.3 * np.cos(np.arange(x.size)).reshape(x.shape) if x.ndim else 1.25
     out["z"] = adapted(a["x"]).data

@@ -1,0 +1,134 @@
+"""The trusted worker: a process that runs drivers with the library, and calls a submission where a target is called.
+
+Its messages go through the grader, which passes the submission's on unread. It holds the library with its answers, and
+no seed, case or score but the case that it runs. What a submission sends is read here and nowhere else, so the worker
+is disposable: its time and memory are limited, and the grader replaces it when it ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from autograder.grading.reference import reference_library
+from autograder.homeworks import driver
+from autograder.sandbox.child import LONGEST_MESSAGE
+from autograder.sandbox.frames import FrameError, bounded, decode, encode, receive, send
+from autograder.sandbox.remote import ProtocolError, Remote, name_of, named, replaced
+
+FORWARD, BACKWARD = "forward", "backward"
+
+
+class Gone(BaseException):
+    """The submission's process is gone. No Exception, so that no driver catches it."""
+
+
+class Trusted:
+    """The state of the worker: the library, and one conversation with each process of the submission."""
+
+    def __init__(self, requests: int, replies: int):
+        self.requests, self.replies = requests, replies
+        self.mp: Any = None
+        self.drivers: Any = None
+        self.cases = 0
+        self.supplied: dict[str, Callable[..., Any]] = {}
+        self.remotes: dict[str, Remote] = {}
+
+    def message(self) -> Any:
+        """Return the next message of the grader or of the submission; end with the grader."""
+        data = receive(self.requests)
+        if data is None:
+            os._exit(0)
+        return data
+
+    def exchange(self, place: str, message: Mapping[str, Any]) -> Any:
+        """Send a message to a process of the submission through the grader; return its next message."""
+        frame = np.frombuffer(encode({**message, "case": self.cases, "supplied": list(self.supplied)}), np.uint8)
+        send(self.replies, encode({"for": place, "frame": frame}))
+        if decode(self.message())["lost"]:
+            raise Gone
+        try:
+            return decode(self.message())
+        except FrameError as error:
+            raise ProtocolError(str(error)) from None
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """Return the library's function that a submission may call in place of its own; LookupError for another."""
+        return self.supplied[name]
+
+    def remote(self, place: str) -> Remote:
+        """Return the conversation with a process of the submission."""
+        if place not in self.remotes:
+            self.remotes[place] = Remote(partial(self.exchange, place), self.mp, 0, self.function, described)
+        return self.remotes[place]
+
+    def stand_in(self, name: str, own: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what calls the submission's function in place of the library's.
+
+        A backward runs in another process than the forward: so it knows nothing but what was saved.
+        """
+        place = BACKWARD if name.endswith(".backward") else FORWARD
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self.remote(place).ask({"call": name}, args, kwargs)
+
+        return call
+
+    def run(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the driver of a case with the submission's functions in place of the library's."""
+        self.cases += 1
+        self.remotes.clear()
+        self.supplied.clear()
+        with ExitStack() as undo:
+            for name in request["supplied"]:
+                self.supplied[name] = named(name)
+            for name in request["targets"]:
+                undo.callback(replaced(name, partial(self.stand_in, name)))
+            try:
+                outputs = driver.run(self.mp, self.drivers, {**request, "memory": 0})
+            except Gone:
+                return {"lost": True}
+            except Exception as error:
+                return {"raised": described(error)}
+        declared = request["declared"]
+        return {"outputs": {name: bounded(x, declared[name]) for name, x in outputs.items() if name in declared}}
+
+    def serve(self) -> None:
+        """Answer until the grader ends."""
+        start = decode(self.message())
+        if sys.platform == "linux":
+            importlib.import_module("autograder.sandbox.child_limits").limit(start["limits"])
+        with reference_library().active() as self.mp:
+            self.drivers = importlib.import_module(f"autograder.homeworks.{start['homework']}.drivers")
+            for name in start["modules"]:
+                importlib.import_module(name)
+            send(self.replies, encode({"ready": True}))
+            while True:
+                send(self.replies, encode(self.run(decode(self.message()))))
+
+
+def described(error: BaseException) -> dict[str, Any]:
+    """Return an exception as plain values: what the submission said of it, or what a driver raised."""
+    said = getattr(error, "said", None)
+    if isinstance(said, dict):
+        return said
+    name = "TooLarge" if isinstance(error, FrameError) else type(error).__name__
+    return {
+        "type": name,
+        "class": name_of(type(error)),
+        "message": str(error)[:LONGEST_MESSAGE],
+        "module": "",
+        "line": 0,
+    }
+
+
+def serve(requests: int, replies: int) -> None:
+    """Answer until the grader ends."""
+    Trusted(requests, replies).serve()

@@ -1,0 +1,248 @@
+"""Calls between two sides: what is copied keeps its layout and what it shares, and changes come back."""
+
+import json
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import minipeft as mp
+from autograder.sandbox.remote import ProtocolError, Remote, named, replaced
+from minipeft.peft.lora import LoraLayer
+
+
+class Pair:
+    """Two sides in one process. `call` lets this side call a function on the other."""
+
+    def __init__(self, function=None):
+        self.function = function
+
+        def describe(error):
+            return {"type": type(error).__name__, "message": str(error)}
+
+        self.here = Remote(lambda message: self.sent(self.there, message), mp, 0, self.allowed, describe)
+        self.there = Remote(lambda message: self.sent(self.here, message), mp, 1, self.allowed, describe)
+
+    def sent(self, to, message):
+        return to.answer(message)
+
+    def allowed(self, name):
+        if name != "f":
+            raise LookupError(name)
+        return self.function
+
+    def call(self, function, *args, **kwargs):
+        self.function = function
+        return self.here.ask({"call": "f"}, args, kwargs)
+
+
+LAYOUTS = {
+    "plain": lambda x: x,
+    "strided": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "fortran": np.asfortranarray,
+    "negative": lambda x: x[::-1],
+    "broadcast": lambda x: np.broadcast_to(x[:1], x.shape),
+    "float32": lambda x: x.astype("f4"),
+    "booleans": lambda x: x > 0,
+    "empty": lambda x: x[:0],
+    "no axes": lambda x: x[0, 0],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_array_arrives_with_its_values_and_its_layout(layout):
+    x = np.asarray(LAYOUTS[layout](np.arange(15.0).reshape(3, 5) - 7))
+    seen = []
+    back = Pair().call(lambda a: seen.append((a.strides, a.dtype, a is x)) or a.copy(), x)
+    assert seen == [(x.strides, x.dtype, False)]
+    np.testing.assert_array_equal(back, x)
+
+
+def test_an_array_that_comes_back_is_the_same_object_and_a_view_of_it_shares_its_memory():
+    x = np.arange(6.0).reshape(2, 3)
+    same, view, other = Pair().call(lambda a: (a, a.T[1:], a + 0), x)
+    assert same is x
+    assert np.shares_memory(view, x)
+    np.testing.assert_array_equal(view, x.T[1:])
+    assert not np.shares_memory(other, x)
+
+
+def test_what_is_written_there_is_written_here_and_a_read_only_array_stays():
+    x, kept = np.arange(4.0), np.arange(4.0)
+    kept.flags.writeable = False
+
+    def write(a, b, numbers, table):
+        a += 1
+        numbers.append(3)
+        table["new"] = a
+        with pytest.raises(ValueError, match="read-only"):
+            b += 1
+
+    numbers, table = [1], {}
+    Pair().call(write, x, kept, numbers, table)
+    np.testing.assert_array_equal(x, [1, 2, 3, 4])
+    assert (numbers, list(table)) == ([1, 3], ["new"])
+    assert table["new"] is x
+    np.testing.assert_array_equal(kept, np.arange(4.0))
+
+
+VALUES = [None, True, 3, -(2**40), 1.5, float("inf"), "α", (1, (2.0, "x")), slice(1, None, 2), Ellipsis, range(3)]
+VALUES += [np.float32(0.1), np.int64(3), np.dtype("f4"), np.float64, {"a": [1, {2}]}, frozenset({1})]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_values_arrive_with_their_type(value):
+    seen = []
+    back = Pair().call(lambda x: seen.append(x) or x, value)
+    assert seen[0] == back == value
+    assert type(seen[0]) is type(back) is type(value)
+
+
+def test_gradients_flow_through_a_call_and_through_calls_back():
+    rng = np.random.default_rng(0)
+    x = mp.Tensor(rng.standard_normal((3, 4)), requires_grad=True)
+    w = mp.Tensor(rng.standard_normal((2, 4)), requires_grad=True)
+    dz = rng.standard_normal((3, 2))
+
+    def there(a, b, call_back):
+        return call_back(a * 2.0, b) + 1.0
+
+    def here(a, b):
+        return mp.ops.linear(a, b)
+
+    y = x * x
+    z = Pair().call(there, y, w, lambda a, b: here(a, b))
+    (z * 3.0).backward(dz)
+    other = mp.Tensor(x.data, requires_grad=True), mp.Tensor(w.data, requires_grad=True)
+    ((here(other[0] * other[0] * 2.0, other[1]) + 1.0) * 3.0).backward(dz)
+    np.testing.assert_allclose(z.data, here(y * 2.0, w).data + 1.0)
+    np.testing.assert_allclose(x.grad, other[0].grad)
+    np.testing.assert_allclose(w.grad, other[1].grad)
+
+
+def test_a_result_may_be_used_as_an_argument_again():
+    pair, x = Pair(), mp.Tensor(np.arange(3.0), requires_grad=True)
+    y = pair.call(lambda a: a * a, x)
+    z = pair.call(lambda a, b: a * b, y, x)
+    z.backward(np.ones(3))
+    np.testing.assert_allclose(x.grad, 3 * x.data**2)
+
+
+def test_a_module_is_copied_there_and_changed_here():
+    base = mp.nn.Linear(3, 2, rng=0)
+    layer = LoraLayer(base, 1, 2.0)
+
+    def change(m):
+        assert m is not layer
+        m.base.weight.data[...] = 5.0
+        m.extra = mp.nn.Linear(2, 2, rng=1)
+        m.lora_A.requires_grad = False
+
+    Pair().call(change, layer)
+    assert layer.base is base
+    assert (base.weight.data == 5.0).all()
+    assert isinstance(layer.extra, mp.nn.Linear)
+    assert not layer.lora_A.requires_grad
+
+
+def test_recording_the_dropout_generator_and_the_generators_state_go_along():
+    pair, rng = Pair(), np.random.default_rng(3)
+    expected = np.random.default_rng(3).random(5)
+    np.testing.assert_array_equal(pair.call(lambda g: g.random(3), rng), expected[:3])
+    np.testing.assert_array_equal(rng.random(2), expected[3:])
+    x = mp.Tensor(np.ones(3), requires_grad=True)
+    with mp.no_grad():
+        assert pair.call(lambda a: (a * 2.0).node is None, x)
+    dropout = mp.nn.Dropout(0.5)
+    with mp.nn.random_stream(7):
+        expected = dropout(mp.Tensor(np.ones(64))).data
+    with mp.nn.random_stream(7):
+        np.testing.assert_array_equal(pair.call(lambda d, a: d(a), dropout, mp.Tensor(np.ones(64))).data, expected)
+
+
+def test_flops_of_the_other_side_are_counted():
+    pair, replies = Pair(), []
+    pair.sent = lambda to, message: replies.append(to.answer(message)) or replies[-1]
+    pair.call(lambda a, b: mp.ops.linear(a, b), mp.Tensor(np.ones((2, 3))), mp.Tensor(np.ones((5, 3))))
+    assert [reply["flops"] for reply in replies] == [2 * 2 * 3 * 5]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyError("k"), mp.peft.PeftError("r")], ids=repr)
+def test_an_exception_keeps_its_type(error):
+    def fail():
+        raise error
+
+    pair = Pair()
+    pair.here.describe = pair.there.describe = lambda e: {
+        "type": type(e).__name__,
+        "class": "minipeft.peft.config:PeftError" if isinstance(e, mp.peft.PeftError) else "",
+        "message": str(e),
+    }
+    with pytest.raises(type(error)):
+        pair.call(fail)
+
+
+HOSTILE = [
+    [],
+    {},
+    {"text": "[", "arrays": []},
+    {"text": "[[" * 5000, "arrays": []},
+    {"text": json.dumps([[["object", 99]], {}]), "arrays": []},
+    {"text": json.dumps([[["tuple", 3], {}, None], {}]), "arrays": []},
+    {"text": json.dumps([[["named", "os:system"], {}, None], {}]), "arrays": []},
+    {"text": json.dumps([[["named", "minipeft.autograd:heapq.heappop"], {}, None], {}]), "arrays": []},
+    {"text": json.dumps([[None, {}, None], {"1": ["instance", "subprocess:Popen", []]}]), "arrays": []},
+    {"text": json.dumps([[None, {}, None], {"memory 1": ["memory", 0]}]), "arrays": []},
+    {
+        "text": json.dumps([[None, {}, None], {"memory 1": ["memory", 0], "3": ["array", 1, 0, [9], [8], "f8", True]}]),
+        "arrays": [np.zeros(8, np.uint8)],
+    },
+    {
+        "text": json.dumps(
+            [[None, {}, None], {"memory 1": ["memory", 0], "3": ["array", 1, 0, [2], [-8], "f8", True]}]
+        ),
+        "arrays": [np.zeros(16, np.uint8)],
+    },
+]
+
+
+@pytest.mark.parametrize("message", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_message_that_is_none_is_an_error_and_nothing_more(message):
+    pair = Pair()
+    pair.sent = lambda to, asked: {"done": True, **message} if isinstance(message, dict) else message
+    pair.there.answer = pair.sent
+    with pytest.raises((ProtocolError, RecursionError)):
+        if isinstance(message, dict):
+            pair.call(None)
+        else:
+            pair.here._unpacked(message)
+
+
+def test_only_what_was_handed_over_can_be_reached():
+    with pytest.raises(ProtocolError):
+        named("builtins:eval")
+    pair = Pair()
+    with pytest.raises(LookupError):
+        pair.here.ask({"call": "g"})
+
+    def probe(handle):
+        with pytest.raises(AttributeError):
+            _ = handle.__globals__
+        return pair.there.ask({"attribute": [vars(handle)["_number"], "__globals__"]})
+
+    with pytest.raises(RuntimeError):
+        pair.call(probe, lambda: 3)
+
+
+def test_a_function_is_replaced_wherever_it_was_imported_and_put_back():
+    softmax, attention = (import_module(f"minipeft.ops.{name}") for name in ("softmax", "attention"))
+    own = softmax.stable_softmax
+    undo = replaced("minipeft.ops.softmax:stable_softmax", lambda old: lambda *args: "replaced")
+    assert softmax.stable_softmax(1) == attention.stable_softmax(1) == "replaced"
+    undo()
+    assert softmax.stable_softmax is attention.stable_softmax is own
+    static = vars(mp.peft.lora.LoRALinear)["forward"]
+    undo = replaced("minipeft.peft.lora:LoRALinear.forward", lambda old: lambda *args: args)
+    assert mp.peft.lora.LoRALinear.forward(1, 2) == (1, 2)
+    undo()
+    assert vars(mp.peft.lora.LoRALinear)["forward"] is static
