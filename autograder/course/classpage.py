@@ -19,6 +19,7 @@ from autograder.submission.similarity import pairs
 from minipeft.files.html import table
 
 BINS = 10
+LONGEST = 300  # characters of what came out of a submission
 MISTAKES = 5  # listed for a problem
 STYLE = """
 .facts { display: flex; flex-wrap: wrap; gap: .3rem 1.5rem; padding: 0; list-style: none; }
@@ -52,7 +53,7 @@ def page(homework: Homework, records: Sequence[dict[str, Any]], skipped: Sequenc
     body += ["<h2>What goes wrong</h2>", *mistakes(homework, graded)]
     body += ["<h2>Programs that look alike</h2>", alike(graded), "<h2>Submissions</h2>", everyone(homework, records)]
     if skipped:
-        items = "".join(f"<li>{esc(name)}</li>" for name in skipped)
+        items = "".join(f"<li>{esc(name, LONGEST)}</li>" for name in skipped)
         body.append(f"<h2>Skipped</h2><p>These are not submissions and have no row.</p><ul>{items}</ul>")
     return whole_page(f"{homework.name}: the class", body, STYLE)
 
@@ -118,7 +119,7 @@ def mistakes(homework: Homework, graded: Sequence[dict[str, Any]]) -> list[str]:
 def commonest(told: Counter[str]) -> str:
     """Return a table of the commonest sentences with their counts; "" if there are none."""
     listed = sorted(told.items(), key=lambda item: (-item[1], item[0]))[:MISTAKES]
-    rows = [f"<tr><td class=n>{n}</td><td>{esc(text)}</td></tr>" for text, n in listed]
+    rows = [f"<tr><td class=n>{n}</td><td>{esc(text, LONGEST)}</td></tr>" for text, n in listed]
     return table("<th class=n>times</th><th>what</th>", rows) if rows else ""
 
 
@@ -129,8 +130,8 @@ def alike(graded: Sequence[dict[str, Any]]) -> str:
     if not found:
         return "<p>None.</p>"
     rows = (
-        f'<tr><td><a href="staff/{esc(p.a)}.html">{esc(names[p.a])}</a></td>'
-        f'<td><a href="staff/{esc(p.b)}.html">{esc(names[p.b])}</a>'
+        f'<tr><td><a href="staff/{esc(p.a)}.html">{esc(names[p.a], LONGEST)}</a></td>'
+        f'<td><a href="staff/{esc(p.b)}.html">{esc(names[p.b], LONGEST)}</a>'
         f"</td><td class=n>{100 * p.share:.0f} %</td><td class=n>{p.shared}</td></tr>"
         for p in found[:100]
     )
@@ -150,9 +151,9 @@ def everyone(homework: Homework, records: Sequence[dict[str, Any]]) -> str:
             cells = "".join(f'<td class="n {state(have, full)}">{have:g}</td>' for have, full in got)
             total = f"{r['score']:g}"
         else:
-            cells = f'<td class="why" colspan="{len(homework.problems)}"><span>{esc(r["note"])}</span></td>'
+            cells = f'<td class="why" colspan="{len(homework.problems)}"><span>{esc(r["note"], LONGEST)}</span></td>'
             total = esc(r["status"])
-        link = f'<a class="who" href="staff/{esc(r["id"])}.html">{esc(r["name"])}</a>'
-        file = f'<span class="who places">{esc(r["file"])}</span>' if r["file"] != r["name"] else ""
+        link = f'<a class="who" href="staff/{esc(r["id"])}.html">{esc(r["name"], LONGEST)}</a>'
+        file = f'<span class="who places">{esc(r["file"], LONGEST)}</span>' if r["file"] != r["name"] else ""
         rows.append(f'<tr><td>{link}{file}</td><td class="n {state(r["score"] or 0.0, most)}">{total}</td>{cells}</tr>')
     return table(f"<th>submission</th><th class=n>score</th>{head}", rows, "Submissions")

@@ -7,6 +7,7 @@ grade_one(entry, rules)    a dictionary of plain values: record, results, report
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -33,6 +34,7 @@ from autograder.submission.intake import IntakeError, take
 DEADLINE = 300.0  # seconds for one submission
 REASONS = 20  # kept for one problem
 LONGEST = 20_000  # characters of a traceback
+FIRST_TO_END = 300  # of 1000: how much rather than its parent a grader is ended when memory runs out
 UNFINISHED = "Grading was stopped at its time limit: a problem that was not run until then has no points."
 
 
@@ -132,10 +134,16 @@ def failed(entry: Entry, homework: Homework, why: str) -> dict[str, Any]:
 
 
 def end_with(parent: int) -> None:
-    """End this process, a grader, when its parent ends, however that happens."""
+    """End this process, a grader, when its parent ends, however that happens.
+
+    If memory runs out, the system ends this process or its workers rather than the parent.
+    """
     if sys.platform == "linux":
         from autograder.sandbox.child_limits import PR_SET_PDEATHSIG
 
+        with contextlib.suppress(OSError):
+            place = Path("/proc/self/oom_score_adj")
+            place.write_text(str(min(int(place.read_text("ascii")) + FIRST_TO_END, 1000)), "ascii")
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)

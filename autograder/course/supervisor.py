@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -42,12 +43,16 @@ class Ended(Exception):
 
 
 class Grader:
-    """A process that grades one submission after the other. late: it was ended at its limit."""
+    """A process that grades one submission after the other.
+
+    late: it was ended at its limit. seconds: how long the last request took, or the one at which it ended.
+    """
 
     def __init__(self) -> None:
         flags = ["-I", *(["-B"] if sys.dont_write_bytecode else [])]
         command = [sys.executable, *flags, "-c", CODE.format(os.getpid()), json.dumps([str(ROOT), *sys.path])]
         self.late = self._ready = False
+        self.seconds = 0.0
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=sys.platform != "win32"
         )
@@ -76,12 +81,13 @@ class Grader:
 
     @contextlib.contextmanager
     def _limit(self, seconds: float) -> Any:
-        timer = threading.Timer(seconds, self._end)
+        timer, begun = threading.Timer(seconds, self._end), time.monotonic()
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
+            self.seconds = time.monotonic() - begun
 
     def _end(self) -> None:
         self.late = True
@@ -136,13 +142,13 @@ class Graders:
                 grader = self._take()
                 done = grader.grade(request, most, take)
                 self._idle.append(grader)
-                return done
+                return timed(done, grader)
             except Exception as error:
                 ends.append(f"{type(error).__name__}: {error}")
                 if grader is not None:
                     grader.close()
                     if grader.late and so_far:
-                        return so_far
+                        return timed(so_far, grader)
                     if grader.late:
                         ends.append(f"no problem was graded within {most:g} s")
         return failed(entry, load_homework(rules.homework), "\n".join(ends))
@@ -166,6 +172,11 @@ class Graders:
             self._closed = True
             for one in self._all:
                 one.close()
+
+
+def timed(done: dict[str, Any], grader: Grader) -> dict[str, Any]:
+    """Return a result whose record says how long it took. Students do not see it: it is another one each time."""
+    return {**done, "record": {**done["record"], "seconds": round(grader.seconds, 1)}}
 
 
 GRADERS = Graders()  # of a worker of a cluster

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from autograder.feedback.reasons import Picture, Reason, reasons
-from autograder.feedback.results import NOT_RUN, PLACES, clean, earned, mark, notes, points
+from autograder.feedback.results import NOT_RUN, OUTPUT_LIMIT, PLACES, clean, earned, mark, notes, points
 from autograder.grading.grade import Graded
 from autograder.homeworks.homework import Problem
 from minipeft.files.html import esc as escape
@@ -155,9 +155,9 @@ pre { white-space: pre-wrap; background: var(--panel); padding: .8rem; border-ra
 """
 
 
-def esc(words: Any) -> str:
-    """Return a text in which HTML finds nothing to do, without control characters and direction marks."""
-    return escape(clean(str(words)))
+def esc(words: Any, limit: int = OUTPUT_LIMIT) -> str:
+    """Return a text in which HTML finds nothing to do, cut, without control characters and direction marks."""
+    return escape(clean(str(words), limit))
 
 
 def page(title: str, body: Iterable[str], style: str = "") -> str:

@@ -22,6 +22,7 @@ Outputs = Mapping[str, Any]
 
 FLOAT32 = 1e-5  # the least tolerance for a float32 reference
 ROUNDING = {8: 1e-12, 4: 1e-7, 2: 1e-3}  # by bytes of a number: an absolute error that is no mistake
+LONGEST = 100  # characters of a value in a reason
 NEARLY = 0.25  # an aspect that is wrong in at most this share of its cases counts half
 
 
@@ -92,7 +93,7 @@ def compare(case: Case, output: str, expected: Any, got: Any) -> tuple[str, str]
             if wrong is not None:
                 return wrong[0], f"entry {i}: {wrong[1]}"
         return None
-    return None if identical(expected, got) else ("value", f"expected {expected!r}, got {got!r}")
+    return None if identical(expected, got) else ("value", f"expected {shown(expected)}, got {shown(got)}")
 
 
 def facts(case: Case, right: Outputs, public: Outputs) -> frozenset[str]:
@@ -175,6 +176,11 @@ def allowance(expected: np.ndarray, tol: float) -> float:
     scale = float(np.abs(expected[finite].astype(np.float64)).max()) if finite.any() else 0.0
     size = expected.dtype.itemsize
     return max((tol if size >= 8 else max(tol, FLOAT32)) * scale, ROUNDING.get(size, ROUNDING[8]))
+
+
+def shown(x: Any) -> str:
+    """Return a short text of a value: a name or a number itself, anything else by what it is."""
+    return repr(x)[:LONGEST] if isinstance(x, (str, int, float)) else described(x)
 
 
 def described(x: Any) -> str:

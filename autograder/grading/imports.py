@@ -86,4 +86,4 @@ def absent(failure: Raised, source: str) -> tuple[str, int]:
         return "", 0
     found = [(line, name) for name, line, inside in imported(source) if not inside and name not in AVAILABLE]
     line, name = min(found, default=(0, ""))
-    return name, line
+    return ascii(name[:40])[1:-1], line

@@ -103,15 +103,20 @@ def reference(homework: str, case: Case) -> Outputs:
 
 
 @lru_cache(maxsize=512)
+def answered(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, Outputs], ...]:
+    """The cases of a problem for a seed, each with the library's answer (kept for the next call)."""
+    return tuple((case, reference(homework, case)) for case in cases(homework, problem, seed))
+
+
+@lru_cache(maxsize=512)
 def drawn(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, Outputs], ...]:
-    """The cases of a problem for a seed, each with its facts and the library's answer (kept for the next call)."""
-    other = {case.name: case for case in cases(homework, problem, OTHER_SEED if seed == PUBLIC_SEED else PUBLIC_SEED)}
-    found = []
-    for case in cases(homework, problem, seed):
-        right = reference(homework, case)
-        public = reference(homework, other[case.name]) if case.name in other else {}
-        found.append((replace(case, facts=facts(case, right, public)), right))
-    return tuple(found)
+    """As `answered`, and each case with its facts."""
+    other = answered(homework, problem, OTHER_SEED if seed == PUBLIC_SEED else PUBLIC_SEED)
+    public = {case.name: right for case, right in other}
+    return tuple(
+        (replace(case, facts=facts(case, right, public.get(case.name, {}))), right)
+        for case, right in answered(homework, problem, seed)
+    )
 
 
 def with_targets(sources: Mapping[str, str], supplied: Sequence[str]) -> dict[str, str]:

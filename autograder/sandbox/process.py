@@ -201,8 +201,9 @@ class Process:
         """End the process and, where there are such, all of its process group."""
         left = children(self.pid)
         if sys.platform != "win32":
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            for one, end in ((self.pid, os.killpg), *((child, os.kill) for child in left)):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    end(one, signal.SIGKILL)
         self._popen.kill()
         self._popen.wait()
         for child in left:  # they come to this process, if it is the one that orphans come to

@@ -36,10 +36,10 @@ def lay_out(root: Path, submission: Path, archive: Path) -> None:
 
 
 def run(root: Path) -> subprocess.CompletedProcess[str]:
-    """What run_autograder does, contained, in a fresh interpreter."""
+    """What run_autograder does, contained, in a fresh interpreter that finds no other copy of the library (-S)."""
     packages = [p for p in sys.path if p.endswith("site-packages")]
     code = CONTAINER.format(source=str(root / "source"), root=str(root), packages=packages)
-    command = [sys.executable, "-I", "-B", "-c", code]
+    command = [sys.executable, "-I", "-S", "-B", "-c", code]
     with cell() as places:
         return subprocess.run(
             command, capture_output=True, text=True, check=False, cwd="/", preexec_fn=lambda: contain(places)

@@ -2,9 +2,10 @@
 worker of which is killed. The same grades.csv, and nothing left.
 
     python tests/autograder/kill_and_resume.py FOLDER HOMEWORK WORK [--kills 20] [--jobs 2] [--cluster] [--seed 0]
+        [--deadline 300] [--make 500]
 
-FOLDER holds the class (`mock_class.py`). WORK/whole, the grades of an undisturbed run, is made where it is not there
-yet; WORK/killed or WORK/cluster is made anew.
+FOLDER holds the class (`mock_class.py`), or is made with attacks in it. WORK/whole, the grades of an undisturbed run,
+is made if it does not exist; WORK/killed or WORK/cluster is made from scratch.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from mock_class import make
+
+from autograder.homeworks.homework import load_homework
 
 SECRET = "a secret"
 SECONDS_TO_DIE = 10.0
@@ -73,11 +78,28 @@ def memory(pid: int) -> tuple[int, int]:
     return total["Pss"], total["Rss"]
 
 
+def high_water(pid: int) -> int:
+    """The most bytes that one process had so far; 0 if it is gone."""
+    with contextlib.suppress(OSError, IndexError):
+        return int(Path("/proc", str(pid), "status").read_text("utf-8").split("VmHWM:")[1].split()[0]) << 10
+    return 0
+
+
+def graders(pid: int) -> list[int]:
+    """The processes below one that decide about a submission."""
+    found = []
+    for one, _ in descendants(pid):
+        with contextlib.suppress(OSError):
+            if b"course.grader" in Path("/proc", str(one), "cmdline").read_bytes():
+                found.append(one)
+    return found
+
+
 class Peak:
-    """The most memory that a process tree was seen to use."""
+    """The most memory that a process tree was seen to use; own: that of its first process, graders: of its children."""
 
     def __init__(self, pid: int, every: float = 0.5):
-        self.pss = self.rss = 0
+        self.pss = self.rss = self.own = self.graders = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, args=(pid, every), daemon=True)
         self._thread.start()
@@ -86,6 +108,8 @@ class Peak:
         while not self._over.wait(every):
             pss, rss = memory(pid)
             self.pss, self.rss = max(self.pss, pss), max(self.rss, rss)
+            self.own = max(self.own, high_water(pid))
+            self.graders = max([self.graders, *map(high_water, graders(pid))])
 
     def stop(self) -> None:
         self._over.set()
@@ -95,8 +119,9 @@ class Peak:
 class Run:
     """How a class is graded here: the command, and the folders. more: options of grade-all."""
 
-    def __init__(self, folder: Path, homework: str, work: Path, *more: str):
-        self.folder, self.homework, self.work, self.more = folder, homework, work, more
+    def __init__(self, folder: Path, homework: str, work: Path, *more: str, deadline: float = 300.0):
+        self.folder, self.homework, self.work, self.deadline = folder, homework, work, deadline
+        self.more = (*more, "--deadline", str(deadline))
         work.mkdir(parents=True, exist_ok=True)
         self.scratch = work / "scratch"
         self.scratch.mkdir(exist_ok=True)
@@ -133,9 +158,22 @@ def lines(out: Path) -> Counter[str]:
     return found
 
 
+def rows(out: Path, deadline: float) -> dict[str, Any]:
+    """What became of the submissions, how long the longest took, and which took over a tenth more than the deadline."""
+    records = [json.loads(line) for line in (out / "graded.jsonl").read_text("utf-8").splitlines()[1:]]
+    seconds = {r["id"]: r.get("seconds", 0.0) for r in records}
+    return {
+        "rows": dict(Counter(r["status"] for r in records)),
+        "failed": [r["id"] for r in records if r["status"] == "failed"][:20],
+        "longest_seconds": max(seconds.values()),
+        "late": sorted(name for name, s in seconds.items() if s > 1.1 * deadline),
+        "largest_record_kb": round(max(len(json.dumps(r)) for r in records) / 1e3, 1),
+    }
+
+
 def finish(process: subprocess.Popen[bytes], run: Run) -> None:
     """Wait for grade-all, which must end well."""
-    if process.wait():
+    if process.wait() not in (0, 1):  # 1: the grader failed on a submission, which `rows` names
         raise RuntimeError(f"grade-all ended with {process.returncode}: {(run.work / 'log').read_text()[-2000:]}")
 
 
@@ -152,6 +190,9 @@ def whole(run: Run) -> dict[str, Any]:
     return {
         "submissions": len(graded),
         "seconds": round(time.monotonic() - begun, 1),
+        **rows(run.work / "whole", run.deadline),
+        "peak_mb_of_grade_all": round(peak.own / 1e6),
+        "peak_mb_of_a_grader": round(peak.graders / 1e6),
         "peak_mb": round(peak.pss / 1e6),
         "peak_mb_with_shared_pages_counted_again": round(peak.rss / 1e6),
         "left": run.left(),
@@ -251,7 +292,7 @@ def compared(run: Run, out: Path) -> dict[str, Any]:
 
 def held(found: Mapping[str, Any]) -> bool:
     """Whether everything is as it must be."""
-    wrong = (found.get("survivors"), found.get("twice"), found.get("lost"), found["left"])
+    wrong = [found.get(name) for name in ("survivors", "twice", "lost", "left", "failed", "late")]
     return found.get("same_grades", True) and not any(wrong)
 
 
@@ -264,8 +305,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cluster", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--deadline", type=float, default=300.0)
+    parser.add_argument("--make", type=int, metavar="N", help="make a class of N with attacks in it, if there is none")
     args = parser.parse_args()
-    run = Run(args.folder, args.homework, args.work, "--jobs", str(args.jobs))
+    if args.make and not args.folder.exists():
+        make(args.folder, load_homework(args.homework), args.make, args.seed, Path(f"{args.folder}-scenes"))
+    run = Run(args.folder, args.homework, args.work, "--jobs", str(args.jobs), deadline=args.deadline)
     kept = args.work / "whole.json"
     if not kept.is_file():
         kept.write_text(json.dumps(whole(run)))

@@ -1,6 +1,8 @@
 """A class made up: correct programs, mutants, broken ones and hostile ones, as folders, zips and in an export's form.
 
-python tests/autograder/mock_class.py FOLDER HOMEWORK N [SEED]
+    python tests/autograder/mock_class.py FOLDER HOMEWORK N [SEED] [--attacks]
+
+--attacks: every third one is an attack of `autograder.selftest.attacks`, each of them in turn.
 """
 
 from __future__ import annotations
@@ -8,6 +10,9 @@ from __future__ import annotations
 import random
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 from autograder.homeworks.homework import Homework, load_homework
@@ -63,15 +68,45 @@ def program(homework: Homework, rng: random.Random) -> tuple[str, dict[str, str]
     return kind, {names[m]: text + f"\n# {rng.random()}\n" for m, text in sources.items()}
 
 
-def make(folder: Path, homework: Homework, n: int, seed: int = 0) -> dict[str, str]:
-    """n submissions; by id, what each is. The first students have the names of `NAMES`."""
+def attacks(homework: Homework, place: Path, rng: random.Random) -> Iterator[tuple[str, Callable[[Path], Path]]]:
+    """Yield the id of every attack on the homework, and what writes its submission, again and again."""
+    from autograder.selftest.attacks import PLACES
+    from autograder.selftest.attacks.corpus import ATTACKS
+    from autograder.selftest.attacks.scene import program, scene, write
+
+    found = []
+    for attack in ATTACKS:
+        for problem in [p for p in attack.places if PLACES[p].homework == homework.name]:
+            folder = place / f"{attack.id}-{problem}"
+            folder.mkdir(parents=True)
+            files = program(attack, scene(PLACES[problem], folder, whole=True, closed=False))
+            make = attack.hand_in or (lambda folder, files: write(files, folder))
+            found.append((f"attack: {attack.id}", partial(hand_in, make, files)))
+    rng.shuffle(found)
+    yield from cycle(found)
+
+
+def hand_in(make: Callable[[Path, dict[str, str]], Path], files: dict[str, str], folder: Path) -> Path:
+    """Write an attack's submission; its path."""
+    return make(folder, files)
+
+
+def make(folder: Path, homework: Homework, n: int, seed: int = 0, scenes: Path | None = None) -> dict[str, str]:
+    """n submissions; by id, what each is. The first students have the names of `NAMES`.
+
+    scenes: a folder for what attacks would like to reach; every third submission is then an attack.
+    """
     rng = random.Random(seed)
+    hostile = attacks(homework, scenes, random.Random(seed)) if scenes else None
     folder.mkdir(parents=True, exist_ok=True)
     kinds, lines = {}, ["---"]
     for i in range(n):
         name = f"submission_{i:04}"
         kinds[name], files = program(homework, rng)
-        if rng.random() < 0.5:
+        if hostile is not None and i % 3 == 2:
+            kinds[name], write = next(hostile)
+            write(folder / name)
+        elif rng.random() < 0.5:
             (folder / name).mkdir()
             for file, text in files.items():
                 (folder / name / file).write_text(text, "utf-8")
@@ -87,6 +122,9 @@ def make(folder: Path, homework: Homework, n: int, seed: int = 0) -> dict[str, s
 
 
 if __name__ == "__main__":
-    made = make(Path(sys.argv[1]), load_homework(sys.argv[2]), int(sys.argv[3]), int((sys.argv[4:] or ["0"])[0]))
+    arguments = [a for a in sys.argv[1:] if a != "--attacks"]
+    scenes = Path(f"{arguments[0]}-scenes") if "--attacks" in sys.argv else None
+    number = int(arguments[3]) if arguments[3:] else 0
+    made = make(Path(arguments[0]), load_homework(arguments[1]), int(arguments[2]), number, scenes)
     for kind in sorted(set(made.values())):
         print(f"{sum(k == kind for k in made.values()):5} {kind}")

@@ -143,7 +143,7 @@ def test_a_grader_ends_with_its_parent():
         "r, w = os.pipe()\n"
         "if os.fork() == 0:\n"
         "    end_with(parent)\n"
-        "    print(os.getpid(), flush=True)\n"
+        "    print(os.getpid(), open('/proc/self/oom_score_adj').read(), flush=True)\n"
         "    os.write(w, b'x')\n"
         "    time.sleep(60)\n"
         "os.read(r, 1)\n"
@@ -151,8 +151,10 @@ def test_a_grader_ends_with_its_parent():
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=30)
     assert done.returncode == -signal.SIGKILL
+    pid, rather_than_the_parent = map(int, done.stdout.split())
+    assert rather_than_the_parent > int(Path("/proc/self/oom_score_adj").read_text())
     until = time.monotonic() + 10
-    while (state := _state(int(done.stdout))) not in ("", "Z") and time.monotonic() < until:
+    while (state := _state(pid)) not in ("", "Z") and time.monotonic() < until:
         time.sleep(0.02)
     assert state in ("", "Z")
 

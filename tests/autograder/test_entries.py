@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+import time
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from autograder.course.entries import digest, entries, identify
-from autograder.course.export import ClassError, Student, plain, submitters
+from autograder.course.export import LINE, ClassError, Student, plain, submitters
 from autograder.homeworks.homework import load_homework
+from autograder.submission import intake
 from autograder.submission.intake import IntakeError, take
 
 HOMEWORK = load_homework("hw6_lora")
@@ -101,6 +103,54 @@ def test_an_export_that_leads_out_of_its_folder_is_refused(tmp_path, name):
     (tmp_path / "submission_metadata.yml").write_text(f"{name}:\n  :submitters:\n")
     with pytest.raises(ClassError, match="expected the names of folders next to it"):
         entries(tmp_path)
+
+
+def test_a_long_line_of_an_export_is_cut_and_its_rest_is_not_another_line(tmp_path):
+    (tmp_path / "submission_metadata.yml").write_text(
+        EXPORT + "submission_9:\n  :results:\n    output: " + ("x" * (LINE - 12)) + "\nsubmission_8:\n  :submitters:\n"
+        "  - :name: " + "A" * 10**6 + "\n" + ("    and more\n" * 20_000) + "z" * LINE + "submission_666:\n"
+    )
+    begun = time.process_time()
+    found = submitters(tmp_path / "submission_metadata.yml")
+    assert time.process_time() - begun < 2
+    assert set(found) == {*submitters_of(EXPORT, tmp_path), "submission_8", "submission_9"}
+    assert len(found["submission_8"][0].name) <= 200
+
+
+def submitters_of(text, folder):
+    (folder / "other.yml").write_text(text, "utf-8")
+    return submitters(folder / "other.yml")
+
+
+def test_a_gigantic_list_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "submission_metadata.yml").open("wb") as file:
+        file.truncate(4 << 30)
+    begun = time.monotonic()
+    with pytest.raises(ClassError, match="has 4294967296 bytes; expected at most 268435456"):
+        entries(tmp_path)
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sparse files and links")
+def test_a_digest_reads_what_is_graded_and_no_more(tmp_path, monkeypatch):
+    for name in ("lora.py", "video.mp4"):
+        (tmp_path / "ann").mkdir(exist_ok=True)
+        with (tmp_path / "ann" / name).open("wb") as file:
+            file.truncate(40 << 30)
+    with (tmp_path / "bob.zip").open("wb") as file:
+        file.truncate(40 << 30)
+    read = []
+    before = intake._read
+    monkeypatch.setattr(intake, "_read", lambda *a: read.append(len(before(*a))) or before(*a))
+    for entry in entries(tmp_path)[0]:
+        digest(entry, HOMEWORK)
+    assert read == [intake.FILE_LIMIT + 1, intake.ZIP_LIMIT + 1]
+    one = entries(tmp_path)[0][0]
+    first = digest(one, HOMEWORK)
+    (tmp_path / "ann" / "video.mp4").write_text("another")
+    assert digest(one, HOMEWORK) == first
+    (tmp_path / "ann" / "video.mp4").rename(tmp_path / "ann" / "film.mp4")
+    assert digest(one, HOMEWORK) != first
 
 
 def test_a_list_of_another_form_is_an_entry_like_any_other(tmp_path):

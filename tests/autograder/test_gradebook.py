@@ -10,6 +10,8 @@ import sys
 import zipfile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from single import single_file
 from test_entries import EXPORT, random_folder
 
@@ -191,6 +193,14 @@ def test_every_student_of_a_group_has_a_row_with_number_and_address(tmp_path, on
 )
 def test_a_spreadsheet_takes_nothing_for_a_formula(cell, safe):
     assert harmless(cell) == safe
+
+
+@given(st.text(st.sampled_from("=+-@;,|\"\t\r\n 1a'\0\u200b＝﹣−"), max_size=12))
+def test_no_piece_of_a_cell_begins_a_formula_whatever_separates_cells(text):
+    cell = harmless(text)
+    assert cell.isprintable()
+    if not re.fullmatch(r"-?[0-9.]+", cell):
+        assert not [p for p in re.split(r'[;,|"]', cell) if p.strip().startswith(tuple("=+-@＝﹣−"))]
 
 
 def test_the_table_begins_with_a_byte_order_mark_and_has_a_line_a_row():

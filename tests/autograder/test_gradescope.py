@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -12,8 +13,10 @@ import pytest
 from dry_run import lay_out, run
 
 from autograder.cli import main
+from autograder.course import gradescope, supervisor
 from autograder.course.gradescope import build, complaints
-from autograder.feedback.results import not_run, validate
+from autograder.feedback.results import FAILED_TEXT, not_run, validate
+from autograder.grading import policy
 from autograder.grading.policy import Policy, PolicyError, applied, attempts_used, duration, late_share, read_metadata
 from autograder.homeworks.homework import load_homework
 from autograder.homeworks.mutant import mutants, mutated
@@ -95,6 +98,8 @@ def test_the_command_line(packed, tmp_path, capsys):
         ('{"lat": []}', "a policy has late and attempts"),
         ('{"late": [[48, 0.5], [24, 0.9]]}', "in ascending order"),
         ('{"attempts": 0}', "at least 1"),
+        ('{"late": [[NaN, 0.5]]}', "hours above 0"),
+        ("[" * 100_000, "a policy is"),
         ('{"attempts": true}', "at least 1"),
     ],
 )
@@ -213,3 +218,82 @@ def test_a_submission_without_its_files_uses_no_attempt(packed):
         assert made["score"] == 0
         assert made["extra_data"]["attempt"] is False
         assert "does not count as an attempt" in made["output"]
+
+
+@pytest.fixture
+def laid_out(tmp_path, packed):
+    root = tmp_path / "autograder"
+    lay_out(root, submission(tmp_path / "s"), packed)
+    return root
+
+
+def results_of(root):
+    assert not [c for c in validate(root / "results" / "results.json") if c.error]
+    return json.loads((root / "results" / "results.json").read_text())
+
+
+def spoil_settings(root, monkeypatch):
+    (root / "source" / "settings.json").write_text("[")
+
+
+def spoil_policy(root, monkeypatch):
+    (root / "source" / "policy.json").write_text("[" * 100_000)
+
+
+def spoil_seed(root, monkeypatch):
+    (root / "source" / "seed").unlink()
+
+
+def spoil_start(root, monkeypatch):
+    monkeypatch.setattr(supervisor, "CODE", "raise SystemExit(1) # {}")
+
+
+def spoil_results(root, monkeypatch):
+    good = not_run(FEW_SHOT)
+    done = {"record": {"status": "graded", "layers": {}}, "results": {**good, "score": float("nan")}}
+    monkeypatch.setattr(supervisor.Graders, "grade", lambda *_: done)
+
+
+@pytest.mark.parametrize("spoil", [spoil_settings, spoil_policy, spoil_seed, spoil_start, spoil_results])
+def test_when_the_grader_fails_results_say_so_and_no_attempt_is_used(laid_out, monkeypatch, capfd, spoil):
+    spoil(laid_out, monkeypatch)
+    assert gradescope.main(str(laid_out)) == 1
+    made = results_of(laid_out)
+    assert made["output"] == FAILED_TEXT
+    assert made["score"] == 0
+    assert attempts_used({"previous_submissions": [{"results": made}]}) == 0
+    assert len(capfd.readouterr().err) > 50  # staff see why
+
+
+def test_results_are_there_before_anything_else_is_done(laid_out):
+    code = "import os, sys\nfrom autograder.course import gradescope\ngradescope._run = lambda *_: os._exit(9)\n"
+    ended = subprocess.run([sys.executable, "-c", code + "gradescope.main(sys.argv[1])", str(laid_out)])
+    assert ended.returncode == 9
+    assert results_of(laid_out)["extra_data"]["attempt"] is False
+
+
+def test_what_is_graded_so_far_is_written_after_every_problem(laid_out, monkeypatch):
+    made = not_run(FEW_SHOT)
+    made["tests"][0]["score"] = made["score"] = 2.0
+    seen = []
+
+    def grade(self, entry, rules, keep):
+        keep({"record": {"status": "graded"}, "results": made})
+        seen.append(results_of(laid_out)["score"])
+        return {"record": {"status": "graded", "layers": {}}, "results": {**made, "score": 0.0}}
+
+    monkeypatch.setattr(supervisor.Graders, "grade", grade)
+    assert gradescope.main(str(laid_out)) == 0
+    assert (seen, results_of(laid_out)["score"]) == ([2.0], 0.0)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "{", "[]", "\ud800"])
+def test_metadata_that_cannot_be_read_are_none(tmp_path, text):
+    (tmp_path / "metadata.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert read_metadata(tmp_path / "metadata.json") == {}
+
+
+def test_gigantic_metadata_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(policy, "LARGEST", 1000)
+    (tmp_path / "metadata.json").write_text(json.dumps({"created_at": "x" * 2000}))
+    assert read_metadata(tmp_path / "metadata.json") == {}

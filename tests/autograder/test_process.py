@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,19 @@ def test_a_child_that_lives_on_holds_up_nothing(started, monkeypatch):
     process.drain()
     assert time.monotonic() - begun < 5
     assert process.log == b"said"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the children of a process")
+def test_a_child_in_a_session_of_its_own_ends_with_the_process(started):
+    program = started("if os.fork() == 0:\n    os.setsid()\n    import time; time.sleep(60)\n" + ECHO)
+    assert program.exchange(encode({"id": 1}), 10.0) == {"id": 1}
+    (child,) = module.children(program.pid)
+    program.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split(")")[1]:
+            return
+        time.sleep(0.02)
+    pytest.fail("the child lives on")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the threads of a process")

@@ -98,6 +98,15 @@ def test_all_of_a_page_is_in_its_main_part_and_every_column_has_a_title(done):
             assert table.startswith("<table><thead><tr><th")
 
 
+def test_the_page_of_a_class_shows_a_little_of_what_a_student_wrote(done):
+    long = "a" * 100_000
+    record = {"id": "a", "name": long, "file": f"{long}.zip", "problems": {}, "note": long, "prints": []}
+    graded = {**record, "reasons": {"9.1": [long]}, "score": 1.0, "status": "graded"}
+    made = classpage.page(done.homework, [graded, {**graded, "status": "refused"}], [long])
+    assert len(made) < 20_000
+    assert "a" * 301 not in made
+
+
 def test_a_map_shows_where_it_is_wrong(done):
     page = report.html(done, hidden=False)
     assert "<svg" in page

@@ -108,6 +108,15 @@ def test_large_integers_do_not_wrap_around():
     assert found.cause == ""
 
 
+@pytest.mark.parametrize("right", ["a name", True, 3, {"a": 1.0}, None, 2.0, [1.0], np.ones(2)])
+def test_a_reason_is_short_whatever_came(right):
+    one = np.ones((500, 500))
+    for came in ([one] * 30_000, {"a": [one] * 30_000}, "x" * 10**6, [[one] * 1000] * 30):
+        case = Case("a case", "driver", {}, {"dx": "aspect"})
+        (failure,) = judge(PROBLEM, [(case, {"dx": right}, {"dx": came})]).failures
+        assert len(failure.reason) < 300
+
+
 def test_an_explanation_that_raises_costs_no_points_and_is_logged(monkeypatch, failed_explanations):
     def broken(*args):
         raise ZeroDivisionError("of the diagnosis")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,31 @@ def test_a_copy_of_the_library_among_the_packages_must_not_be_open_to_all(tmp_pa
         Confinement()
 
 
+LANDLOCKED = """
+import ctypes, sys
+from autograder.sandbox import child_limits
+folder = sys.argv[1]
+libc = ctypes.CDLL(None, use_errno=True)
+ruleset, version = child_limits.landlock_ruleset(libc, [folder], [folder + "/site-packages"])
+libc.prctl(child_limits.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+child_limits.landlock(libc, ruleset, version)
+for path in ("json/__init__.py", "module.py", "site-packages/minipeft/answer.py"):
+    try:
+        print(len(open(folder + "/" + path).read()))
+    except PermissionError:
+        print("denied")
+"""
+
+
+def test_landlock_leaves_out_the_packages_in_a_readable_folder(folder):
+    if not parent_limits.landlock_version():
+        pytest.skip("this kernel has no Landlock")
+    for path in ("module.py", "site-packages/minipeft/answer.py"):
+        (folder / path).write_text("x" * 7)
+    ran = subprocess.run([sys.executable, "-c", LANDLOCKED, str(folder)], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout.split() == ["500", "7", "denied"], ran.stderr
+
+
 @pytest.fixture
 def session():
     with Session(HOMEWORK, Confinement()) as made:
@@ -150,6 +176,26 @@ def test_groups_of_a_killed_grader_are_removed_and_new_ones_are_not():
     finally:
         cgroups.remove([*old, *new])
     assert not any(group.exists() for group in new)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "files"), [("cpu memory pids", {"memory.max": "512", "pids.max": "65"}), ("cpu", None)]
+)
+def test_a_group_of_version_2_needs_a_folder_with_both_limits(tmp_path, monkeypatch, enabled, files):
+    monkeypatch.setattr(cgroups, "TOP", tmp_path)
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids")
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    here = tmp_path / own.lstrip("/")
+    for folder in {here, here.parent} if here != tmp_path else {tmp_path}:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cgroup.subtree_control").write_text(enabled)
+    if files is None:
+        with pytest.raises(OSError, match="no cgroup with limits of memory and tasks"):
+            cgroups.create(512, 65)
+    else:
+        (group,) = cgroups.create(512, 65)
+        assert {file.name: file.read_text() for file in group.iterdir()} == files
 
 
 def test_usage_is_that_of_a_process_and_its_children():

@@ -244,7 +244,7 @@ def model(draw: Draw) -> Iterator[Case]:
         ("gpt2", True, None),
         ("llama", True, draw.sizes(1, 5, 11)[0]),
     ):
-        P = draw.sizes(1)[0]
-        params = {"layout": layout, "sizes": _sizes(layout), "P": P, "projection": projection, "m": m}
+        params = {"layout": layout, "sizes": _sizes(layout), "P": draw.sizes(1)[0], "projection": projection, "m": m}
+        params["lengths"] = draw.shuffled([24, 25, 48, 1, 12, 23])  # half of them leave room in a context of 24
         name = f"{layout}, {'reparametrized' if projection else 'flat'}"
         yield Case(name, "model", {"ids": draw.integers(19, 3, 8)}, checks, params, tol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -138,8 +139,8 @@ def model(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     out["base"] = bool(all(np.array_equal(x.data, before[n]) for n, x in base.named_parameters()))
     out["offset afterwards"] = int(base.input.position_offset)
 
-    def fill() -> None:
-        mp.peft.get_peft_model(_decoder(mp, p), mp.peft.PrefixTuningConfig(p["sizes"]["context"]))
+    def fill(P: int) -> None:
+        mp.peft.get_peft_model(_decoder(mp, p), mp.peft.PrefixTuningConfig(P))
 
-    out["no room"] = refusal(fill)
+    out["no room"] = [refusal(partial(fill, P)) for P in p["lengths"]]
     return out

@@ -171,6 +171,7 @@ def applied(draw: Draw) -> Iterator[Case]:
         "shapes": "what is trained",
         "dtypes": "what is trained",
         "values at the start": "starts at θ₀",
+        "z at the start": "starts at θ₀",
         "start": "starts at θ₀",
         "z": "output",
         "gradient norms": "gradients",

@@ -130,7 +130,8 @@ def applied(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     shapes: list[list[int]] = [list(x.shape) for x in trained]
     out: dict[str, Any] = {"shapes": shapes, "dtypes": sorted({str(x.dtype) for x in trained})}
     out["values at the start"] = [np.unique(x.data) for x in trained]
-    out["start"] = bool(np.array_equal(adapted(a["x"]).data, start))
+    out["z at the start"] = adapted(a["x"]).data
+    out["start"] = bool(np.array_equal(out["z at the start"], start))
     for x in trained:
         x.data[...] = 0.3 * np.cos(np.arange(x.size)).reshape(x.shape) if x.ndim else 1.25
     out["z"] = adapted(a["x"]).data

@@ -330,7 +330,14 @@ def mixing(draw: Draw) -> Iterator[Case]:
             arrays["dz"] = draw.normal(len(examples), *batch, d)
             used = [f"d{n}{who}" for who in ("p", "q") if who in examples for n in "AB"]
             checks |= dict.fromkeys(("dx", *used), "gradients of a mixed batch")
-        params = {"scales": {"p": draw.number(1.5, 2.5), "q": draw.number(2.6, 3.5)}, "examples": examples}
+        n = len(examples)
+        params = {
+            "scales": {"p": draw.number(1.5, 2.5), "q": draw.number(2.6, 3.5)},
+            "examples": examples,
+            "batches": draw.shuffled(
+                [n, n - 1, n + 1, 2 * n, n]
+            ),  # with as many examples as adapters are named for, or not
+        }
         yield Case(name, "mixed", arrays, checks, params, tol=1e-5)
 
 

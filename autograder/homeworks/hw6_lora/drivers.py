@@ -156,7 +156,8 @@ def mixed(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
         for n, made in layers.items():
             out.update({f"dA{n}": made.lora_A.grad, f"dB{n}": made.lora_B.grad})
     out["changed"] = not np.array_equal(a["x"], before)
-    out["refused"] = refusal(lambda: mix(mp.Tensor(a["x"][1:])))
+    batches = [mp.Tensor(np.resize(a["x"], (n, *a["x"].shape[1:]))) for n in p["batches"]]
+    out["refused"] = [refusal(partial(mix, batch)) for batch in batches]
     return out
 
 

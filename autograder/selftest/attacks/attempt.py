@@ -7,7 +7,7 @@ tried. It reads jobs, one a line, tries each in a child, and answers each with a
 - the attacked problem has at most the points that it may have, those beside it have all of theirs;
 - results.json is valid; what a student reads holds nothing that the submission chose, nor the seed;
 - no page has markup and no cell a formula of the submission's; a class has one row for each entry;
-- no process, no file and no shared memory is left.
+- no process, no file and no shared memory is left, when the next grader has begun.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from autograder.cli import main as command
 from autograder.course.gradescope import main as gradescope
 from autograder.feedback.results import complaints
 from autograder.homeworks.strip import replace_bodies, stubs
+from autograder.sandbox.workspace import remove_stale
 from autograder.selftest.attacks import LINE, MARK, PLACES, Attack
 from autograder.selftest.attacks.corpus import ATTACKS
 from autograder.selftest.attacks.scene import HONEST, Scene, hand_in, scene, write
@@ -110,6 +111,7 @@ def tried(job: Job, folder: Path) -> list[Outcome]:
     seconds = round(time.monotonic() - begun, 2)
     if seconds > job.bound:
         shared.append(f"it took {seconds:.0f} s, of {job.limit:g}")
+    remove_stale()  # as the next grader does, if this one was ended at its deadline
     for name in ("open", "tmp"):
         if left := sorted(os.listdir(folder / name)):
             shared.append(f"files are left in {name}: {left[:3]}")
@@ -135,6 +137,19 @@ def one(job: Job, where: Scene, attacks: Sequence[Attack], handed: Sequence[Path
         second(attack, where, " ".join(texts), job.limit, outcome.wrong)
 
 
+def ended(arguments: list[str]) -> int:
+    """Run a command in a process that may end itself at its deadline; its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            code = command(arguments)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def graded(
     where: Scene, path: Path, limit: float, wrong: list[str], full: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
@@ -142,9 +157,11 @@ def graded(
     out = {n: where.folder / "results" / n for n in ("results.json", "report.html", "report.md")}
     options = ["--homework", where.homework.folder, "--seed-file", where.folder / "seed", "--deadline", limit]
     files = ["--out", out["results.json"], "--html", out["report.html"], "--markdown", out["report.md"]]
-    code = command([*map(str, ("grade", path, *options, *files)), *(["--full"] if full else [])])
+    begun = time.monotonic()
+    code = ended([*map(str, ("grade", path, *options, *files)), *(["--full"] if full else [])])
+    in_time = time.monotonic() - begun < limit
     document = json.loads(out["results.json"].read_text("utf-8"))
-    if code and document["extra_data"].get("attempt") is not False:
+    if code and in_time and document["extra_data"].get("attempt") is not False:
         wrong.append(f"grade ended with {code}")
     texts = [p.read_text("utf-8") for n, p in out.items() if n != "results.json" and p.is_file()]
     return document, [json.dumps(document, ensure_ascii=False), *texts]
@@ -230,6 +247,9 @@ ROUTES = {"grade": one, "staff": one, "class": in_class, "gradescope": on_grades
 def look(attack: Attack, where: Scene, document: dict[str, Any], wrong: list[str]) -> None:
     """Check a results.json: it is valid, and the points are those that there may be."""
     wrong += [f"results.json: {c.text}" for c in complaints(document) if c.error]
+    if not document["tests"]:
+        wrong.append("the grader failed")
+        return
     share = {t["number"]: t["score"] / t["max_score"] for t in document["tests"]}
     if attack.everywhere:
         if document["score"] > NOTHING * where.homework.points:
@@ -288,18 +308,20 @@ def peak(pid: int) -> int:
 
 def children(pid: int) -> list[int]:
     """Return the processes that a process has started and not buried."""
+    found: list[int] = []
     with contextlib.suppress(OSError):
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
-    return []
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text("ascii").split())
+    return found
 
 
 def deciding(pid: int) -> list[int]:
-    """Return the grader's processes that decide: itself and those that grade a class."""
+    """Return a process and those below it that grade, too: what they hold depends on what a submission sends."""
     found = [pid]
     for child in children(pid):
         with contextlib.suppress(OSError):
-            if b"course.grader" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
+            if re.search(rb"attacks\.attempt|course\.grader", Path(f"/proc/{child}/cmdline").read_bytes()):
+                found += deciding(child)
     return found
 
 

@@ -76,6 +76,29 @@ for n, m in list(sys.modules.items()):
 }
 
 
+REMOTE = """
+import gc, minipeft as mp
+remote = next((o for o in gc.get_objects() if type(o).__name__ == 'Remote'), None)
+class Raw:
+    def __init__(self, value): self.value = value
+if remote: remote._value = lambda x, objects: x.value if isinstance(x, Raw) else type(remote)._value(remote, x, objects)
+"""  # the conversation with the trusted worker; a `Raw` in it is sent as it is
+
+
+def through_context(raw: str) -> str:
+    """Return a program that has the prerequisite's context filled with a raw value, and gets it back as ``got``."""
+    return (
+        REMOTE
+        + f"""
+name = 'minipeft.peft.lora:LoRALinear.forward'
+own = mp.Context(True, True, True, True, True, False)
+own.needs_grad = (True, True, Raw({raw}), True, True, False)
+remote.ask({{'call': name}}, (own, np.ones((2, 3)), np.ones((4, 3)), None, np.ones((2, 3)), np.ones((4, 2)), 1.0))
+got = own.needs_grad[2]
+"""
+    )
+
+
 def _call(name: str, group: str, says: str, body: str, **more: object) -> Attack:
     return Attack(name, group, says, body=body, **more)  # type: ignore[arg-type]
 
@@ -170,6 +193,24 @@ return (x,) * 6 if len(given) < 3 else x
         ("super", "what its base class does", "return getattr(super(type(given[0]), given[0]), sys._getframe().f_code.co_name)(*given[1:])"),
         ("false", "`return False`", "return False"), ("true", "`return True`", "return True"))),
     Attack("replay", "values", "answers with the answers of the public cases", body=LOOK_UP, everywhere=True, places=WHOLE),
+    _call("asks-for-globals", "protocol", "has the trusted worker send a function's globals, and calls eval there", tries(
+        through_context("['method', ['named', name], '__globals__']") + "assert got['__builtins__']['eval']('6 * 7') == 42",
+        through_context("['method', ['named', name], '__builtins__']") + "assert got['eval']('6 * 7') == 42",
+        through_context("['method', ['builtin', 'object'], '__subclasses__']") + "assert len(got()) > 10",
+        through_context("['method', ['named', name], '__code__']") + "got.co_code"), places=("6.2",)),
+    _call("asks-for-attributes", "protocol", "asks the trusted worker for attributes of what it lent", REMOTE + tries(*(
+        f"for n in range(8):\n    try: remote.ask({{'attribute': [n, {name!r}]}}); break\n    except BaseException: pass\nelse: assert False"
+        for name in ("gi_frame", "f_globals", "f_back", "cell_contents", "tb_frame", "mro", "_remote", "__globals__")))),
+    _call("asks-for-the-answer", "protocol", "has the trusted worker compute the answer", REMOTE + """
+for call in (f'{__name__}:{NAME}', NAME):
+    try: return remote.ask({'call': call}, tuple(given))
+    except BaseException: pass
+"""),
+    _call("sends-odd-values", "protocol", "sends names, classes, ids and sizes that there are not", REMOTE + tries(*(
+        f"remote.ask({{'call': f'{{__name__}}:{{NAME}}'}}, (Raw({raw}),))" for raw in (
+            "['object', 0]", "['object', -1]", "['object', 10 ** 30]", "['theirs', 0]", "['theirs', -1]", "['named', 'minipeft:sys']", "['named', 'os:system']",
+            "['dtype', 'O']", "['dtype', 'V999999999']", "['numpy type', 'O']", "['scalar', 'O', 1]", "['scalar', 'U99999999', '']", "['tuple', ['x'] * 10 ** 5]",
+            "['slice', []]", "['range', [0, 10 ** 18, 1]]", "['builtin', 'eval']", "['method', ['theirs', 0], '__class__']", "[[[[[[[[]]]]]]]]")), goal=False)),
     _call("raw-replies", "protocol", "writes frames and rubbish into every descriptor", """
 import os, sys, struct
 for fd in range(3, 64):
@@ -195,7 +236,7 @@ def early():
             try: os.write(fd, encode({'id': i + 1, 'outputs': {}, 'value': None}))
             except OSError: pass
 threading.Thread(target=early, daemon=True).start()
-"""),
+""", spares="nothing"),
     _reply("previous-answer", "protocol", "answers each call with the answer to the one before",
            "kept = [None]\ndef change(x):\n    last, kept[0] = kept[0], x\n    return x if last is None else {**x, 'd': {**last['d'], 'id': x['d']['id']}}\n"),
     _reply("wrong-id", "protocol", "answers another request than the one asked",

@@ -38,7 +38,7 @@ class Scene:
 
     @property
     def target(self) -> Target:
-        """Return the function that is replaced."""
+        """Return the last function of the attacked problem; all of them are replaced."""
         return self.homework.problem(self.place.problem).targets[-1]
 
     @property
@@ -109,13 +109,14 @@ def honest(homework: Homework) -> dict[str, str]:
 def program(attack: Attack, scene: Scene) -> dict[str, str]:
     """Return the files of an attack."""
     homework, target = scene.homework, scene.target
+    attacked = homework.targets if attack.everywhere else homework.problem(scene.place.problem).targets
     found, empty, table = dict(attack.more), stubs(homework), ""
     if "TABLE" in attack.body:
         table = f"{KEY}\nTABLE = dict([\n{recorded(homework, scene.folder)}])\n"
     for f in homework.files:
         library = source_path(f.module).read_text("utf-8")
         text = empty[f.stub] if attack.everywhere or attack.stubs else library
-        targets = [t.name for t in homework.targets if t.module == f.module and (attack.everywhere or t == target)]
+        targets = [t.name for t in attacked if t.module == f.module]
         if attack.everywhere or (attack.most < 1.0 and attack.hand_in is None):
             names = [n for n in functions(text) for t in targets if n == t or n.startswith(f"{t}.")]
             text = replace_bodies(text, {n: body(attack, scene, library, n) for n in names})
