@@ -20,8 +20,9 @@ import numpy as np
 from autograder.grading.reference import reference_library
 from autograder.homeworks import driver
 from autograder.sandbox.child import LONGEST_MESSAGE
+from autograder.sandbox.copies import ProtocolError, name_of, named
 from autograder.sandbox.frames import FrameError, bounded, decode, encode, receive, send
-from autograder.sandbox.remote import ProtocolError, Remote, name_of, named, replaced
+from autograder.sandbox.remote import Remote, replaced
 
 FORWARD, BACKWARD = "forward", "backward"
 

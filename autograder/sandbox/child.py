@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from autograder.sandbox.copies import name_of, named
 from autograder.sandbox.frames import FrameError, decode, encode, receive, send
-from autograder.sandbox.remote import Remote, name_of, named, replaced
+from autograder.sandbox.remote import Remote, replaced
 
 PACKAGE = "minipeft"
 LONGEST_MESSAGE = 2000  # characters of an exception's text

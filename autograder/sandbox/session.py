@@ -139,7 +139,8 @@ class Session:
         begun: dict[str, Worker] = {}
         failure: Raised | None = None
         try:
-            message = trusted.ask(encode(request), self.until)
+            trusted.begin(self.until)
+            message = trusted.ask(encode(request))
             while "for" in message:
                 place = message["for"]
                 if place not in begun:
@@ -152,7 +153,7 @@ class Session:
                         raw = begun[place].relay(message["frame"].tobytes())
                     except Lost as lost:
                         failure = lost.raised
-                message = trusted.ask(encode({"lost": not raw}) + raw, self.until)
+                message = trusted.ask(encode({"lost": not raw}) + raw)
         except Lost as lost:  # the trusted worker itself
             trusted.close()
             self._trusted = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Mapping
@@ -192,14 +191,17 @@ class Trusted:
         self._started = False
         self.process = Process(python(ROOT, "autograder.grading.trusted"), self._folder, environment(self._folder))
 
-    def ask(self, frame: bytes, until: float = math.inf) -> dict[str, Any]:
+    def begin(self, until: float) -> None:
+        """Begin a case, for which the process has TRUSTED_SECONDS of CPU time."""
+        self._watch = Watch(self.process.pid, TRUSTED_SECONDS, until)
+
+    def ask(self, frame: bytes) -> dict[str, Any]:
         """Send a frame and return the message that it answers. Raises Lost if there is none; then it must be closed."""
-        watch = Watch(self.process.pid, TRUSTED_SECONDS, until)
         try:
             if not self._started:
-                self.process.exchange(self._start, watch)
+                self.process.exchange(self._start, self._watch)
                 self._started = True
-            reply: dict[str, Any] = decode(self.process.exchange(frame, watch, TRUSTED_REPLIED))
+            reply: dict[str, Any] = decode(self.process.exchange(frame, self._watch, TRUSTED_REPLIED))
         except FrameError as error:
             raise Lost(Raised("crash", "the grader's own worker failed", str(error))) from None
         return reply

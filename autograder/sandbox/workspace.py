@@ -24,7 +24,7 @@ SECONDS_TO_LOCK = 60.0  # after which a folder without a lock belongs to nobody
 SECONDS_TO_REMOVE = 2.0  # on Windows a file may be in use for a moment after its process has ended
 SIDE = (  # of the autograder, in the folder that workers read
     "__init__.py",
-    *(f"sandbox/{name}.py" for name in ("__init__", "entry", "child", "frames", "layouts", "remote")),
+    *(f"sandbox/{name}.py" for name in ("__init__", "entry", "child", "copies", "frames", "layouts", "remote")),
     *(f"sandbox/{name}.py" for name in ("child_limits", "namespaces", "system_calls")),
 )
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import minipeft as mp
-from autograder.sandbox.remote import ProtocolError, Remote, named, replaced
+from autograder.sandbox.copies import ProtocolError, named
+from autograder.sandbox.remote import Remote, replaced
 from minipeft.peft.lora import LoraLayer
 
 
