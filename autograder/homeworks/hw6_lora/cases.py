@@ -384,8 +384,8 @@ def applied(draw: Draw) -> Iterator[Case]:
     attention = ["q_proj", "k_proj", "v_proj", "out_proj"]
     for name, family, sizes, options in (
         ("queries and values of a GPT-2", "gpt2", GPT2, {}),
-        ("ranks by pattern, biases", "gpt2", GPT2, {"r": 2, "rank_pattern": {"v_proj": 4}, "bias": "lora_only",
-                                                     "target_modules": ["q_proj", "v_proj", "up_proj"]}),
+        ("ranks by pattern, biases", "gpt2", GPT2, {"rank_pattern": {"v_proj": draw.sizes(1, 7, 11)[0]},
+                                              "bias": "lora_only", "target_modules": ["q_proj", "v_proj", "up_proj"]}),
         ("every linear layer of a Llama", "llama", LLAMA, {"target_modules": "all-linear", "use_rslora": True}),
         ("the attention of one layer", "llama", LLAMA, {"target_modules": attention, "layers_to_transform": [1],
                                                         "exclude_modules": ["out_proj"]}),
