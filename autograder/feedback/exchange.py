@@ -20,6 +20,7 @@ from autograder.sandbox.frames import DTYPES, NAMES, FrameError, encode
 CASES = 8  # so many are compared with known mistakes: the failing ones first, and of them the smallest
 SEARCHED = 1 << 16  # entries of an array of another shape whose values are looked at
 MOST_BYTES = 16 * 1024 * 1024  # of one problem's cases
+MOST_INPUT = 4 * 1024 * 1024  # bytes of one input; a case with a larger one goes without it and without its driver
 MOST_LISTED = 100  # entries of a list or a dictionary that came
 LONGEST = 200  # characters of a text that came
 TEXTS = (1000, 100)  # characters of a sentence for public cases; fewer if not all of them fit into a frame
@@ -60,10 +61,11 @@ def _chosen(verdict: Verdict) -> Iterator[dict[str, Any]]:
         others += case.name not in wrong
         if others > CASES:
             break
+        arrays = {name: x for name, x in case.arrays.items() if x.nbytes <= MOST_INPUT}
         one = {
             "name": case.name,
-            "driver": case.driver,
-            "arrays": dict(case.arrays),
+            "driver": case.driver if len(arrays) == len(case.arrays) else "",
+            "arrays": arrays,
             "checks": dict(case.checks),
             "params": dict(case.params),
             "layouts": dict(case.layouts),

@@ -134,6 +134,16 @@ def test_a_large_array_of_another_shape_costs_nothing():
     assert "has axes that must be summed" in found[0].text
 
 
+def test_a_case_with_a_large_input_is_explained_without_it():
+    right = np.arange(1.0, 6.0)
+    case = Case("a case", "by_hand", {"x": right, "W": np.ones((1000, 1000))}, {"z": "forward"}, {})
+    wrong = judge(PROBLEM, [(case, {"z": right}, {"z": -right})])
+    frame = exchange.packed(LORA.name, wrong)
+    assert len(frame) < 10_000
+    (found,) = diagnose(LORA, exchange.unpacked(decode(frame)["explain"]))
+    assert found.text == "z has the wrong sign everywhere."
+
+
 def test_problems_too_large_for_a_frame_lose_cases_and_no_failure():
     x = np.ones((500, 500))
     cases = [Case(str(i), "driver", {"x": x}, {"z": "forward"}) for i in range(12)]
