@@ -75,7 +75,7 @@ def diagnosed(f: Failure, result: Result | None, hint: str) -> Diagnosis:
 def explained(f: Failure, case: Case, right: Outputs, got: Outputs | Raised) -> list[Cause]:
     """Return what can be said of a failure without the known mistakes: at most two causes."""
     if isinstance(got, Raised):
-        return [raised(got)]
+        return [raised(got, case.memory > 0)]
     e, g = f.expected, f.got
     if f.kind == "missing":
         return []

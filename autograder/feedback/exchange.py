@@ -73,6 +73,7 @@ def _chosen(verdict: Verdict) -> Iterator[dict[str, Any]]:
             "tol": case.tol,
             "exact": sorted(case.exact),
             "seconds": case.seconds,
+            "memory": case.memory,
             "right": dict(right),
         }
         if isinstance(got, Raised):
@@ -127,8 +128,8 @@ def unpacked(message: Mapping[str, Any]) -> Verdict:
 
 
 def _result(one: Mapping[str, Any]) -> Result:
-    names = ("name", "driver", "arrays", "checks", "params", "layouts", "shown", "tol")
-    case = Case(**{name: one[name] for name in names}, exact=frozenset(one["exact"]), seconds=one["seconds"])
+    names = ("name", "driver", "arrays", "checks", "params", "layouts", "shown", "tol", "seconds", "memory")
+    case = Case(**{name: one[name] for name in names}, exact=frozenset(one["exact"]))
     if "raised" in one:
         return case, one["right"], Raised(*one["raised"])
     return case, one["right"], {name: _came(x) for name, x in one["got"].items()}

@@ -28,6 +28,7 @@ class Part(Enum):
     # the call
     NOT_WRITTEN = "This is not written yet"
     LATE = "It takes more processor time than it may: a loop over entries, or differences in place of a formula?"
+    MEMORY = "It takes more memory than it may: an array is made that is as large as the one that must not be formed"
     ENDED = "The process ended in the middle of the call"
     RAISES = "It raises {0}"
     RAISES_ITS_OWN = "It raises an exception of its own"
@@ -203,8 +204,10 @@ def known_names(verdict: Verdict) -> frozenset[str]:
     return frozenset(names)
 
 
-def raised(got: Raised) -> Cause:
-    """Return what an exception tells: its type; of a public case its line and message too."""
+def raised(got: Raised, little: bool = False) -> Cause:
+    """Return what an exception tells: its type; of a public case its line and message too. little: memory was short."""
+    if little and got.error == "MemoryError":
+        return Cause("memory", (Part.MEMORY,))
     if got.error == NOT_WRITTEN:
         return Cause("not written", (Part.NOT_WRITTEN,), public=f"{Part.NOT_WRITTEN.value} ({got.message}).")
     if got.kind == "timeout":

@@ -8,10 +8,13 @@ import pytest
 from autograder.feedback.causes import Wrong
 from autograder.feedback.causes.terms import term
 from autograder.feedback.details import details
-from autograder.feedback.diagnose import explained
+from autograder.feedback.diagnose import diagnoses, explained
 from autograder.feedback.words import Part, hidden_text, known_names
 from autograder.grading.check import Failure, Verdict, compare
+from autograder.grading.reference import grade_sources
 from autograder.homeworks.case import Case
+from autograder.homeworks.homework import load_homework
+from autograder.homeworks.strip import replace_bodies, source_path
 
 rng = np.random.default_rng(7)
 X = rng.standard_normal((3, 5))
@@ -215,3 +218,14 @@ def test_a_vector_has_no_transpose():
     case = Case("c", "d", {}, {})
     assert term(Wrong("z", V[0], 1.713 * V[0], case, {})) is None
     assert "the transpose of what is expected" in term(Wrong("z", SQUARE, SQUARE + 0.7 * SQUARE.T, case, {})).text
+
+
+def test_a_call_that_forms_the_large_array_is_told_so():
+    body = "ctx.save(x, weight, lora_A, lora_B, x)\nz = x @ (weight + scale * (lora_B @ lora_A)).T\n"
+    source = source_path("minipeft.peft.lora").read_text("utf-8")
+    dense = replace_bodies(source, {"LoRALinear.forward": f"{body}return z if bias is None else z + bias"})
+    homework = load_homework("hw6_lora")
+    verdict = grade_sources(homework, {"minipeft.peft.lora": dense}, "a test", ["6.1"])["6.1"]
+    found = [d for d in diagnoses(homework.name, verdict, known=False) if d.failure.aspect == "thin"]
+    assert found
+    assert {d.text for d in found} == {d.hidden(known_names(verdict)) for d in found} == {f"{Part.MEMORY.value}."}
