@@ -58,6 +58,14 @@ def named(name: str) -> Any:
     return found
 
 
+def method(owner: Any, name: str) -> types.MethodType:
+    """Return a method of the library by its name, bound. Raises ProtocolError for any other attribute."""
+    found = None if name.startswith("__") else getattr(owner, name, None)
+    if not isinstance(found, types.MethodType) or not name_of(found.__func__):
+        raise ProtocolError(f"no method {name[:80]!r}")
+    return found
+
+
 def name_of(x: Any) -> str:
     """Return the name by which the other side finds a class or function of the library; "" if it is none."""
     module, path = getattr(x, "__module__", None) or "", getattr(x, "__qualname__", "")
@@ -370,7 +378,7 @@ class Copies:
         if tag == "named":
             return named(rest[0])
         if tag == "method":
-            return getattr(self._read(rest[0]), rest[1])
+            return method(self._read(rest[0]), str(rest[1]))
         if tag == "handle":
             return Handle(self, rest[0])
         if tag == "theirs":

@@ -204,6 +204,17 @@ HOSTILE = [
         ),
         "arrays": [np.zeros(16, np.uint8)],
     },
+    *(
+        {"text": json.dumps([[["tuple", [["method", owner, name]]], {}, None], {}]), "arrays": []}
+        for owner, name in (
+            (["named", "minipeft.peft.lora:LoRALinear.forward"], "__globals__"),
+            (["named", "minipeft.peft.lora:LoRALinear.forward"], "__code__"),
+            (["named", "minipeft.peft.lora:LoraLayer"], "__init__"),
+            (["named", "minipeft.peft.lora:LoraLayer"], "mro"),
+            (["builtin", "object"], "__subclasses__"),
+            (["builtin", "str"], "format"),
+        )
+    ),
 ]
 
 
