@@ -12,7 +12,8 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("workers are confined on Linux only", allow_module_level=True)
 
-from autograder.homeworks.case import cases
+from autograder.grading.reference import drawn
+from autograder.homeworks.case import request_of
 from autograder.homeworks.homework import ROOT, load_homework
 from autograder.homeworks.strip import replace_bodies, source_path
 from autograder.sandbox import cgroups, parent_limits, readable
@@ -107,14 +108,14 @@ def test_landlock_leaves_out_the_packages_in_a_readable_folder(folder):
 
 @pytest.fixture
 def session():
-    with Session(HOMEWORK, Confinement()) as made:
+    with Session(HOMEWORK, Confinement(), own=True) as made:
         yield made
 
 
 def worker(session):
     """A worker that is confined and waits."""
     assert session.probe({}) is None
-    return session._ahead
+    return session._worker("forward", {})
 
 
 def test_a_worker_has_no_writable_mapping_that_another_could_have(session):
@@ -126,9 +127,9 @@ def test_a_worker_has_no_writable_mapping_that_another_could_have(session):
 
 
 def test_the_time_of_a_worker_is_counted_in_a_pid_namespace(session):
-    case = replace(cases("hw6_lora", "6.1", "a test")[0], seconds=1.0)
+    case, right = drawn("hw6_lora", "6.1", "a test")[0]
     text = replace_bodies(SOURCE, {"LoRALinear.forward": "while True: pass"})
-    (got,) = session.run({MODULE: text}, [case])
+    (got,) = session.run({MODULE: text}, [(replace(case, seconds=1.0), right)])
     assert (got.kind, got.message) == ("timeout", "more than 1 s of processor time")
 
 
@@ -144,7 +145,7 @@ def test_no_process_and_no_control_group_of_a_worker_is_left(session):
 
 
 def test_how_a_worker_ends_is_told_across_a_pid_namespace(session):
-    case = cases("hw6_lora", "6.1", "a test")[0]
+    case = drawn("hw6_lora", "6.1", "a test")[0]
     ends = {
         "import ctypes; ctypes.string_at(0)": "crashed (SIGSEGV)",
         "import os; os._exit(7)": "ended before it answered",
@@ -155,7 +156,7 @@ def test_how_a_worker_ends_is_told_across_a_pid_namespace(session):
         assert (got.kind, got.error) == ("crash", says)
     one = worker(session)
     os.kill((children(one.process.pid) or [one.process.pid])[0], signal.SIGKILL)
-    assert one.call(case).error == "crashed (SIGKILL)"
+    assert one.call(request_of(case[0]), 5.0).error == "crashed (SIGKILL)"
 
 
 def test_groups_of_a_killed_grader_are_removed_and_new_ones_are_not():

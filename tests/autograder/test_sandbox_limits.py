@@ -24,7 +24,8 @@ if sys.platform != "linux":
 from autograder.cli import main
 from autograder.grading.check import Raised
 from autograder.grading.grade import grade
-from autograder.homeworks.case import cases
+from autograder.grading.reference import drawn
+from autograder.homeworks.case import request_of
 from autograder.homeworks.homework import load_homework
 from autograder.homeworks.strip import replace_bodies, source_path
 from autograder.sandbox import child_limits, parent_limits, readable, system_calls
@@ -62,14 +63,14 @@ def configuration(request):
 
 @pytest.fixture(scope="module")
 def session(configuration):
-    with Session(HOMEWORK, Confinement(**CONFIGURATIONS[configuration])) as made:
+    with Session(HOMEWORK, Confinement(**CONFIGURATIONS[configuration]), own=True) as made:
         yield made
     assert not made.folder.exists()
 
 
 @pytest.fixture(scope="module")
 def case():
-    return cases("hw6_lora", "6.1", "a test")[0]
+    return drawn("hw6_lora", "6.1", "a test")[0]
 
 
 @pytest.fixture
@@ -327,24 +328,14 @@ def test_secrets_of_the_grader_cannot_be_read(tried, configuration, tmp_path):
             assert re.fullmatch(GONE, tried(lines).error)
 
 
-def test_other_workers_cannot_be_read(session, case, tried, configuration):
-    session.prepare({MODULE: SOURCE})
-    other = session._ahead
-    try:
-        assert other.start() is None
-        text = replace_bodies(
-            SOURCE,
-            {
-                "LoRALinear.forward": f"raise RuntimeError(open({str(other._folder / 'submission')!r} + '/' + "
-                f"{MODULE + '.py'!r}).read())"
-            },
-        )
-        session._ahead = None
-        (got,) = session.run({MODULE: text}, [case])
-        assert re.fullmatch(GONE, got.error)
-        assert not isinstance(other.call(case), Raised)
-    finally:
-        other.close()
+def test_other_workers_cannot_be_read(session, case):
+    other = session._worker("forward", {MODULE: SOURCE})
+    place = other._folder / "submission" / f"{MODULE}.py"
+    assert place.read_text("utf-8") == SOURCE
+    body = f"raise RuntimeError(open({str(place)!r}).read())"
+    (got,) = session.run({MODULE: replace_bodies(SOURCE, {"LoRALinear.forward": body})}, [case])
+    assert re.fullmatch(GONE, got.error)
+    assert not isinstance(other.call(request_of(case[0]), 10.0), Raised)
 
 
 def test_a_torrent_of_output_does_no_harm(session, case, tried):
@@ -376,7 +367,8 @@ def test_a_worker_dies_with_the_grader():
         "from autograder.homeworks.homework import load_homework\n"
         "s = Session(load_homework('hw6_lora'), Confinement())\n"
         "s.probe({})\n"
-        "print(s._ahead.process.pid, s.folder, flush=True)\n"
+        "(w,) = s._workers.values()\n"
+        "print(w.process.pid, s.folder, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=parent_limits.ROOT)
@@ -395,10 +387,8 @@ def test_every_worker_is_a_user_of_its_own_and_nothing_of_it_is_left(case):
     made = Confinement(GRADESCOPE)
     body = "import os\nraise RuntimeError((os.getresuid(), os.getresgid(), os.getgroups()))"
     text = replace_bodies(SOURCE, {"LoRALinear.forward": body})
-    with Session(HOMEWORK, made) as session:
-        session.prepare({MODULE: text})
-        first = session.run({MODULE: text}, [case])[0].message
-        second = session.run({MODULE: text}, [case])[0].message
+    with Session(HOMEWORK, made, own=True) as session:
+        first, second = (session.run({MODULE: text + line}, [case])[0].message for line in ("", "# another"))
     users = [int(m.split(",")[0].strip("(")) for m in (first, second)]
     assert users[0] != users[1]
     for user, said in zip(users, (first, second), strict=True):
@@ -540,7 +530,7 @@ def test_a_folder_that_no_one_else_can_read_is_named(case, tmp_path, monkeypatch
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o700)
     monkeypatch.setattr("tempfile.tempdir", str(shut))
-    with Session(HOMEWORK, Confinement()) as session, pytest.raises(ConfinementError, match="set TMPDIR"):
+    with Session(HOMEWORK, Confinement(), own=True) as session, pytest.raises(ConfinementError, match="set TMPDIR"):
         session.run({MODULE: SOURCE}, [case])
 
 
