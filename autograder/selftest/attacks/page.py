@@ -24,9 +24,9 @@ nor any text of the submission's; no page has markup, no cell a formula; a class
 ended in time and stayed below 300 MiB; no process, no file and no shared memory is left. A program that reaches what it
 wants then computes the right answer, so its points would tell.
 
-A cell names the problem that was attacked; an empty one was not tried. *all*: root, with every layer; *user*: an
-ordinary user, with Landlock and seccomp; *container*: root with the capabilities, the system calls, half a core and the
-768 MB of Docker's defaults, on a kernel without Landlock."""
+A cell names the problem that was attacked; an empty one was not tried, and a table may come from a part of a run.
+*all*: root, with every layer; *user*: an ordinary user, with Landlock and seccomp; *container*: root with the
+capabilities, the system calls, half a core and the 768 MB of Docker's defaults, on a kernel without Landlock."""
 
 
 def summary(found: Mapping[Key, Outcome]) -> str:
