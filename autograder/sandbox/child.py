@@ -118,7 +118,7 @@ class Served:
             importlib.import_module(name)
         self.drivers = importlib.import_module(drivers) if drivers else None
         np.ones((64, 64)) @ np.ones((64, 64))  # BLAS takes its memory now
-        self.remote = Remote(self.exchange, self.mp, 1, self.function, lambda error: raised(error, self.files))
+        self.remote = Remote(self.exchange, self.mp, 1, None, self.function, lambda error: raised(error, self.files))
 
     def begin(self, case: Any, supplied: Sequence[str]) -> None:
         """Begin a case. supplied: functions of the submission in whose place the trusted worker is asked."""

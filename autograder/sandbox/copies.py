@@ -7,12 +7,11 @@ A tensor that was computed is a leaf on the other side or, among results, a node
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,8 @@ from autograder.sandbox.frames import DTYPES, NAMES, Opaque
 PACKAGE = "minipeft"
 PLAIN = (bool, int, float, str)
 BUILTIN = {t.__name__: t for t in (*PLAIN, list, dict, tuple, set, object)}
-INLINE = (tuple, frozenset, slice, range, types.EllipsisType, np.dtype, np.generic, type, types.MethodType)
+INLINE: tuple[Any, ...] = (tuple, frozenset, slice, range, types.EllipsisType, np.dtype, np.generic, type)
+INLINE += (types.MethodType, types.GeneratorType)
 
 
 class ProtocolError(Exception):
@@ -38,9 +38,6 @@ class Handle:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._remote.ask({"handle": self._number}, args, kwargs)
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._remote.ask({"iterate": self._number}))
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -52,9 +49,12 @@ def named(name: str) -> Any:
     module, _, path = name.partition(":")
     if module.partition(".")[0] != PACKAGE or module not in sys.modules:
         raise ProtocolError(f"no module {module[:80]!r}")
-    found = functools.reduce(getattr, path.split("."), sys.modules[module])
-    if (getattr(found, "__module__", None) or "").partition(".")[0] != PACKAGE:
-        raise ProtocolError(f"{name[:80]!r} is not of the library")
+    found: Any = sys.modules[module]
+    for part in path.split("."):
+        found = vars(found).get(part)
+        found = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
+    if not isinstance(found, (type, types.FunctionType)) or name_of(found) != name:
+        raise ProtocolError(f"{name[:80]!r} is not a class or function of the library")
     return found
 
 
@@ -87,6 +87,14 @@ def raw(owner: np.ndarray) -> np.ndarray:
     return flat.reshape(-1).view(np.uint8)
 
 
+def number_type(name: Any) -> np.dtype[Any]:
+    """Return the dtype of numbers or booleans with that name; ProtocolError for another."""
+    dtype = np.dtype(name) if isinstance(name, str) else None
+    if dtype is None or dtype.newbyteorder("<") not in NAMES:
+        raise ProtocolError("expected a type of numbers")
+    return dtype
+
+
 def attributes(x: Any) -> dict[str, Any]:
     """Return the attributes of an instance, in its dictionary and in slots."""
     slots = [s for c in type(x).__mro__ for s in getattr(c, "__slots__", ()) if not s.startswith("__")]
@@ -99,12 +107,14 @@ class Copies:
     Args:
         mp: the library of this side.
         first: 0 or 1: the numbers of objects that come from this side are even or odd.
+        home: the beginning of the names of modules whose objects may be called from the other side; nothing else can
+            be reached by a handle. None on the side of a submission, which may hand over anything.
     """
 
     step: Any  # the Function of a tensor that was computed on the other side
 
-    def __init__(self, mp: Any, first: int):
-        self.mp, self.first = mp, first
+    def __init__(self, mp: Any, first: int, home: str | None):
+        self.mp, self.first, self.home = mp, first, home
         self.forget()
 
     def forget(self) -> None:
@@ -150,6 +160,10 @@ class Copies:
         return ["object", self._object(x, objects)]
 
     def _handle(self, x: Any) -> list[Any]:
+        made = x.__self__ if isinstance(x, types.MethodType) else x
+        module = made.__module__ if isinstance(made, types.FunctionType) else type(made).__module__
+        if self.home is not None and not module.startswith(self.home):
+            return ["opaque", type(x).__name__]
         self._handles.append(x)
         return ["handle", len(self._handles) - 1]
 
@@ -169,6 +183,10 @@ class Copies:
             return ["dtype", x.str]
         if isinstance(x, np.generic):
             return ["scalar", x.dtype.str, x.item()]
+        if isinstance(x, types.GeneratorType):
+            return ["iterator", values(x)]
+        if isinstance(x, types.MethodType) and self.home is None:
+            return self._handle(x)
         if isinstance(x, types.MethodType):
             owner = self._value(x.__self__, objects)
             return self._handle(x) if owner[0] == "handle" else ["method", owner, x.__name__]
@@ -350,6 +368,8 @@ class Copies:
             x.bit_generator.state = json.loads(state[1])
         elif kind == "instance":
             new = {str(name): self._read(v) for name, v in state[2]}
+            if any(name.startswith("__") or not name.isidentifier() for name in new):
+                raise ProtocolError("expected names of attributes")
             for name in attributes(x).keys() - new.keys():
                 object.__delattr__(x, name)
             for name, v in new.items():
@@ -368,16 +388,19 @@ class Copies:
             return (slice if tag == "slice" else range)(*map(self._read, rest[0]))
         if tag == "ellipsis":
             return Ellipsis
+        if tag == "iterator":
+            items = [self._read(item) for item in rest[0]]
+            self._shared.append(items)
+            return iter(items)
         if tag in ("dtype", "numpy type"):
-            dtype = np.dtype(rest[0])
-            return dtype if tag == "dtype" else dtype.type
+            return number_type(rest[0]) if tag == "dtype" else number_type(rest[0]).type
         if tag == "scalar":
-            return np.dtype(rest[0]).type(rest[1])
+            return number_type(rest[0]).type(rest[1])
         if tag == "builtin":
             return BUILTIN[rest[0]]
         if tag == "named":
             return named(rest[0])
-        if tag == "method":
+        if tag == "method" and self.home is None:  # the trusted side looks nothing up that a submission names
             return method(self._read(rest[0]), str(rest[1]))
         if tag == "handle":
             return Handle(self, rest[0])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import builtins
 import functools
 import sys
+import types
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -28,6 +29,7 @@ class Remote(Copies):
         exchange: sends a message and returns the next one from the other side.
         mp: the library of this side.
         first: 0 or 1: the ids of objects that come from this side are even or odd.
+        home: see `Copies`: modules whose objects the other side may call.
         function: returns the function that the other side may call by a name; raises LookupError for any other.
         describe: an exception as plain values.
     """
@@ -37,10 +39,11 @@ class Remote(Copies):
         exchange: Callable[[dict[str, Any]], Any],
         mp: Any,
         first: int,
+        home: str | None,
         function: Callable[[str], Callable[..., Any]],
         describe: Callable[[BaseException], dict[str, Any]],
     ):
-        super().__init__(mp, first)
+        super().__init__(mp, first, home)
         self.exchange, self.function, self.describe = exchange, function, describe
         self.step = _step(mp, self)
 
@@ -84,14 +87,15 @@ class Remote(Copies):
             return self.function(str(message["call"]))(*args, **kwargs)
         if "handle" in message:
             return self._handles[message["handle"]](*args, **kwargs)
-        if "iterate" in message:
-            return list(self._handles[message["iterate"]])
         if "attribute" in message:
             number, name = message["attribute"]
-            if name.startswith("__"):
+            handed = self._handles[number]
+            if name.startswith("__") or isinstance(handed, (types.FunctionType, types.MethodType)):
                 raise ProtocolError("no such attribute")
-            return getattr(self._handles[number], name)
-        tensor, parents = self._objects[message["backward"]], [self._objects[i] for i in message["parents"]]
+            return getattr(handed, name)
+        tensor, *parents = (self._objects[i] for i in (message["backward"], *message["parents"]))
+        if not all(isinstance(x, self.mp.Tensor) for x in (tensor, *parents)):
+            raise ProtocolError("expected tensors")
         into: dict[Any, Any] = {}
         tensor.backward(args[0], into)
         return [into.get(parent) for parent in parents]

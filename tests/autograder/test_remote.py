@@ -21,8 +21,8 @@ class Pair:
         def describe(error):
             return {"type": type(error).__name__, "message": str(error)}
 
-        self.here = Remote(lambda message: self.sent(self.there, message), mp, 0, self.allowed, describe)
-        self.there = Remote(lambda message: self.sent(self.here, message), mp, 1, self.allowed, describe)
+        self.here = Remote(lambda message: self.sent(self.there, message), mp, 0, __name__, self.allowed, describe)
+        self.there = Remote(lambda message: self.sent(self.here, message), mp, 1, None, self.allowed, describe)
 
     def sent(self, to, message):
         return to.answer(message)
