@@ -2,14 +2,13 @@
 
 Its messages go through the grader, which passes the submission's on unread. It holds the library with its answers, and
 no seed, case or score but the case that it runs. What a submission sends is read here and nowhere else, so the worker
-is disposable: its time and memory are limited, and the grader replaces it when it ends.
+is confined as a submission's is, and the grader replaces it when it ends.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -105,8 +104,13 @@ class Trusted:
     def serve(self) -> None:
         """Answer until the grader ends."""
         start = decode(self.message())
-        if sys.platform == "linux":
-            importlib.import_module("autograder.sandbox.child_limits").limit(start["limits"])
+        if start["confine"] is not None:
+            limits = importlib.import_module("autograder.sandbox.child_limits")
+            try:
+                limits.enter(start["confine"], keep=(self.requests, self.replies))
+            except (limits.ConfineError, OSError) as error:
+                send(self.replies, encode({"unconfined": str(error)}))
+                return
         with reference_library().active() as self.mp:
             self.drivers = importlib.import_module(f"autograder.homeworks.{start['homework']}.drivers")
             for name in start["modules"]:

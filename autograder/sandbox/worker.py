@@ -15,14 +15,13 @@ from autograder.homeworks.homework import ROOT
 from autograder.sandbox.frames import FrameError, decode, encode
 from autograder.sandbox.parent_limits import ConfinementError
 from autograder.sandbox.process import MOST_REPLIED, Lost, Process, Watch, address_space, children
-from autograder.sandbox.workspace import environment, remove
+from autograder.sandbox.workspace import copy_library, environment, remove
 
 if TYPE_CHECKING:
     from autograder.sandbox.session import Session
 
 START_SECONDS = 10.0  # of CPU time, for importing NumPy, the library and the submission
 TRUSTED_SECONDS = 20.0  # of CPU time, for a driver and what it makes of the submission's replies
-TRUSTED_LIMITS = {"AS": 2 << 30, "CPU": 600, "CORE": 0}
 TRUSTED_REPLIED = 80 << 20  # bytes: a message for the submission inside a message
 
 
@@ -185,11 +184,19 @@ class Trusted:
 
     def __init__(self, session: Session):
         self._folder = session.new_folder()
+        self._confinement = session.confinement
+        self._confine: dict[str, Any] | None = None
+        library, scratch = ROOT, self._folder / "scratch"
+        scratch.mkdir()
+        if self._confinement is not None:
+            library = self._folder / "library"
+            copy_library(library)
+            self._confine = self._confinement.settings(self._folder, ())
         homework = session.homework
         modules = sorted({t.module for t in homework.targets})
-        self._start = encode({"homework": homework.name, "modules": modules, "limits": TRUSTED_LIMITS})
+        self._start = encode({"homework": homework.name, "modules": modules, "confine": self._confine})
         self._started = False
-        self.process = Process(python(ROOT, "autograder.grading.trusted"), self._folder, environment(self._folder))
+        self.process = Process(python(library, "autograder.grading.trusted"), scratch, environment(scratch))
 
     def begin(self, until: float) -> None:
         """Begin a case, for which the process has TRUSTED_SECONDS of CPU time."""
@@ -199,15 +206,23 @@ class Trusted:
         """Send a frame and return the message that it answers. Raises Lost if there is none; then it must be closed."""
         try:
             if not self._started:
-                self.process.exchange(self._start, self._watch)
-                self._started = True
+                self._begin()
             reply: dict[str, Any] = decode(self.process.exchange(frame, self._watch, TRUSTED_REPLIED))
         except FrameError as error:
             raise Lost(Raised("crash", "the grader's own worker failed", str(error))) from None
         return reply
 
+    def _begin(self) -> None:
+        """Wait until the process is confined. Raises ConfinementError if it cannot be."""
+        reply = decode(self.process.exchange(self._start, self._watch))
+        if "unconfined" in reply:
+            raise ConfinementError(f"the trusted worker cannot be confined here: {reply['unconfined']}")
+        self._started = True
+
     def close(self) -> None:
         """End the process and remove its folder."""
         self.process.kill()
+        if self._confine is not None and self._confinement is not None:
+            self._confinement.end(self._confine)
         self.process.drain()
         remove(self._folder)
