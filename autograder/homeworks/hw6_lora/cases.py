@@ -9,8 +9,8 @@ import numpy as np
 
 from autograder.homeworks.case import FORWARD, FROZEN, UNTOUCHED, Case, Draw, problem
 
-WIDE = (2, 2000, 2400)  # r, k, d
-HALF = 8 * 2000 * 2400 // 2  # bytes: not enough for an array as large as W₀
+WIDE = (2, 1500, 1600)  # r, k, d
+HALF = 8 * 1500 * 1600 // 2  # bytes: not enough for an array as large as W₀
 LINEAR, EMBEDDING = "x W b A B s", "E ids A B s"
 
 
