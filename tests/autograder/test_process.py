@@ -74,7 +74,7 @@ def test_a_child_that_lives_on_holds_up_nothing(started, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the children of a process")
 def test_a_child_in_a_session_of_its_own_ends_with_the_process(started):
     program = started("if os.fork() == 0:\n    os.setsid()\n    import time; time.sleep(60)\n" + ECHO)
-    assert program.exchange(encode({"id": 1}), 10.0) == {"id": 1}
+    assert decode(program.exchange(encode({"id": 1}), Watch(program.pid, 10.0))) == {"id": 1}
     (child,) = module.children(program.pid)
     program.kill()
     for _ in range(100):
@@ -89,9 +89,9 @@ def test_a_process_with_too_many_threads_ends(started):
     one = "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
     start = f"import threading, time\nfor _ in range({{}}): {one}"
     few, many = started(start.format(60) + ECHO), started(start.format(100) + "\ntime.sleep(60)")
-    assert few.exchange(encode({"id": 1}), 10.0) == {"id": 1}
+    assert decode(few.exchange(encode({"id": 1}), Watch(few.pid, 10.0))) == {"id": 1}
     with pytest.raises(Lost) as lost:
-        many.exchange(encode({"id": 1}), 10.0)
+        many.exchange(encode({"id": 1}), Watch(many.pid, 10.0))
     assert (lost.value.raised.error, lost.value.raised.message) == ("started too many threads", "more than 64")
 
 

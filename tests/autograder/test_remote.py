@@ -1,12 +1,15 @@
 """Calls between two sides: what is copied keeps its layout and what it shares, and changes come back."""
 
 import json
+import sys
+from functools import reduce
 from importlib import import_module
 
 import numpy as np
 import pytest
 
 import minipeft as mp
+from autograder.homeworks.homework import homeworks, load_homework
 from autograder.sandbox.copies import ProtocolError, named
 from autograder.sandbox.remote import Remote, replaced
 from minipeft.peft.lora import LoraLayer
@@ -246,15 +249,33 @@ def test_only_what_was_handed_over_can_be_reached():
         pair.call(probe, lambda: 3)
 
 
-def test_a_function_is_replaced_wherever_it_was_imported_and_put_back():
+def test_a_function_is_replaced_wherever_it_is_referred_to_and_put_back():
     softmax, attention = (import_module(f"minipeft.ops.{name}") for name in ("softmax", "attention"))
-    own = softmax.stable_softmax
-    undo = replaced("minipeft.ops.softmax:stable_softmax", lambda old: lambda *args: "replaced")
-    assert softmax.stable_softmax(1) == attention.stable_softmax(1) == "replaced"
+    table = {"softmax": softmax.stable_softmax}
+    x = np.zeros((1, 2))
+    undo = replaced("minipeft.ops.softmax:stable_softmax", lambda own: lambda *args: (own(*args), "replaced"))
+    for function in (softmax.stable_softmax, attention.stable_softmax, table["softmax"]):
+        np.testing.assert_array_equal(function(x)[0], [[0.5, 0.5]])
     undo()
-    assert softmax.stable_softmax is attention.stable_softmax is own
-    static = vars(mp.peft.lora.LoRALinear)["forward"]
-    undo = replaced("minipeft.peft.lora:LoRALinear.forward", lambda old: lambda *args: args)
+    np.testing.assert_array_equal(table["softmax"](x), [[0.5, 0.5]])
+    undo = replaced("minipeft.peft.lora:LoRALinear.forward", lambda own: lambda *args: args)
     assert mp.peft.lora.LoRALinear.forward(1, 2) == (1, 2)
     undo()
-    assert vars(mp.peft.lora.LoRALinear)["forward"] is static
+    undo = replaced("minipeft.peft.adapters:Adapter.__init__", lambda own: lambda self, *args, **more: more)
+    with pytest.raises(TypeError, match="should return None"):
+        mp.peft.adapters.Adapter(x=1)
+    undo()
+
+
+def test_every_target_of_every_homework_is_replaced():
+    """No reference that was taken before, in a table or a default, leads to the library's own function."""
+    for target in (t for name in homeworks() for t in load_homework(name).targets):
+        import_module(target.module)
+        owner = reduce(getattr, target.name.split(".")[:-1], sys.modules[target.module])
+        held = vars(owner)[target.name.rpartition(".")[2]]
+        function = getattr(held, "__func__", held)
+        undo = replaced(str(target), lambda own: lambda *args, **kwargs: "replaced")
+        try:
+            assert function() == "replaced", target
+        finally:
+            undo()
