@@ -78,8 +78,9 @@ def _write_autograder(homework: Homework, out: Path) -> None:
         staff = source in (ours / "course" / "handout.py", ours / "homeworks" / "variant.py")
         if not staff and source.parent not in (own, *_others(own)) and "selftest" not in source.parts:
             _copy(source, out)
-    for name in ("__init__", "cases", "drivers"):
-        _copy(own / f"{name}.py", out)
+    for file in sorted(own.glob("*.py")):
+        if file.stem not in ("mutants", "variants"):
+            _copy(file, out)
     _write(out / own.relative_to(ROOT) / "mutants.py", NO_MUTANTS)
 
 

@@ -32,6 +32,7 @@ IDLE_SECONDS = 4.0  # without CPU use, after which a process is considered hung
 BY_THE_CLOCK = 3.0  # how many times its CPU seconds a call may take if the system does not tell the CPU time
 WAITING = 6.0  # how many times its CPU seconds a case may take by the clock: the machine may be busy
 MOST_REPLIED = 16 << 20  # bytes
+STACK = 256 * 1024  # bytes, of a thread that copies: a container may count what is never used
 TICK = 0.02  # seconds
 PATIENCE = 0.5  # seconds for the last output of a process that was killed
 ASKED, REPLY, OUTPUT = "asked", "reply", "output"
@@ -163,8 +164,12 @@ class Process:
             threading.Thread(target=self._read, args=(REPLY, stdout), daemon=True),
             threading.Thread(target=self._read, args=(OUTPUT, stderr), daemon=True),
         ]
-        for thread in self._threads:
-            thread.start()
+        usual = threading.stack_size(STACK)
+        try:
+            for thread in self._threads:
+                thread.start()
+        finally:
+            threading.stack_size(usual)
 
     def exchange(self, frame: bytes, watch: Watch, most: int = MOST_REPLIED) -> bytes:
         """Send a frame and return the bytes of the one that is the reply, unread; ``most``: how many it may have.

@@ -160,6 +160,10 @@ class Session:
             for worker in begun.values():
                 worker.close()
             return failure or lost.raised
+        finally:
+            if case.memory:  # these workers are for no other case
+                for worker in begun.values():
+                    worker.close()
         if failure is not None:
             return failure
         return raised(message["raised"], self.shown) if "raised" in message else dict(message["outputs"])

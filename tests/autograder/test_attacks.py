@@ -15,7 +15,8 @@ from autograder.homeworks.homework import homeworks
 from autograder.homeworks.strip import stubs
 from autograder.sandbox.parent_limits import Confinement, ConfinementError
 from autograder.selftest.attacks import GROUPS, LAYERS, MARK, PLACES, ROUTES, Attack
-from autograder.selftest.attacks.attempt import CANARY, Job, Outcome, look, read
+from autograder.selftest.attacks.attempt import CANARY, Job, Outcome
+from autograder.selftest.attacks.checks import look, read
 from autograder.selftest.attacks.corpus import ATTACKS
 from autograder.selftest.attacks.page import markdown, summary
 from autograder.selftest.attacks.run import ALL, Server, batched, cells, everything, kept, run, sample
@@ -114,11 +115,16 @@ def test_points_beyond_what_is_allowed_and_points_lost_elsewhere_are_told(scenes
 
 
 @pytest.mark.parametrize("text", ["<script>", "\x1b[0m", "\u202e"])
-def test_markup_is_told_of_any_page(scenes, text):
-    for student in (True, False):
+def test_markup_is_told_of_any_page_and_of_any_text_for_students(scenes, text):
+    for head, student, count in (
+        ("", True, 1),
+        ("<!doctype html>", True, 1),
+        ("<!doctype html>", False, 1),
+        ("", False, 0),
+    ):
         wrong = []
-        read([f"a {text} b"], scenes["8.6"], wrong, student)
-        assert len(wrong) == 1
+        read([f"{head}a {text} b"], scenes["8.6"], wrong, student)
+        assert len(wrong) == count
 
 
 def test_texts_of_a_submission_are_told_if_students_read_them(scenes):

@@ -35,19 +35,16 @@ from typing import Any
 
 from autograder.cli import main as command
 from autograder.course.gradescope import main as gradescope
-from autograder.feedback.results import complaints
 from autograder.homeworks.strip import replace_bodies, stubs
 from autograder.sandbox.workspace import remove_stale
-from autograder.selftest.attacks import LINE, MARK, PLACES, Attack
+from autograder.selftest.attacks import MARK, PLACES, Attack
+from autograder.selftest.attacks.checks import CONTROLS, look, read
 from autograder.selftest.attacks.corpus import ATTACKS
 from autograder.selftest.attacks.scene import HONEST, Scene, hand_in, scene, write
 
 LIMIT, SHORT = 60.0, 10.0  # seconds for a submission; for attacks that last until these are over
 SLACK = 30.0  # seconds beyond them, for starting on a busy machine
 PARENT = 300 << 20  # bytes that a deciding process may have
-NOTHING = 0.01  # the share of a homework's points that a program may have that computes nothing
-CONTROLS = ("\x1b", "\u202e")
-SHOWN = ("<script", "<b>", *CONTROLS)  # in no page
 KNOWN = ("/tmp/minipeft-x", "/tmp/minipeft-escaped", "/dev/shm/minipeft-x", "/dev/shm/big", "/dev/shm/out")
 IPC_KEY = 0x1234
 CANARY = Attack("canary", "values", "reaches its goal, which must be told", body="won = True")  # tries this file
@@ -242,43 +239,6 @@ def in_class(
 
 
 ROUTES = {"grade": one, "staff": one, "class": in_class, "gradescope": on_gradescope}
-
-
-def look(attack: Attack, where: Scene, document: dict[str, Any], wrong: list[str]) -> None:
-    """Check a results.json: it is valid, and the points are those that there may be."""
-    wrong += [f"results.json: {c.text}" for c in complaints(document) if c.error]
-    if not document["tests"]:
-        wrong.append("the grader failed")
-        return
-    share = {t["number"]: t["score"] / t["max_score"] for t in document["tests"]}
-    if attack.everywhere:
-        if document["score"] > NOTHING * where.homework.points:
-            wrong.append(f"{document['score']:g} of {where.homework.points:g} points for nothing")
-        return
-    if attack.hand_in is not None:
-        return
-    if where.place.problem not in share:
-        wrong.append(f"it was not graded: {document['output'][:200]}")
-        return
-    if (had := share[where.place.problem]) > attack.most:
-        wrong.append(f"the attacked part got {had:.2f} of its points")
-    others, same = where.place.others, where.place.same_file
-    beside = {"all": (*others, *same), "other files": others, "nothing": ()}[
-        "nothing" if attack.stubs else attack.spares
-    ]
-    if lost := [p for p in beside if share[p] < 1.0]:
-        wrong.append(f"other parts lost points: {', '.join(lost)}")
-
-
-def read(texts: Sequence[str], where: Scene, wrong: list[str], student: bool = True) -> None:
-    """Check what can be read. student: by the one who handed it in."""
-    marks = dict.fromkeys(SHOWN, "markup") | {where.secret: "the seed"}
-    if student:
-        marks |= {MARK: "a text of the submission's", str(LINE): "a line of the submission's choice"}
-    reader = "students" if student else "staff"
-    wrong += [f"{reader} read {what} ({mark!r})" for mark, what in marks.items() if any(mark in t for t in texts)]
-    if (most := max(map(len, texts))) > 1 << 20:
-        wrong.append(f"{reader} read {most >> 10} KiB")
 
 
 def second(attack: Attack, where: Scene, told: str, limit: float, wrong: list[str]) -> None:

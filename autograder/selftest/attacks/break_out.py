@@ -113,7 +113,7 @@ ATTACKS = [
         "import ctypes, os\nt = ctypes.create_string_buffer(16)\nassert ctypes.CDLL(None).clock_gettime(ctypes.c_int((~(os.getppid() or 1) << 3) | 2), t) == 0",
         "import ctypes\nt = ctypes.create_string_buffer(128)\nassert ctypes.CDLL(None).sysinfo(t) == 0",
         "import os; os.getloadavg()"),
-    _reach("who-else", "processes", "asks which processes there are", "import os; os.sched_getaffinity(os.getppid() or 1)",
+    _reach("who-else", "processes", "asks which processes there are", "import os; assert os.getppid() > 0 and os.sched_getaffinity(os.getppid())",
         "import ctypes, os\nc = ctypes.CDLL(None)\nassert [p for p in range(1, 5000) if p != os.getpid() and c.getpgid(p) >= 0]",
         "import ctypes, os\nc = ctypes.CDLL(None)\nassert [p for p in range(1, 5000) if p != os.getpid() and c.getsid(p) >= 0]",
         "import os; os.getpriority(os.PRIO_PROCESS, AT['pid'])"),

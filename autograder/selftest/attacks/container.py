@@ -98,7 +98,8 @@ def contain(places: Sequence[Path] = ()) -> None:
     """
     for place in places:
         place.write_text(str(os.getpid()), "ascii")
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    if not places:  # a control group counts the memory that is used, as a container does; this counts what is reserved
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     libc = ctypes.CDLL(None, use_errno=True)
     machine = platform.machine()
     if machine not in MACHINES:

@@ -121,7 +121,11 @@ class Server:
             elif layers == CONTAINER:
                 contain(cell_files)
 
-        environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        path, self._flags = [str(source)], []
+        if layers != ALL:  # without the library's own place, which other users can read
+            path, self._flags = [*path, str(Path(np.__file__).parent.parent)], ["-S"]
+        settings = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(path)}
         self._become, self._source, self._environment = become, source, environment
         self._process: subprocess.Popen[str] | None = None
 
@@ -129,7 +133,7 @@ class Server:
         """Return the outcomes of a job. A process that ends is one, and another takes its place."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "autograder.selftest.attacks.attempt"],
+                [sys.executable, *self._flags, "-m", "autograder.selftest.attacks.attempt"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 encoding="utf-8",
