@@ -58,14 +58,6 @@ def named(name: str) -> Any:
     return found
 
 
-def method(owner: Any, name: str) -> types.MethodType:
-    """Return a method of the library by its name, bound. Raises ProtocolError for any other attribute."""
-    found = None if name.startswith("__") else getattr(owner, name, None)
-    if not isinstance(found, types.MethodType) or not name_of(found.__func__):
-        raise ProtocolError(f"no method {name[:80]!r}")
-    return found
-
-
 def name_of(x: Any) -> str:
     """Return the name by which the other side finds a class or function of the library; "" if it is none."""
     module, path = getattr(x, "__module__", None) or "", getattr(x, "__qualname__", "")
@@ -185,10 +177,8 @@ class Copies:
             return ["scalar", x.dtype.str, x.item()]
         if isinstance(x, types.GeneratorType):
             return ["iterator", values(x)]
-        if isinstance(x, types.MethodType) and self.home is None:
-            return self._handle(x)
         if isinstance(x, types.MethodType):
-            owner = self._value(x.__self__, objects)
+            owner = self._value(x.__self__, objects) if self.home is not None else ["handle"]
             return self._handle(x) if owner[0] == "handle" else ["method", owner, x.__name__]
         if isinstance(x, type) and issubclass(x, np.generic):
             return ["numpy type", np.dtype(x).str]
@@ -386,8 +376,6 @@ class Copies:
             return (tuple if tag == "tuple" else frozenset)(map(self._read, rest[0]))
         if tag in ("slice", "range"):
             return (slice if tag == "slice" else range)(*map(self._read, rest[0]))
-        if tag == "ellipsis":
-            return Ellipsis
         if tag == "iterator":
             items = [self._read(item) for item in rest[0]]
             self._shared.append(items)
@@ -401,11 +389,11 @@ class Copies:
         if tag == "named":
             return named(rest[0])
         if tag == "method" and self.home is None:  # the trusted side looks nothing up that a submission names
-            return method(self._read(rest[0]), str(rest[1]))
+            return getattr(self._read(rest[0]), rest[1])
         if tag == "handle":
             return Handle(self, rest[0])
         if tag == "theirs":
             return self._handles[rest[0]]
-        if tag == "opaque":
-            return Opaque(str(rest[0])[:80])
+        if tag in ("ellipsis", "opaque"):
+            return Ellipsis if tag == "ellipsis" else Opaque(str(rest[0])[:80])
         raise ProtocolError(f"no value {str(tag)[:20]!r}")
