@@ -116,9 +116,8 @@ def test_threads_have_a_peak_each(rng):
     assert four.peak(6) == pytest.approx(four.states + 2 * one.work(2) + 2 * one.work(1), abs=GRAIN)
     assert four.peak(3) == pytest.approx(four.states + 3 * one.work(1), abs=GRAIN)
     peak, *_ = measured(gpt2, LoraConfig(r=8), rng, shards=2)
-    assert (
-        0.7 * Forecast(model, optimizer, batch, 2).peak(B) < peak < 1.1 * Forecast(model, optimizer, batch, 2).peak(B)
-    )
+    least = four.states + one.work(B // 2)  # where the machine lets one thread run after the other
+    assert 0.9 * least < peak < 1.1 * Forecast(model, optimizer, batch, 2).peak(B)
 
 
 def step_of(forecast, n):

@@ -61,9 +61,10 @@ def _out_of_folder(place: Path, files: Files) -> Path:
 def _deep(place: Path, files: Files) -> Path:
     _folder(place, files)
     here = os.open(place, os.O_RDONLY)
+    name = "d"
     for _ in range(1500):
-        os.mkdir("d", dir_fd=here)
-        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.mkdir(name, dir_fd=here)
+        inner = os.open(name, os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = inner
     os.close(here)
