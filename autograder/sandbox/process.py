@@ -66,15 +66,14 @@ def usage(pid: int) -> tuple[float, bool, int] | None:
 
     Returns None if the system does not tell.
     """
-    if sys.platform != "linux":
-        return None
     seconds, wants, threads = 0.0, False, 0
-    with contextlib.suppress(OSError, UnicodeDecodeError, ValueError):
-        for one in (pid, *children(pid)):
-            state, *fields = Path(f"/proc/{one}/stat").read_text("utf-8").rpartition(")")[2].split()
-            seconds += (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK")
-            wants |= state in "RD"
-            threads = max(threads, int(fields[16]))
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, UnicodeDecodeError, ValueError):
+            for one in (pid, *children(pid)):
+                state, *fields = Path(f"/proc/{one}/stat").read_text("utf-8").rpartition(")")[2].split()
+                seconds += (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK")
+                wants |= state in "RD"
+                threads = max(threads, int(fields[16]))
     return (seconds, wants, threads) if threads else None
 
 

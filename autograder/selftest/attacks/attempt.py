@@ -33,6 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+assert sys.platform == "linux"
+
 from autograder.cli import main as command
 from autograder.course.gradescope import main as gradescope
 from autograder.homeworks.strip import replace_bodies, stubs

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+
+assert sys.platform == "linux"
 
 from autograder.selftest.attacks import GROUPS, LAYERS, PLACES, ROUTES, Attack
 from autograder.selftest.attacks.attempt import Outcome

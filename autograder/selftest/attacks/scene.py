@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+assert sys.platform == "linux"
 
 from autograder.homeworks.homework import HOMEWORK, ROOT, Homework, Target, load_homework
 from autograder.homeworks.strip import body_span, functions, replace_bodies, source_path, stubs
