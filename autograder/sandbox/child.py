@@ -18,13 +18,13 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, reduce
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from autograder.sandbox.copies import name_of, named
+from autograder.sandbox.copies import name_of
 from autograder.sandbox.frames import FrameError, decode, encode, receive, send
 from autograder.sandbox.remote import Remote, replaced
 
@@ -142,9 +142,11 @@ class Served:
 
     def function(self, name: str) -> Callable[..., Any]:
         """Return a function of the submission; LookupError if there is none of that name."""
-        if name.partition(":")[0] not in self.files:
+        module, _, path = name.partition(":")
+        if module not in self.files:
             raise LookupError(f"{name} is not in the submission")
-        found: Callable[..., Any] = named(name)
+        place: Any = sys.modules[module]
+        found: Callable[..., Any] = reduce(getattr, path.split("."), place)
         return found
 
     def reply(self, request: Mapping[str, Any]) -> bytes:

@@ -105,12 +105,8 @@ class Worker:
             raise ConfinementError(f"a worker cannot be confined here: {reply['unconfined']}")
         self.layers = reply["layers"]
         name = self._session.drivers and f"autograder.homeworks.{self._session.homework.name}.{self._session.drivers}"
-        came = self._request({"import": name}, START_SECONDS)
+        came = self.call({"import": name}, START_SECONDS)
         self.failure = came if isinstance(came, Raised) else None
-
-    def call(self, request: Mapping[str, Any], seconds: float) -> Outputs | Raised:
-        """What a driver in the worker returned; a `Raised` of kind "timeout" or "crash" means that it is gone."""
-        return self._request(request, seconds)
 
     def begin(self, seconds: float) -> None:
         """Begin a case, for which the process has so many seconds of CPU time."""
@@ -127,7 +123,8 @@ class Worker:
             self.close()
             raise
 
-    def _request(self, request: Mapping[str, Any], seconds: float) -> Outputs | Raised:
+    def call(self, request: Mapping[str, Any], seconds: float) -> Outputs | Raised:
+        """Return what a driver in the worker returned; after a `Raised` of kind "timeout" or "crash" it is gone."""
         self._last_id += 1
         self.begin(seconds)
         try:

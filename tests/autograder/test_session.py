@@ -255,6 +255,20 @@ def test_the_kernel_says_whether_an_array_as_large_as_the_weight_was_made(body, 
     assert ("z" in got) if right else isinstance(got, Raised)
 
 
+ALIAS = """
+def mine(ctx, x, weight, bias, lora_A, lora_B, scale):
+    z = x @ weight.T + scale * (x @ lora_A.T @ lora_B.T)
+    return z if bias is None else z + bias
+LoRALinear.forward = staticmethod(VALUE)
+"""
+
+
+@pytest.mark.parametrize("value", ["mine", "lambda *args: mine(*args)", "__import__('functools').partial(mine)"])
+def test_a_function_may_have_another_name_or_be_any_callable(run, forward, value):
+    (got, _), (_, right) = run("", ALIAS.replace("VALUE", value)), forward[0]
+    np.testing.assert_allclose(got["z"], right["z"])
+
+
 def test_a_backward_knows_nothing_but_what_was_saved(forward):
     source = source_path(MODULE).read_text("utf-8")
     kept = "globals()['KEPT'] = (x, weight, lora_A, lora_B)\nreturn x @ weight.T + scale * (x @ lora_A.T @ lora_B.T)"

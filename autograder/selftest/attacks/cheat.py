@@ -251,7 +251,7 @@ def slowly(fd, data):
     for i in range(len(data)):
         os.write(fd, data[i:i + 1]); time.sleep(0.05)
 for m in list(sys.modules.values()):
-    if hasattr(m, 'write_all'): m.write_all = slowly
+    if hasattr(m, 'send'): m.send = slowly
 """),
     Attack("replace-library", "protocol", "replaces modules of the library and of the worker in sys.modules", spares="nothing", top="""
 import sys, types

@@ -96,7 +96,7 @@ for _ in range(700):
 """),
     _import("import-exit", "ends", "ends the process at import", "import os\nos._exit(0)"),
     _import("import-crash", "ends", "crashes at import", "import ctypes\nctypes.string_at(0)"),
-    _import("no-reply", "ends", "replaces the worker's loop", "import sys\nfor m in list(sys.modules.values()):\n    for n in ('call', 'write_all', 'read_frame', 'encode'):\n        if hasattr(m, n): setattr(m, n, lambda *a, **k: None)", spares="nothing"),
+    _import("no-reply", "ends", "replaces the worker's loop", "import sys\nfor m in list(sys.modules.values()):\n    for n in ('send', 'receive', 'decode', 'encode'):\n        if hasattr(m, n): setattr(m, n, lambda *a, **k: None)", spares="nothing"),
     _call("flood", "output", "prints without end", "while True: print('x' * 100000)"),
     _call("flood-each-call", "output", "prints 3 MiB in every call", "print('x' * (3 << 20))\nimport os; os.write(2, b'\\0\\xff' * 10000)"),
     _call("flood-lines", "output", "prints control characters and markup", "print('\\x1b[2J\\x1b]0;x\\x07<script>alert(1)</script>\\u202e' * 2000)"),
