@@ -18,7 +18,8 @@ from autograder.feedback.differences import Comparison, comparisons, sentences
 from autograder.feedback.results import clean, said
 from autograder.grading.answers import is_handout, stored
 from autograder.grading.grade import Graded, grade
-from autograder.homeworks.case import PUBLIC_SEED, cases
+from autograder.homeworks.case import PUBLIC_SEED
+from autograder.homeworks.draw import cases
 from autograder.homeworks.homework import Homework, load_homework
 from autograder.sandbox.session import Session
 from autograder.submission.intake import Submission, take

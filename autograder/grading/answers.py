@@ -14,7 +14,8 @@ import numpy as np
 
 from autograder.grading.check import Outputs
 from autograder.grading.reference import drawn
-from autograder.homeworks.case import PUBLIC_SEED, Case, cases
+from autograder.homeworks.case import PUBLIC_SEED, Case
+from autograder.homeworks.draw import cases
 from autograder.homeworks.homework import Homework, HomeworkError
 from autograder.sandbox.frames import FrameError, decode, encode
 

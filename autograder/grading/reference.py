@@ -20,7 +20,8 @@ from types import FrameType
 from autograder.grading.check import Outputs, Raised, Verdict, facts, judge
 from autograder.grading.library import Library, Patched, patched
 from autograder.homeworks import driver
-from autograder.homeworks.case import PUBLIC_SEED, Case, cases, request_of
+from autograder.homeworks.case import PUBLIC_SEED, Case, request_of
+from autograder.homeworks.draw import cases
 from autograder.homeworks.homework import Homework, Problem, Target
 from autograder.homeworks.strip import put_back, source_path
 

@@ -137,7 +137,8 @@ known, before = set(packages_distributions()), set(sys.modules)
 sys.path.insert(0, sys.argv[1])
 from autograder.course import submit
 from autograder import cli, public
-from autograder.homeworks.case import PUBLIC_SEED, cases
+from autograder.homeworks.case import PUBLIC_SEED
+from autograder.homeworks.draw import cases
 from autograder.homeworks.homework import homeworks, load_homework
 from autograder.grading.reference import reference
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from autograder.homeworks.case import FORWARD, FROZEN, LARGE, SMALL, UNTOUCHED, Case, Draw, as_float32, calls, problem
+from autograder.homeworks.case import Case
+from autograder.homeworks.draw import FORWARD, FROZEN, LARGE, SMALL, UNTOUCHED, Draw, as_float32, calls, problem
 
 
 def _signed(draw: Draw, *shape: int, low: float = 0.3, high: float = 2.0, dtype: str = "float64") -> np.ndarray:

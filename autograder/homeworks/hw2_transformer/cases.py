@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from autograder.homeworks.case import FORWARD, FROZEN, LARGE, SMALL, UNTOUCHED, Case, Draw, as_float32, calls, problem
+from autograder.homeworks.case import Case
+from autograder.homeworks.draw import FORWARD, FROZEN, LARGE, SMALL, UNTOUCHED, Draw, as_float32, calls, problem
 
 HIDDEN_ROWS = "queries that see nothing"
 

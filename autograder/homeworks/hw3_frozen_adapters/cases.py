@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from autograder.homeworks.case import FROZEN, LARGE, SMALL, UNTOUCHED, Case, Draw, by_hand, problem
+from autograder.homeworks.case import Case
+from autograder.homeworks.draw import FROZEN, LARGE, SMALL, UNTOUCHED, Draw, by_hand, problem
 
 
 @problem("3.1")

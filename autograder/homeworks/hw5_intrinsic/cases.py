@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from autograder.homeworks.case import FROZEN, UNTOUCHED, Case, Draw, problem
+from autograder.homeworks.case import Case
+from autograder.homeworks.draw import FROZEN, UNTOUCHED, Draw, problem
 
 ROWS = 4096  # of a block, as in the library
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from autograder.homeworks.case import FORWARD, FROZEN, UNTOUCHED, Case, Draw, problem
+from autograder.homeworks.case import Case
+from autograder.homeworks.draw import FORWARD, FROZEN, UNTOUCHED, Draw, problem
 
 WIDE = (2, 1500, 1600)  # r, k, d
 HALF = 8 * 1500 * 1600 // 2  # bytes: not enough for an array as large as W₀

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from autograder.homeworks.case import UNTOUCHED, Case, Draw, problem
+from autograder.homeworks.case import Case
+from autograder.homeworks.draw import UNTOUCHED, Draw, problem
 
 LETTERS = "abcdefgh ijklmnop"
 
