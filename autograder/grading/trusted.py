@@ -19,9 +19,9 @@ import numpy as np
 from autograder.grading.reference import reference_library
 from autograder.homeworks import driver
 from autograder.sandbox.child import LONGEST_MESSAGE
-from autograder.sandbox.copies import ProtocolError, name_of, named
 from autograder.sandbox.frames import FrameError, bounded, decode, encode, receive, send
-from autograder.sandbox.remote import Remote, replaced
+from autograder.sandbox.remote import ENGINE, Remote, replaced
+from autograder.sandbox.values import ProtocolError, name_of, named
 
 HOME = "autograder.homeworks."  # of what a driver hands over
 FORWARD, BACKWARD = "forward", "backward"
@@ -38,6 +38,7 @@ class Trusted:
         self.requests, self.replies = requests, replies
         self.mp: Any = None
         self.drivers: Any = None
+        self.modules: list[str] = []
         self.cases = 0
         self.supplied: dict[str, Callable[..., Any]] = {}
         self.remotes: dict[str, Remote] = {}
@@ -67,7 +68,9 @@ class Trusted:
     def remote(self, place: str) -> Remote:
         """Return the conversation with a process of the submission."""
         if place not in self.remotes:
-            self.remotes[place] = Remote(partial(self.exchange, place), self.mp, 0, HOME, self.function, described)
+            self.remotes[place] = Remote(
+                partial(self.exchange, place), self.mp, 0, HOME, self.function, described, ENGINE in self.modules
+            )
         return self.remotes[place]
 
     def stand_in(self, name: str, own: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,7 +116,8 @@ class Trusted:
                 return
         with reference_library().active() as self.mp:
             self.drivers = importlib.import_module(f"autograder.homeworks.{start['homework']}.drivers")
-            for name in start["modules"]:
+            self.modules = start["modules"]
+            for name in self.modules:
                 importlib.import_module(name)
             send(self.replies, encode({"ready": True}))
             while True:

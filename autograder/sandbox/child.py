@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from autograder.sandbox.copies import name_of
 from autograder.sandbox.frames import FrameError, decode, encode, receive, send
-from autograder.sandbox.remote import Remote, replaced
+from autograder.sandbox.remote import ENGINE, Remote, replaced
+from autograder.sandbox.values import name_of
 
 PACKAGE = "minipeft"
 LONGEST_MESSAGE = 2000  # characters of an exception's text
@@ -118,7 +118,15 @@ class Served:
             importlib.import_module(name)
         self.drivers = importlib.import_module(drivers) if drivers else None
         np.ones((512, 512)) @ np.ones((512, 512))  # BLAS takes its memory now; for small matrices it takes none
-        self.remote = Remote(self.exchange, self.mp, 1, None, self.function, lambda error: raised(error, self.files))
+        self.remote = Remote(
+            self.exchange,
+            self.mp,
+            1,
+            None,
+            self.function,
+            lambda error: raised(error, self.files),
+            ENGINE in self.files,
+        )
 
     def begin(self, case: Any, supplied: Sequence[str]) -> None:
         """Begin a case. supplied: functions of the submission in whose place the trusted worker is asked."""
@@ -146,8 +154,8 @@ class Served:
         if module not in self.files:
             raise LookupError(f"{name} is not in the submission")
         place: Any = sys.modules[module]
-        found: Callable[..., Any] = reduce(getattr, path.split("."), place)
-        return found
+        found: Any = reduce(getattr, path.split("."), place)
+        return found.__func__ if isinstance(getattr(found, "__self__", None), type) else found  # called with its class
 
     def reply(self, request: Mapping[str, Any]) -> bytes:
         """Return the reply to a message, as a frame."""

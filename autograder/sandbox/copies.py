@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,16 +16,12 @@ from typing import Any
 import numpy as np
 
 from autograder.sandbox.frames import DTYPES, NAMES, Opaque
+from autograder.sandbox.values import ProtocolError, attributes, name_of, named, number_type, owner_of, raw
 
-PACKAGE = "minipeft"
 PLAIN = (bool, int, float, str)
 BUILTIN = {t.__name__: t for t in (*PLAIN, list, dict, tuple, set, object)}
 INLINE: tuple[Any, ...] = (tuple, frozenset, slice, range, types.EllipsisType, np.dtype, np.generic, type)
 INLINE += (types.MethodType, types.GeneratorType)
-
-
-class ProtocolError(Exception):
-    """The other side sent something that is no message."""
 
 
 class Handle:
@@ -44,55 +39,6 @@ class Handle:
         return self._remote.ask({"attribute": [self._number, name]})
 
 
-def named(name: str) -> Any:
-    """Return the class or function of the library with that name, "module:qualified.name"."""
-    module, _, path = name.partition(":")
-    if module.partition(".")[0] != PACKAGE or module not in sys.modules:
-        raise ProtocolError(f"no module {module[:80]!r}")
-    found: Any = sys.modules[module]
-    for part in path.split("."):
-        found = vars(found).get(part)
-        found = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
-    if not isinstance(found, (type, types.FunctionType)) or name_of(found) != name:
-        raise ProtocolError(f"{name[:80]!r} is not a class or function of the library")
-    return found
-
-
-def name_of(x: Any) -> str:
-    """Return the name by which the other side finds a class or function of the library; "" if it is none."""
-    module, path = getattr(x, "__module__", None) or "", getattr(x, "__qualname__", "")
-    return f"{module}:{path}" if module.partition(".")[0] == PACKAGE and "<" not in path else ""
-
-
-def owner_of(x: np.ndarray) -> np.ndarray:
-    """Return the array whose memory ``x`` lies in; ``x`` itself if that cannot be sent as one piece."""
-    top: Any = x
-    while isinstance(base := getattr(top, "base", None), np.ndarray) or hasattr(base, "__array_interface__"):
-        top = base
-    fits = isinstance(top, np.ndarray) and top.dtype.kind != "O" and (top.flags.c_contiguous or top.flags.f_contiguous)
-    return top if fits else x
-
-
-def raw(owner: np.ndarray) -> np.ndarray:
-    """Return the memory of a contiguous array as bytes, without a copy."""
-    flat = owner if owner.flags.c_contiguous else owner.T
-    return flat.reshape(-1).view(np.uint8)
-
-
-def number_type(name: Any) -> np.dtype[Any]:
-    """Return the dtype of numbers or booleans with that name; ProtocolError for another."""
-    dtype = np.dtype(name) if isinstance(name, str) else None
-    if dtype is None or dtype.newbyteorder("<") not in NAMES:
-        raise ProtocolError("expected a type of numbers")
-    return dtype
-
-
-def attributes(x: Any) -> dict[str, Any]:
-    """Return the attributes of an instance, in its dictionary and in slots."""
-    slots = [s for c in type(x).__mro__ for s in getattr(c, "__slots__", ()) if not s.startswith("__")]
-    return {**{s: getattr(x, s) for s in slots if hasattr(x, s)}, **getattr(x, "__dict__", {})}
-
-
 class Copies:
     """The objects that two sides know of, and how they go from one to the other.
 
@@ -101,12 +47,13 @@ class Copies:
         first: 0 or 1: the numbers of objects that come from this side are even or odd.
         home: the beginning of the names of modules whose objects may be called from the other side; nothing else can
             be reached by a handle. None on the side of a submission, which may hand over anything.
+        graphs: copy a computed tensor with its graph, node by node, for a submission that has an engine.
     """
 
     step: Any  # the Function of a tensor that was computed on the other side
 
-    def __init__(self, mp: Any, first: int, home: str | None):
-        self.mp, self.first, self.home = mp, first, home
+    def __init__(self, mp: Any, first: int, home: str | None, graphs: bool = False):
+        self.mp, self.first, self.home, self.graphs = mp, first, home, graphs
         self.forget()
 
     def forget(self) -> None:
@@ -118,6 +65,7 @@ class Copies:
         self._digests: dict[int, bytes] = {}
         self._known: dict[str, Any] = {}  # the states of objects, as they were sent or received
         self._handles: list[Any] = []
+        self._handed: dict[int, int] = {}  # by id, the handles of functions
         self._shared: list[Any] = []  # what came during the call that is being answered
         self._results = False
         self._next = self.first
@@ -127,12 +75,20 @@ class Copies:
     def _packed(self, roots: list[Any], results: bool = False) -> dict[str, Any]:
         """Return the part of a message with values. results: tensors that were computed here are nodes there."""
         self._results = results
+        if results and self.graphs:  # also what a node that was emptied no longer refers to
+            kinds = (self.mp.Tensor, self.mp.autograd.Node)
+            roots = [*roots, *(x for x in self._objects.values() if isinstance(x, kinds))]
         self._arrays: list[np.ndarray] = []
+        self._todo: list[tuple[int, Any]] = []
         objects: dict[str, Any] = {}
         values = [self._value(x, objects) for x in roots]
+        while self._todo:  # a graph may be deeper than functions may call one another
+            number, x = self._todo.pop()
+            objects[str(number)] = self._state(x, objects)
         changed = {n: x for n, x in objects.items() if isinstance(x, list) and self._known.get(n) != x}
         self._known.update({n: x for n, x in changed.items() if x[0] != "memory"})
-        return {"text": json.dumps([values, changed]), "arrays": self._arrays}
+        text = np.frombuffer(json.dumps([values, changed]).encode(), np.uint8)
+        return {"text": text, "arrays": self._arrays}
 
     def _value(self, x: Any, objects: dict[str, Any]) -> Any:
         """Return ``x`` in a message: itself, or a list of a tag and more; what it refers to goes to ``objects``."""
@@ -142,12 +98,14 @@ class Copies:
             return ["theirs", vars(x)["_number"]]
         if isinstance(x, Opaque):
             return ["opaque", x.type]
+        if isinstance(x, type) and issubclass(x, self.mp.Function) and not name_of(x):
+            return ["object", self._object(x, objects)]
         if isinstance(x, INLINE) or (isinstance(x, types.FunctionType) and name_of(x)):
             return self._inline(x, objects)
         if isinstance(x, str):
             return str(x)
         known = isinstance(x, (np.ndarray, list, dict, set, np.random.Generator)) or name_of(type(x))
-        if not known or isinstance(x, self.mp.autograd.Node):
+        if not known or (isinstance(x, self.mp.autograd.Node) and not self.graphs):
             return self._handle(x)
         return ["object", self._object(x, objects)]
 
@@ -156,8 +114,10 @@ class Copies:
         module = made.__module__ if isinstance(made, types.FunctionType) else type(made).__module__
         if self.home is not None and not module.startswith(self.home):
             return ["opaque", type(x).__name__]
-        self._handles.append(x)
-        return ["handle", len(self._handles) - 1]
+        if id(x) not in self._handed:
+            self._handles.append(x)
+            self._handed[id(x)] = len(self._handles) - 1
+        return ["handle", self._handed[id(x)]]
 
     def _inline(self, x: Any, objects: dict[str, Any]) -> Any:
         def values(items: Iterable[Any]) -> list[Any]:
@@ -199,7 +159,7 @@ class Copies:
 
     def _object(self, x: Any, objects: dict[str, Any]) -> int:
         """Put the state of an object, and of what it refers to, into ``objects``; return its id."""
-        if isinstance(x, self.mp.Tensor) and x.node is not None:  # another leaf or node in each message
+        if isinstance(x, self.mp.Tensor) and x.node is not None and not self.graphs:  # another one in each message
             number = objects.setdefault(f"computed {id(x)}", self._next)
             if number == self._next:
                 self._next += 2
@@ -207,8 +167,9 @@ class Copies:
         else:
             number = self._id(x)
         if str(number) not in objects:
-            objects[str(number)] = None  # an object may refer to itself
-            objects[str(number)] = self._state(x, objects)
+            objects[str(number)] = None
+            if not isinstance(x, type) or str(number) not in self._known:  # a class stays as it was received
+                self._todo.append((number, x))
         return number
 
     def _state(self, x: Any, objects: dict[str, Any]) -> list[Any]:
@@ -223,7 +184,9 @@ class Copies:
             return ["dict", [[value(k), value(v)] for k, v in x.items()]]
         if isinstance(x, np.random.Generator):
             return ["rng", json.dumps(x.bit_generator.state, default=lambda a: a.tolist())]
-        if isinstance(x, self.mp.Tensor):
+        if isinstance(x, type):
+            return ["function", x.__name__, *(value(getattr(x, rule)) for rule in ("forward", "backward"))]
+        if isinstance(x, self.mp.Tensor) and not self.graphs:
             parents = self._leaves(x) if x.node is not None and self._results else None
             return ["tensor", value(x.data), bool(x.requires_grad), value(x.grad), parents]
         return ["instance", name_of(type(x)), [[name, value(v)] for name, v in attributes(x).items()]]
@@ -268,7 +231,7 @@ class Copies:
     def _unpacked(self, message: Mapping[str, Any]) -> list[Any]:
         """Create or update every object of a message; return its roots."""
         try:
-            values, objects = json.loads(message["text"])
+            values, objects = json.loads(np.asarray(message["text"], np.uint8).tobytes())
             self._known.update({n: x for n, x in objects.items() if x[0] != "memory"})
             for place, state in objects.items():
                 if place.startswith("memory "):
@@ -289,7 +252,7 @@ class Copies:
             for number, state in states.items():
                 self._fill(self._objects[number], state)
             return [self._read(v) for v in values]
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ProtocolError(f"{type(error).__name__}: {error}") from None
 
     def _owner(self, owner: np.ndarray, number: int | None = None) -> int:
@@ -332,6 +295,9 @@ class Copies:
             return Opaque(str(state[1])[:80])
         if kind == "rng":
             return np.random.default_rng(0)
+        if kind == "function":
+            rules = {"forward": staticmethod(self._read(state[2])), "backward": staticmethod(self._read(state[3]))}
+            return type(str(state[1])[:80], (self.mp.Function,), {**rules, "__module__": ""})
         cls = self.mp.Tensor if kind == "tensor" else named(state[1])
         if not isinstance(cls, type):
             raise ProtocolError("expected a class")

@@ -19,7 +19,10 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from autograder.sandbox.copies import Copies, ProtocolError, named
+from autograder.sandbox.copies import Copies
+from autograder.sandbox.values import ProtocolError, named
+
+ENGINE = "minipeft.autograd"  # a submission that has this module is sent graphs
 
 
 class Remote(Copies):
@@ -29,7 +32,7 @@ class Remote(Copies):
         exchange: sends a message and returns the next one from the other side.
         mp: the library of this side.
         first: 0 or 1: the ids of objects that come from this side are even or odd.
-        home: see `Copies`: modules whose objects the other side may call.
+        home, graphs: see `Copies`.
         function: returns the function that the other side may call by a name; raises LookupError for any other.
         describe: an exception as plain values.
     """
@@ -42,8 +45,9 @@ class Remote(Copies):
         home: str | None,
         function: Callable[[str], Callable[..., Any]],
         describe: Callable[[BaseException], dict[str, Any]],
+        graphs: bool = False,
     ):
-        super().__init__(mp, first, home)
+        super().__init__(mp, first, home, graphs)
         self.exchange, self.function, self.describe = exchange, function, describe
         self.step = _step(mp, self)
 

@@ -4,8 +4,8 @@ with Session(homework) as session:
     session.run(sources, given)      what each case returned, or a `Raised` in its place
 
 A trusted worker runs the drivers, and calls the submission where a driver or the library calls one of the homework's
-targets. Here, what each says is passed to the other, unread. Of what a submission's process says, two messages at its
-start are read and, for the few drivers that have to run in its process, their outputs.
+targets. Here, what each says is passed to the other, unread; only two messages at the start of a submission's process
+are read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +22,7 @@ from autograder.grading.reference import OWN, SUPPLIED
 from autograder.homeworks.case import Case, request_of
 from autograder.homeworks.homework import Homework
 from autograder.homeworks.strip import stubs
-from autograder.sandbox.frames import bounded, encode, size_of
+from autograder.sandbox.frames import encode, size_of
 from autograder.sandbox.parent_limits import Confinement
 from autograder.sandbox.process import LOG_LIMIT, Lost
 from autograder.sandbox.worker import Trusted, Worker, raised
@@ -51,9 +50,7 @@ class Session:
         own: bool = False,
     ):
         self.homework, self.confinement, self.own = homework, confinement, own
-        self.inside = set(import_module(f"autograder.homeworks.{homework.name}.drivers").__dict__.get("INSIDE", ()))
         self.attempts = (OWN,) if own else (SUPPLIED, OWN)  # the library's own are the faster ones
-        self.drivers = "drivers" if own else "inside" if self.inside else ""
         self.layers: dict[str, Any] = {}
         self._printed = ""
         self.shown = {f.module: f.stub for f in homework.files}
@@ -68,7 +65,7 @@ class Session:
         try:
             if confinement is not None:
                 self.folder.chmod(0o711)  # other users pass through, and see nothing
-            lay_out(homework, self.library, self.drivers)
+            lay_out(homework, self.library, own)
             if not own:
                 self._trusted = Trusted(self)
         except BaseException:
@@ -121,13 +118,10 @@ class Session:
     def _run(
         self, case: Case, sources: Mapping[str, str], supplied: tuple[str, ...], declared: Mapping[str, int]
     ) -> Outputs | Raised:
-        if not self.own and case.driver not in self.inside:
+        if not self.own:
             return self._driven(case, sources, supplied, declared)
         worker = self._worker("forward", sources)
-        came = worker.failure or worker.call(request_of(case), case.seconds)
-        if isinstance(came, Raised) or self.own:
-            return came
-        return {name: bounded(came[name], size) for name, size in declared.items() if name in came}
+        return worker.failure or worker.call(request_of(case), case.seconds)
 
     def _driven(
         self, case: Case, sources: Mapping[str, str], supplied: tuple[str, ...], declared: Mapping[str, int]

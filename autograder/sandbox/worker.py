@@ -104,7 +104,7 @@ class Worker:
             self.close()
             raise ConfinementError(f"a worker cannot be confined here: {reply['unconfined']}")
         self.layers = reply["layers"]
-        name = self._session.drivers and f"autograder.homeworks.{self._session.homework.name}.{self._session.drivers}"
+        name = f"autograder.homeworks.{self._session.homework.name}.drivers" if self._session.own else ""
         came = self.call({"import": name}, START_SECONDS)
         self.failure = came if isinstance(came, Raised) else None
 

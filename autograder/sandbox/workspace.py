@@ -24,7 +24,10 @@ SECONDS_TO_LOCK = 60.0  # after which a folder without a lock belongs to nobody
 SECONDS_TO_REMOVE = 2.0  # on Windows a file may be in use for a moment after its process has ended
 SIDE = (  # of the autograder, in the folder that workers read
     "__init__.py",
-    *(f"sandbox/{name}.py" for name in ("__init__", "entry", "child", "copies", "frames", "layouts", "remote")),
+    *(
+        f"sandbox/{name}.py"
+        for name in ("__init__", "entry", "child", "copies", "frames", "layouts", "remote", "values")
+    ),
     *(f"sandbox/{name}.py" for name in ("child_limits", "namespaces", "system_calls")),
 )
 
@@ -115,27 +118,21 @@ def environment(scratch: Path) -> dict[str, str]:
     return found
 
 
-def drivers_of(homework: Homework, module: str) -> list[str]:
-    """Return the files of the autograder that a module of drivers needs."""
-    own = [f"{homework.name}/{name}" for name in ("__init__", "inside", module)]
-    return [f"homeworks/{name}.py" for name in ("__init__", "driver", *dict.fromkeys(own))]
-
-
-def lay_out(homework: Homework, library: Path, drivers: str) -> None:
+def lay_out(homework: Homework, library: Path, drivers: bool) -> None:
     """Write what all workers of a homework read: the library without the answers, and their own side of the grader.
 
-    drivers: the module of drivers that run in a worker; "" if none does.
+    drivers: whether drivers run in a worker.
     """
     for path, text in handed_out(homework).items():
         place = library / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, "utf-8")
     side = Path(__file__).parent.parent
-    for name in (*SIDE, *(drivers_of(homework, drivers) if drivers else ())):
+    own = ("__init__", "driver", f"{homework.name}/__init__", f"{homework.name}/drivers") if drivers else ()
+    for name in (*SIDE, *(f"homeworks/{name}.py" for name in own)):
         place = library / "autograder" / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        if (side / name).is_file():
-            shutil.copyfile(side / name, place)
+        shutil.copyfile(side / name, place)
     compileall.compile_dir(library, quiet=2, workers=1)
     open_to_read(library)
 

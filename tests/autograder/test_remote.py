@@ -4,28 +4,31 @@ import json
 import sys
 from functools import reduce
 from importlib import import_module
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import minipeft as mp
 from autograder.homeworks.homework import homeworks, load_homework
-from autograder.sandbox.copies import ProtocolError, named
 from autograder.sandbox.remote import Remote, replaced
+from autograder.sandbox.values import ProtocolError, named
 from minipeft.peft.lora import LoraLayer
 
 
 class Pair:
     """Two sides in one process. `call` lets this side call a function on the other."""
 
-    def __init__(self, function=None):
+    def __init__(self, function=None, graphs=False):
         self.function = function
 
         def describe(error):
             return {"type": type(error).__name__, "message": str(error)}
 
-        self.here = Remote(lambda message: self.sent(self.there, message), mp, 0, __name__, self.allowed, describe)
-        self.there = Remote(lambda message: self.sent(self.here, message), mp, 1, None, self.allowed, describe)
+        self.here = Remote(
+            lambda message: self.sent(self.there, message), mp, 0, __name__, self.allowed, describe, graphs
+        )
+        self.there = Remote(lambda message: self.sent(self.here, message), mp, 1, None, self.allowed, describe, graphs)
 
     def sent(self, to, message):
         return to.answer(message)
@@ -186,29 +189,113 @@ def test_an_exception_keeps_its_type(error):
         pair.call(fail)
 
 
+def as_bytes(text):
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def packed(values):
+    return as_bytes(json.dumps(values))
+
+
+class Cubed(mp.Function):
+    """x³. backward notes that it was called."""
+
+    called: ClassVar[list] = []
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, dz):
+        (x,) = ctx.saved
+        Cubed.called.append(x)
+        return 3 * x**2 * dz
+
+
+Cubed.__module__ = "a driver"  # no name by which the other side could find it
+
+
+def test_a_graph_is_walked_on_the_other_side_by_rules_of_this_one():
+    x = mp.Tensor(np.array([2.0, -1.0]), requires_grad=True)
+    y = Cubed.apply(x) * Cubed.apply(x)
+    root, parents = y.node, list(y.node.parents)
+    Cubed.called.clear()
+    pair = Pair(graphs=True)
+    seen = []
+
+    def walk(root, dz):
+        seen.append((root, root.parents[0].function, root.parents[0].parents[0]))
+        mp.autograd._walk(root, dz, None)
+
+    pair.call(walk, root, np.ones(2))
+    np.testing.assert_allclose(x.grad, 6 * x.data**5)
+    assert len(Cubed.called) == 2
+    assert all(node.ctx is None and node.parents == [] for node in (root, *parents))
+    theirs, function, leaf = seen[0]
+    assert theirs is not root
+    assert leaf is not x
+    assert issubclass(function, mp.Function)
+    assert function.__name__ == "Cubed"
+
+
+def test_a_function_of_this_side_is_applied_on_the_other_and_its_node_comes_back():
+    x, frozen = mp.Tensor(np.ones(3), requires_grad=True), mp.Tensor(np.ones(3))
+    pair = Pair(graphs=True)
+    for leaf in (x, frozen):
+        out = pair.call(lambda cls, t: cls.apply(t), Cubed, leaf)
+        np.testing.assert_array_equal(out.data, np.ones(3))
+        assert (out.node is not None) == leaf.requires_grad
+    out = pair.call(lambda cls, t: cls.apply(t), Cubed, x)
+    assert out.node.function is Cubed
+    assert out.node.parents == [x]
+    assert out.node.ctx.saved[0] is x.data
+
+
+def test_a_graph_may_be_deeper_than_calls_may_be():
+    x = mp.Tensor(np.ones(1), requires_grad=True)
+    z = x
+    for _ in range(3 * sys.getrecursionlimit()):
+        z = z + 1.0
+    Pair(graphs=True).call(lambda root, dz: mp.autograd._walk(root, dz, None), z.node, np.array([2.0]))
+    np.testing.assert_array_equal(x.grad, [2.0])
+
+
+def test_a_function_of_this_side_cannot_be_changed_from_the_other():
+    rules = Cubed.forward, Cubed.backward
+
+    def change(cls):
+        cls.forward, cls.backward, cls.__name__ = staticmethod(print), staticmethod(print), "Other"
+        return cls
+
+    assert Pair(graphs=True).call(change, Cubed) is Cubed
+    assert (Cubed.forward, Cubed.backward, Cubed.__name__) == (*rules, "Cubed")
+
+
 HOSTILE = [
     [],
     {},
     {"text": "[", "arrays": []},
-    {"text": "[[" * 5000, "arrays": []},
-    {"text": json.dumps([[["object", 99]], {}]), "arrays": []},
-    {"text": json.dumps([[["tuple", 3], {}, None], {}]), "arrays": []},
-    {"text": json.dumps([[["named", "os:system"], {}, None], {}]), "arrays": []},
-    {"text": json.dumps([[["named", "minipeft.autograd:heapq.heappop"], {}, None], {}]), "arrays": []},
-    {"text": json.dumps([[None, {}, None], {"1": ["instance", "subprocess:Popen", []]}]), "arrays": []},
-    {"text": json.dumps([[None, {}, None], {"memory 1": ["memory", 0]}]), "arrays": []},
+    {"text": 1 << 40, "arrays": []},
+    {"text": as_bytes("["), "arrays": []},
+    {"text": as_bytes("[[" * 5000), "arrays": []},
+    {"text": packed([[["object", 99]], {}]), "arrays": []},
+    {"text": packed([[["tuple", 3], {}, None], {}]), "arrays": []},
+    {"text": packed([[["named", "os:system"], {}, None], {}]), "arrays": []},
+    {"text": packed([[["named", "minipeft.autograd:heapq.heappop"], {}, None], {}]), "arrays": []},
+    {"text": packed([[None, {}, None], {"1": ["instance", "subprocess:Popen", []]}]), "arrays": []},
+    {"text": packed([[None, {}, None], {"memory 1": ["memory", 0]}]), "arrays": []},
     {
-        "text": json.dumps([[None, {}, None], {"memory 1": ["memory", 0], "3": ["array", 1, 0, [9], [8], "f8", True]}]),
+        "text": packed([[None, {}, None], {"memory 1": ["memory", 0], "3": ["array", 1, 0, [9], [8], "f8", True]}]),
         "arrays": [np.zeros(8, np.uint8)],
     },
     {
-        "text": json.dumps(
-            [[None, {}, None], {"memory 1": ["memory", 0], "3": ["array", 1, 0, [2], [-8], "f8", True]}]
-        ),
+        "text": packed([[None, {}, None], {"memory 1": ["memory", 0], "3": ["array", 1, 0, [2], [-8], "f8", True]}]),
         "arrays": [np.zeros(16, np.uint8)],
     },
     *(
-        {"text": json.dumps([[["tuple", [["method", owner, name]]], {}, None], {}]), "arrays": []}
+        {"text": packed([[["tuple", [["method", owner, name]]], {}, None], {}]), "arrays": []}
         for owner, name in (
             (["named", "minipeft.peft.lora:LoRALinear.forward"], "__globals__"),
             (["named", "minipeft.peft.lora:LoRALinear.forward"], "__code__"),

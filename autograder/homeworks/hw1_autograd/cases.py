@@ -407,8 +407,9 @@ def walk(draw: Draw) -> Iterator[Case]:
     single = {"dx": SMALL, "dy": SMALL, "dw": SMALL}
     yield Case("float32", "walk", arrays("float32"), single, {"graph": "alias", "needs": ["x", "y", "w"]}, tol=1e-5)
     some = {"x": draw.normal(n, m), "dz": draw.normal(n, m)}
-    gone = {"contexts": "emptied", "parents": "emptied", "left": "emptied", "alive": "emptied", "dx": "chains"}
-    yield Case("what is left of a chain", "emptied", some, gone)
+    gone = {"contexts": "emptied", "parents": "emptied", "kept": "emptied", "dx": "chains"}
+    factors = [draw.number(0.5, 2.0) for _ in range(4)]
+    yield Case("what is left of a chain", "emptied", some, gone, {"factors": factors})
     yield Case("walked before", "again", some, {"dx": "chains", "same": "walked before", "part": "walked before"})
     wrong = {
         "too few": "broken rules",
@@ -419,8 +420,7 @@ def walk(draw: Draw) -> Iterator[Case]:
     right = {"None": "broken rules", "right": "chains", "d right": "chains", "list": "chains", "d list": "chains"}
     ignored = {"too much": "frozen inputs", "d too much": "frozen inputs"}
     yield Case("rules that return something else", "broken", some, {**wrong, **right, **ignored})
-    long = {"x": draw.normal(2), "c": draw.normal(2), "dz": draw.normal(2)}
-    yield Case("3000 nodes deep", "deep", long, {"dx": "deep and wide"}, {"depth": 3000, "width": 0}, seconds=3.0)
-    yield Case(
-        "one node used 500 times", "deep", long, {"dx": "deep and wide"}, {"depth": 1, "width": 500}, seconds=3.0
-    )
+    for name, depth, width in (("3000 nodes deep", 3000, 0), ("one node used 500 times", 1, 500)):
+        long = {"x": draw.normal(2), "dz": draw.normal(2), "chain": draw.positive(depth, 2, low=0.999, high=1.001)}
+        long |= {"first": draw.positive(width, 2, low=0.99, high=1.01), "second": draw.normal(width, 2)}
+        yield Case(name, "deep", long, {"dx": "deep and wide"}, seconds=3.0)

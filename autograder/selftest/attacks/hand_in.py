@@ -117,7 +117,10 @@ def _names(place: Path, files: Files) -> Path:
 
 def _named(name: bytes) -> Make:
     def make(place: Path, files: Files) -> Path:
-        return _folder(place.with_name(os.fsdecode(name)), files)
+        own = place.with_name(os.fsdecode(name))
+        if own.exists():  # in a class, the attack is handed in more than once
+            own = place.with_name(os.fsdecode(name) + place.name)
+        return _folder(own, files)
 
     return make
 
