@@ -89,6 +89,7 @@ def _grade(
     from autograder.feedback.results import refused
     from autograder.grading.grade import grade
     from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL, Confinement
+    from autograder.sandbox.session import Stalled
     from autograder.submission.intake import IntakeError, take
 
     try:
@@ -101,7 +102,10 @@ def _grade(
     private = [ROOT, args.submission.resolve().parent, *([args.seed_file] if args.seed_file else [])]
     must = GRADESCOPE if args.gradescope else LOCAL
     confinement = None if args.trust else Confinement(must, private=private)
-    done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
+    try:
+        done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
+    except Stalled as error:
+        raise UserError(str(error)) from error
     print(f"confined: {', '.join(f'{k} {v}' for k, v in done.layers.items()) or 'not at all'}", file=sys.stderr)
     progress(done)
     show(done, args, hidden=not args.full)

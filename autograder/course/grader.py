@@ -29,6 +29,7 @@ from autograder.feedback.results import clean, failed_results, notes, refused, r
 from autograder.grading.grade import Graded, grade
 from autograder.homeworks.homework import ROOT, Homework, load_homework
 from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL, Confinement
+from autograder.sandbox.session import Stalled
 from autograder.submission.intake import IntakeError, take
 
 DEADLINE = 300.0  # seconds for one submission
@@ -59,7 +60,7 @@ class Rules:
 def grade_one(entry: Entry, rules: Rules, progress: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
     """Grade a submission in this process. Never raises: a failure of the grader is a result, too.
 
-    progress: called after every problem with the result so far.
+    progress: called after every problem with the result so far, and with "counts", see `Graded`.
 
     Returns {"record": …, "results": …, "report": …, "staff": …, "failure": why the grader failed, or ""}.
     """
@@ -67,6 +68,8 @@ def grade_one(entry: Entry, rules: Rules, progress: Callable[[dict[str, Any]], N
     homework = load_homework(rules.homework)
     try:
         return _graded(entry, homework, rules, until, progress)
+    except Stalled as error:
+        return failed(entry, homework, str(error))
     except Exception:
         return failed(entry, homework, traceback.format_exc())
 
@@ -88,7 +91,7 @@ def _graded(
         if progress is not None:
             made = results(done, hidden=True)
             made["output"] = clean(f"{UNFINISHED}\n{made['output']}".strip())
-            progress(result(entry, homework, made, **_record(done, made, UNFINISHED)))
+            progress({**result(entry, homework, made, **_record(done, made, UNFINISHED)), "counts": done.counts})
 
     confinement = None
     if not rules.trust:

@@ -3,8 +3,9 @@
 with Graders() as graders:
     graders.grade(entry, rules)    what `grader.grade_one` returns, whatever happens to the process
 
-If a grader is killed, another one grades the submission again. If that one is killed, too, the grader has failed on
-this submission. At the limit, the problems that are graded by then count.
+If a grader is killed, another one grades the submission again. If that one is killed as well, the grader has failed on
+this submission. At the limit, the problems graded so far count if the submission has used up the time itself. If the
+machine was too slow, the grader has failed, which costs no points.
 """
 
 from __future__ import annotations
@@ -147,10 +148,11 @@ class Graders:
                 ends.append(f"{type(error).__name__}: {error}")
                 if grader is not None:
                     grader.close()
-                    if grader.late and so_far:
+                    if grader.late and so_far.get("counts"):
                         return timed(so_far, grader)
                     if grader.late:
-                        ends.append(f"no problem was graded within {most:g} s")
+                        done_by = "some problems were" if so_far else "no problem was"
+                        ends.append(f"{done_by} graded within {most:g} s; the machine is too slow, or the grader hangs")
         return failed(entry, load_homework(rules.homework), "\n".join(ends))
 
     def _take(self) -> Grader:

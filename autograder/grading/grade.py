@@ -33,7 +33,8 @@ class Graded:
     layers: what kept the workers apart.
     words: by problem, why points were lost; known only once all problems are graded.
     more: sentences about a problem, for its author.
-    log: what the submission printed, cut. seconds: since the beginning.
+    log: what the submission printed, cut. seconds: since the beginning. counts: True if these points stand should
+    grading end now: all problems are done, or the submission has used up the time itself.
     """
 
     homework: Homework
@@ -46,6 +47,7 @@ class Graded:
     more: dict[str, list[str]] = field(default_factory=dict)
     log: str = ""
     seconds: float = 0.0
+    counts: bool = False
 
     @property
     def score(self) -> float:
@@ -70,7 +72,7 @@ def grade(
     own program. deadline: seconds for the whole, after which what is left counts as not run. progress: called after
     every problem. answers: by problem, the cases with what is right, in place of those of ``seed`` and the library's
     answers: for a handout, whose library has none.
-    ConfinementError where a worker cannot be confined as it must be.
+    Raises ConfinementError if a worker cannot be confined, Stalled if the deadline passed because of a slow machine.
     """
     begun = time.monotonic()
     remarks = lint(homework, submission.sources)
@@ -98,6 +100,7 @@ def grade(
                 done.verdicts[problem.id] = graded(homework, problem, sources, given, session.run, session.attempts)
             done.layers, done.log = dict(session.layers), session.log
             done.seconds = time.monotonic() - begun
+            done.counts = session.used_up or len(done.verdicts) == len(chosen)
             if progress is not None:
                 progress(done)
     left = None if deadline is None else begun + (1 + WORDS) * deadline - time.monotonic()

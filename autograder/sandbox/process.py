@@ -30,10 +30,10 @@ MOST_PRINTED = 4 * 1024 * 1024  # bytes that one process may print
 MOST_THREADS = 64  # of one process
 IDLE_SECONDS = 4.0  # without CPU use, after which a process is considered hung
 BY_THE_CLOCK = 3.0  # how many times its CPU seconds a call may take if the system does not tell the CPU time
-WAITING = 6.0  # how many times its CPU seconds a case may take by the clock: the machine may be busy
 MOST_REPLIED = 16 << 20  # bytes
 STACK = 256 * 1024  # bytes, of a thread that copies: a container may count what is never used
 TICK = 0.02  # seconds
+MOST_UNSEEN = 5 * TICK  # seconds of waiting that are counted at once: if it was longer, the grader did not run either
 PATIENCE = 0.5  # seconds for the last output of a process that was killed
 ASKED, REPLY, OUTPUT = "asked", "reply", "output"
 CRASHES = {0xC0000005: "access violation", 0xC000001D: "illegal instruction", 0xC00000FD: "stack overflow"}  # Windows
@@ -61,6 +61,15 @@ def address_space(pid: int) -> int:
     return 0
 
 
+def states(pid: int) -> str:
+    """Return a letter for each thread of a process: R if it runs or wants to, D if it waits for the disk."""
+    found = ""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            found += (task / "stat").read_text("utf-8").rpartition(")")[2].split()[0]
+    return found
+
+
 def usage(pid: int) -> tuple[float, bool, int] | None:
     """Return what a process and its children use: CPU seconds so far, whether one wants more, the most threads of one.
 
@@ -72,7 +81,7 @@ def usage(pid: int) -> tuple[float, bool, int] | None:
             for one in (pid, *children(pid)):
                 state, *fields = Path(f"/proc/{one}/stat").read_text("utf-8").rpartition(")")[2].split()
                 seconds += (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK")
-                wants |= state in "RD"
+                wants |= state in "RD" or (int(fields[16]) > 1 and not {"R", "D"}.isdisjoint(states(one)))
                 threads = max(threads, int(fields[16]))
     return (seconds, wants, threads) if threads else None
 
@@ -88,7 +97,10 @@ def ended(status: int) -> Raised:
 
 
 class Watch:
-    """The time limit of one case: CPU time, so that a busy machine costs nobody points; without it, the clock.
+    """The time limits of one case, which do not depend on the load of the machine.
+
+    A process may use ``seconds`` of CPU time. It may wait for IDLE_SECONDS at a time, and for ``seconds`` more in all.
+    Time in which it wants a processor and gets none does not count, nor does time in which the grader does not run.
 
     Args:
         pid: of the process.
@@ -98,39 +110,38 @@ class Watch:
 
     def __init__(self, pid: int, seconds: float, until: float = math.inf):
         self._pid, self._seconds, self._until = pid, seconds, until
-        self._waited = 0.0
+        self.waited = 0.0  # seconds; all that the process took, if the system does not tell its CPU time
         self.threads = 1
         self._first = (usage(pid) or (0.0, True, 1))[0]
         self.resume()
 
     def resume(self) -> None:
         """Begin to wait for the process; before, it may have been idle for any time."""
-        self._moved = self._resumed = time.monotonic()
+        self._seen, self._idle = time.monotonic(), 0.0
         self._used = (usage(self._pid) or (0.0, True, 1))[0]
-
-    def pause(self) -> None:
-        """Stop to wait for the process."""
-        self._waited += time.monotonic() - self._resumed
 
     def late(self) -> str:
         """Return why the case must end now; "" if it may go on."""
         now = time.monotonic()
+        step, self._seen = min(now - self._seen, MOST_UNSEEN), now
         if now > self._until:
             return "the time for the whole submission was used up"
-        waited = self._waited + now - self._resumed
         seen = usage(self._pid)
         if seen is None:
+            self.waited += step
             limit = BY_THE_CLOCK * self._seconds + IDLE_SECONDS
-            return "" if waited < limit else f"more than {limit:g} s"
+            return "" if self.waited < limit else f"more than {limit:g} s"
         used, wants, self.threads = seen
         if used != self._used or wants:
-            self._used, self._moved = used, now
+            self._used, self._idle = used, 0.0
+        else:
+            self._idle += step
+            self.waited += step
         if used - self._first > self._seconds:
             return f"more than {self._seconds:g} s of processor time"
-        if now - self._moved > IDLE_SECONDS:
+        if self._idle > IDLE_SECONDS or self.waited > self._seconds + IDLE_SECONDS:
             return "it waits for something that does not come"
-        limit = WAITING * self._seconds + IDLE_SECONDS
-        return "" if waited < limit else f"more than {limit:g} s"
+        return ""
 
 
 class Process:
@@ -192,7 +203,6 @@ class Process:
                     if not asked:
                         raise FrameError("a reply before the request was read")
                     if reply.feed(chunk):
-                        watch.pause()
                         return bytes(reply.data)
                 elif self._printed > MOST_PRINTED:
                     raise Lost(Raised("crash", "printed too much", f"more than {MOST_PRINTED >> 20} MiB"))

@@ -29,7 +29,12 @@ from autograder.sandbox.worker import Trusted, Worker, raised
 from autograder.sandbox.workspace import Workspace, lay_out
 
 MOST_LOST = 3  # cases of a problem that ran out of time or crashed; then the rest of it is not run
+OWN_SHARE = 0.1  # of the deadline: if a submission has used less when it passes, the machine was too slow
 SLACK = 4096  # bytes that an output may have more than twice those of the right one
+
+
+class Stalled(Exception):
+    """The deadline passed, but the submission had used little of the time. It is graded again and loses no points."""
 
 
 class Session:
@@ -38,7 +43,7 @@ class Session:
     Args:
         homework: what was handed in.
         confinement: see `autograder.sandbox.parent_limits`; None runs workers unconfined, for one's own program.
-        deadline: seconds after which nothing is run any more.
+        deadline: seconds by the clock after which nothing is run any more.
         own: drivers run in the worker, too, and nothing is trusted: to check one's own program, also in a handout.
     """
 
@@ -53,8 +58,10 @@ class Session:
         self.attempts = (OWN,) if own else (SUPPLIED, OWN)  # the library's own are the faster ones
         self.layers: dict[str, Any] = {}
         self._printed = ""
+        self._spent = 0.0
         self.shown = {f.module: f.stub for f in homework.files}
-        self.until = math.inf if deadline is None else time.monotonic() + deadline
+        self.deadline = math.inf if deadline is None else deadline
+        self.until = time.monotonic() + self.deadline
         self._workers: dict[Any, Worker] = {}
         self._trusted: Trusted | None = None
         self._empty = 0
@@ -94,7 +101,7 @@ class Session:
         """Return what came for each case, with these modules of the library replaced.
 
         A crash or a timeout costs its own case: the next one gets a new worker. After three of them, and after the
-        session's deadline, the remaining cases are not run.
+        session's deadline, the remaining cases are not run. Raises Stalled if the machine is to blame for the latter.
 
         Args:
             sources: the submission, by module.
@@ -107,13 +114,32 @@ class Session:
             if self.over:
                 came: Outputs | Raised = Raised("timeout", "not run", "the time for the whole submission was used up")
             elif lost >= MOST_LOST:
-                came = Raised("timeout", "not run", f"{lost} cases before it ran out of time or crashed")
+                came = Raised("timeout", "not run", f"{MOST_LOST} cases before it ran out of time or crashed")
             else:
                 declared = {name: 2 * size_of(right[name]) + SLACK for name in case.checks}
                 came = self._run(case, sources, tuple(supplied), declared)
-                lost += isinstance(came, Raised) and came.kind != "raised"
+            if isinstance(came, Raised) and came.kind != "raised":
+                lost += 1
+                self._check_blame()
             results.append(came)
         return results
+
+    def spent(self) -> float:
+        """Return the seconds that the submission has used so far: of CPU time, and waiting for nothing."""
+        return self._spent + sum(w.spent() for w in self._workers.values() if not w.gone)
+
+    @property
+    def used_up(self) -> bool:
+        """True if the submission has used so much time that a deadline that passes is its own fault."""
+        return self.spent() >= OWN_SHARE * self.deadline
+
+    def _check_blame(self) -> None:
+        """Raise Stalled if the deadline has passed and that is not the submission's fault."""
+        if self.over and not self.used_up:
+            raise Stalled(
+                f"the machine was too slow: after {self.deadline:g} s the submission had used {self.spent():.1f} s, "
+                "and cases were left. Grade it again, with a larger --deadline or fewer --jobs."
+            )
 
     def _run(
         self, case: Case, sources: Mapping[str, str], supplied: tuple[str, ...], declared: Mapping[str, int]
@@ -186,8 +212,9 @@ class Session:
         return self._empty
 
     def note(self, worker: Worker) -> None:
-        """Keep what a worker that ends has printed, as far as there is room."""
+        """Keep what a worker that ends has printed, as far as there is room, and what it has used."""
         self._printed = self._with(worker)
+        self._spent += worker.spent()
 
     def _with(self, worker: Worker) -> str:
         printed = worker.process.log.decode("utf-8", "replace").replace("\r\n", "\n")

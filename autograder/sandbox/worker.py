@@ -14,7 +14,7 @@ from autograder.grading.check import Outputs, Raised
 from autograder.homeworks.homework import ROOT
 from autograder.sandbox.frames import FrameError, decode, encode
 from autograder.sandbox.parent_limits import ConfinementError
-from autograder.sandbox.process import MOST_REPLIED, Lost, Process, Watch, address_space, children
+from autograder.sandbox.process import MOST_REPLIED, Lost, Process, Watch, address_space, children, usage
 from autograder.sandbox.workspace import copy_library, environment, remove
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Worker:
             self._end_confinement()
             raise
         self._watch = Watch(self.process.pid, START_SECONDS)
+        self._waited = self._spent = 0.0
         self._start = encode({"files": files, "confine": self._confine})
         self.failure: Raised | None = None  # why the submission cannot be imported, once it was tried
         self.started = False
@@ -110,6 +111,7 @@ class Worker:
 
     def begin(self, seconds: float) -> None:
         """Begin a case, for which the process has so many seconds of CPU time."""
+        self._waited += self._watch.waited
         self._watch = Watch(self.process.pid, seconds, self._session.until)
 
     def relay(self, frame: bytes, most: int = MOST_REPLIED) -> bytes:
@@ -155,6 +157,13 @@ class Worker:
         """Return the most bytes of address space that the process, or its child, has had."""
         return max((address_space(pid) for pid in (self.process.pid, *children(self.process.pid))), default=0)
 
+    def spent(self) -> float:
+        """Return the seconds that the submission has used in this process: of CPU time, and waiting for nothing."""
+        if not self._closed:
+            seen = usage(self.process.pid)
+            self._spent = self._waited + self._watch.waited + (seen[0] if seen else 0.0)
+        return self._spent
+
     @property
     def gone(self) -> bool:
         """Whether the process has been ended."""
@@ -164,6 +173,7 @@ class Worker:
         """End the worker and whatever it began, and remove its folder. Harmless when called again."""
         if self._closed:
             return
+        self.spent()
         self._closed = True
         self.process.kill()
         self._end_confinement()

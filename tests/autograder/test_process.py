@@ -1,6 +1,8 @@
 """A process that answers frames: one reply to each request, and none before the request; nothing holds up its end."""
 
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +23,20 @@ from autograder.sandbox.frames import send
 for message in received(0):
     send(1, encode(message))
 """
+LOOP = "    while time.process_time() < until: pass\n"
+BUSY = "import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+STOPPED = """
+from pathlib import Path
+from autograder.sandbox import process as module
+from autograder.sandbox.frames import decode
+module.IDLE_SECONDS = 0.5
+work = "import time\\nuntil = time.process_time() + 1.0\\nwhile time.process_time() < until: pass\\n"
+worker = module.Process([sys.executable, "-c", {start!r} + work + {echo!r}], Path("."), dict(os.environ))
+print(worker.pid, flush=True)
+print(decode(worker.exchange(encode({{"id": 1}}), module.Watch(worker.pid, 10.0))), flush=True)
+worker.kill()
+"""
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process does")
 
 
 @pytest.fixture
@@ -61,17 +77,21 @@ def test_a_reply_to_no_request_is_an_error_of_the_next_exchange(started):
 @pytest.mark.skipif(sys.platform == "win32", reason="it needs fork")
 def test_a_child_that_lives_on_holds_up_nothing(started, monkeypatch):
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.5)
-    process = started("if os.fork() == 0:\n    os.setsid()\n    import time; time.sleep(20)\nos.write(2, b'said')")
+    process = started(
+        "child = os.fork()\nif child == 0:\n    os.setsid(); import time; time.sleep(60)\nos.write(2, b'%d' % child)"
+    )
     with pytest.raises(Lost):
         process.exchange(encode(1), Watch(process.pid, 10.0))
     begun = time.monotonic()
     process.kill()
     process.drain()
     assert time.monotonic() - begun < 5
-    assert process.log == b"said"
+    os.kill(int(process.log), signal.SIGKILL)
+    for thread in process._threads:
+        thread.join()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the children of a process")
+@linux
 def test_a_child_in_a_session_of_its_own_ends_with_the_process(started):
     program = started("if os.fork() == 0:\n    os.setsid()\n    import time; time.sleep(60)\n" + ECHO)
     assert decode(program.exchange(encode({"id": 1}), Watch(program.pid, 10.0))) == {"id": 1}
@@ -84,7 +104,75 @@ def test_a_child_in_a_session_of_its_own_ends_with_the_process(started):
     pytest.fail("the child lives on")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the threads of a process")
+@linux
+def test_a_process_that_gets_no_processor_has_as_long_as_it_takes(started, monkeypatch):
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.2)
+    core = min(os.sched_getaffinity(0))
+    work = f"import time\nos.sched_setaffinity(0, {{{core}}}); os.nice(19)\n"
+    slow = started(
+        work + ECHO.replace("    send", "    until = time.process_time() + 0.2\n{LOOP}    send").format(LOOP=LOOP)
+    )
+    slow.exchange(encode({"id": 0}), Watch(slow.pid, 10.0))
+    command = [sys.executable, "-c", BUSY.format(core=core)]
+    busy = [subprocess.Popen(command, start_new_session=True) for _ in range(12)]
+    try:
+        begun = time.monotonic()
+        assert decode(slow.exchange(encode({"id": 1}), Watch(slow.pid, 0.3))) == {"id": 1}
+        assert time.monotonic() - begun > 6 * 0.3  # seconds by the clock
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+
+
+@linux
+def test_a_moment_in_which_the_machine_stands_still_does_not_count(started, monkeypatch):
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.5)
+    program = started("import time; time.sleep(1000)")
+    clock = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    watch = Watch(program.pid, 10.0)
+    for _ in range(3):
+        clock[0] += 1000.0  # both stood still
+        assert watch.late() == ""
+    for _ in range(50):
+        clock[0] += module.TICK
+    assert watch.late() == ""
+
+
+@linux
+def test_a_grader_and_its_worker_may_stand_still(tmp_path):
+    code = START + STOPPED.format(start=START, echo=ECHO)
+    grader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path, text=True)
+    worker = int(grader.stdout.readline())
+    for pid in (grader.pid, worker):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2.0)
+    for pid in (grader.pid, worker):
+        os.kill(pid, signal.SIGCONT)
+    assert grader.communicate()[0] == "{'id': 1}\n"
+
+
+@linux
+def test_a_process_that_works_a_little_and_waits_a_little_ends(started, monkeypatch):
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.5)
+    drips = started("import time\nwhile True:\n    time.sleep(0.2); until = time.process_time() + 0.02\n" + LOOP)
+    begun = time.monotonic()
+    with pytest.raises(Lost) as lost:
+        drips.exchange(encode(1), Watch(drips.pid, 1.0))
+    assert lost.value.raised.message == "it waits for something that does not come"
+    assert time.monotonic() - begun > 1.0
+
+
+@linux
+def test_a_thread_that_works_while_the_first_one_waits_is_seen(started):
+    program = "import threading, time\ndef work():\n    while True: pass\n"
+    busy = started(program + "threading.Thread(target=work, daemon=True).start()\n" + ECHO)
+    assert decode(busy.exchange(encode({"id": 1}), Watch(busy.pid, 10.0))) == {"id": 1}
+    assert any("R" in module.states(busy.pid) for _ in range(50))
+
+
+@linux
 def test_a_process_with_too_many_threads_ends(started):
     one = "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
     start = f"import threading, time\nfor _ in range({{}}): {one}"

@@ -1,5 +1,6 @@
 """The trusted side of the worker: what comes back for programs that are right, wrong, stuck, dead or hostile."""
 
+import math
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from autograder.grading.reference import drawn
 from autograder.homeworks.homework import load_homework
 from autograder.homeworks.strip import body_span, functions, replace_bodies, source_path, stubs
 from autograder.sandbox import process, workspace
-from autograder.sandbox.session import Session
+from autograder.sandbox.session import Session, Stalled
 
 HOMEWORK = load_homework("hw6_lora")
 MODULE = "minipeft.peft.lora"
@@ -184,6 +185,25 @@ def test_a_huge_answer_is_an_error_of_its_own(run):
 def test_after_the_deadline_nothing_is_run(forward):
     with Session(HOMEWORK, deadline=0.0) as made:
         assert [r.error for r in made.run(written(""), forward)] == ["not run", "not run"]
+
+
+def test_a_deadline_that_a_slow_machine_misses_costs_no_points(forward):
+    with Session(HOMEWORK, deadline=60.0) as made:
+        made.run(written("return x @ weight.T + bias"), forward)
+        made.until = time.monotonic()  # the machine did something else all the time
+        with pytest.raises(Stalled, match=r"after 60 s the submission had used \d\.\d s, and cases were left"):
+            made.run(written("return x @ weight.T + bias"), forward)
+
+
+@pytest.mark.parametrize("body", ["import time; time.sleep(60)", "while True: pass"])
+def test_a_deadline_that_a_submission_uses_up_costs_its_points(forward, body):
+    with Session(HOMEWORK, deadline=1.0) as made:
+        made.until = math.inf
+        made.run(written(""), forward)  # starts the trusted worker
+        made.until = time.monotonic() + 3.0
+        results = made.run(written(body), [(replace(case, seconds=60.0), right) for case, right in forward])
+        assert [r.error for r in results] == ["ran out of time", "not run"]
+        assert made.used_up
 
 
 def test_children_of_a_worker_end_with_it(forward, tmp_path):

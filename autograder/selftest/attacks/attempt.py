@@ -45,6 +45,7 @@ from autograder.selftest.attacks.corpus import ATTACKS
 from autograder.selftest.attacks.scene import HONEST, Scene, hand_in, scene, write
 
 LIMIT, SHORT = 60.0, 10.0  # seconds for a submission; for attacks that last until these are over
+HALF_A_CORE = 4.0  # how many times longer the latter is in a container
 SLACK = 30.0  # seconds beyond them, for starting on a busy machine
 PARENT = 300 << 20  # bytes that a deciding process may have
 KNOWN = ("/tmp/minipeft-x", "/tmp/minipeft-escaped", "/dev/shm/minipeft-x", "/dev/shm/big", "/dev/shm/out")
@@ -79,7 +80,9 @@ class Job:
     @property
     def limit(self) -> float:
         """Return the seconds for one submission."""
-        return SHORT if any(a.lasts for a in self.chosen()) else LIMIT
+        if not any(a.lasts for a in self.chosen()):
+            return LIMIT
+        return SHORT * (HALF_A_CORE if self.layers == "a container" else 1.0)
 
     @property
     def bound(self) -> float:
