@@ -11,9 +11,9 @@ from statistics import fmean, median
 from typing import Any
 
 from autograder.course.gradebook import FAILED, GRADED, REFUSED
-from autograder.feedback.report import FULL, NONE, PART, esc, state
+from autograder.feedback.report import esc
 from autograder.feedback.report import page as whole_page
-from autograder.feedback.results import points
+from autograder.feedback.results import FULL, NONE, PART, points, state
 from autograder.homeworks.homework import Homework
 from autograder.submission.similarity import pairs
 from minipeft.files.html import table

@@ -14,14 +14,27 @@ from typing import Any
 import numpy as np
 
 from autograder.feedback.reasons import Picture, Reason, reasons
-from autograder.feedback.results import NOT_RUN, OUTPUT_LIMIT, PLACES, clean, earned, mark, notes, points
+from autograder.feedback.results import (
+    FULL,
+    MARKS,
+    NONE,
+    NOT_RUN,
+    OUTPUT_LIMIT,
+    PART,
+    PLACES,
+    aspects,
+    clean,
+    earned,
+    notes,
+    points,
+    state,
+)
 from autograder.grading.grade import Graded
 from autograder.homeworks.homework import Problem
 from minipeft.files.html import esc as escape
 from minipeft.files.html import page as whole_page
 from minipeft.files.html import table
 
-FULL, PART, NONE = "full", "part", "none"
 SIGNS = {FULL: "✓", PART: "½", NONE: "✗"}
 
 
@@ -31,7 +44,7 @@ class Part:
 
     problem: Problem
     points: float
-    aspects: dict[str, float]
+    aspects: list[tuple[str, str]]  # see `results.aspects`
     reasons: list[Reason]
     more: list[str]
     run: bool = True
@@ -42,24 +55,19 @@ class Part:
         return state(self.points, points(self.problem.points))
 
 
-def state(got: float, most: float) -> str:
-    """All, some or none of ``most``."""
-    return FULL if got >= most else PART if got > 0 else NONE
-
-
 def parts(done: Graded, hidden: bool) -> list[Part]:
     """The problems of a graded submission, in order."""
     found = []
     for problem in done.homework.problems:
         verdict = done.verdicts.get(problem.id)
         if verdict is None:
-            found.append(Part(problem, 0.0, {}, [], [], run=False))
+            found.append(Part(problem, 0.0, [], [], [], run=False))
         elif verdict.not_run:
-            found.append(Part(problem, 0.0, {}, [], [verdict.not_run]))
+            found.append(Part(problem, 0.0, [], [], [verdict.not_run]))
         else:
             why = reasons(verdict, done.words.get(problem.id, ()), hidden)
             more = [] if hidden else done.more.get(problem.id, [])
-            found.append(Part(problem, earned(problem, verdict), dict(verdict.credit), why, list(more)))
+            found.append(Part(problem, earned(problem, verdict), aspects(verdict), why, list(more)))
     return found
 
 
@@ -80,8 +88,8 @@ def text(done: Graded, hidden: bool, colour: bool = False) -> str:
         score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
         lines += ["", paint(f"{p.id:5} {clean(p.title, 200):50} {score:>12}", part.state)]
         if part.state != FULL:
-            for aspect, credit in part.aspects.items():
-                lines.append(f"      {paint(mark(credit), state(credit, 1.0))}  {clean(aspect, 100)}")
+            for kind, aspect in part.aspects:
+                lines.append(f"      {paint(MARKS[kind], kind)}  {clean(aspect, 200)}")
             for reason in part.reasons:
                 where = f"{', '.join(reason.aspects)}: " if hidden else ""
                 lines.append(f"      - {clean(where + reason.text, 1000)}")
@@ -120,7 +128,7 @@ def markdown(done: Graded, hidden: bool) -> str:
         if part.state == FULL or not part.run:
             continue
         lines += ["", f"## {escaped(part.problem.id)} {escaped(part.problem.title)}", ""]
-        lines += [f"- {mark(credit).strip()}: {escaped(aspect)}" for aspect, credit in part.aspects.items()]
+        lines += [f"- {MARKS[kind].strip()}: {escaped(aspect)}" for kind, aspect in part.aspects]
         for reason in part.reasons:
             where = f"{', '.join(reason.aspects)}: " if hidden else ""
             lines += ["", escaped(clean(where + reason.text, 1000))]
@@ -205,9 +213,8 @@ def section(part: Part) -> str:
     ]
     if part.aspects:
         lines.append('<ul class="aspects">')
-        for aspect, credit in part.aspects.items():
-            s = state(credit, 1.0)
-            lines.append(f'<li><span class="{s}">{SIGNS[s]}</span> {esc(aspect)}</li>')
+        for kind, aspect in part.aspects:
+            lines.append(f'<li><span class="{kind}">{SIGNS[kind]}</span> {esc(aspect)}</li>')
         lines.append("</ul>")
     for reason in part.reasons:
         lines.append('<div class="reason">')

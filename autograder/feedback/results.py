@@ -38,6 +38,8 @@ FAILED_TEXT = (
     "The grader failed on this submission. This costs no points and no attempt: the course staff is told and will "
     "grade it again."
 )
+FULL, PART, NONE = "full", "part", "none"
+MARKS = {FULL: "ok  ", PART: "half", NONE: "FAIL"}  # of an aspect
 PLACES = 3  # so many places are listed for one reason
 
 
@@ -137,13 +139,26 @@ def explanation(verdict: Verdict, found: Sequence[Diagnosis], hidden: bool) -> s
         return "All right."
     if verdict.not_run:
         return verdict.not_run
-    lines = [f"{mark(credit)}  {aspect}" for aspect, credit in verdict.credit.items()]
+    lines = [f"{MARKS[state]}  {text}" for state, text in aspects(verdict)]
     return "\n".join([*lines, "", *said(verdict, found, hidden)]).rstrip()
 
 
-def mark(credit: float) -> str:
-    """The credit of an aspect in four letters."""
-    return "ok  " if credit >= 1.0 else "half" if credit > 0.0 else "FAIL"
+def aspects(verdict: Verdict) -> list[tuple[str, str]]:
+    """Return the state of each aspect, and its name with what it counts if that is less than it seems."""
+    found = []
+    for aspect, credit in verdict.credit.items():
+        seems, text = credit, aspect
+        if aspect in verdict.bound and verdict.right < 1.0 and (credit > 0.0 or verdict.passed[aspect]):
+            seems = credit / verdict.right if verdict.right else 1.0
+            rest = f"the other parts of this problem count {verdict.right:.0%}"
+            text = f"{aspect} (counts {credit:.0%}, because {rest})".replace("%", " %")
+        found.append((state(seems, 1.0), text))
+    return found
+
+
+def state(got: float, most: float) -> str:
+    """Return whether this is all, some or none of ``most``."""
+    return FULL if got >= most else PART if got > 0 else NONE
 
 
 def said(verdict: Verdict, found: Sequence[Diagnosis], hidden: bool) -> Iterator[str]:

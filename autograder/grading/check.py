@@ -58,13 +58,17 @@ Result = tuple[Case, Outputs, Outputs | Raised]  # a case, the reference, what c
 class Verdict:
     """A problem graded: which aspects passed, what failed, the share of its points, and what that was judged from.
 
-    credit: of each aspect, 1 where it passed, 1/2 where few of its cases are wrong, else 0. not_run: why no case was
-    run, "" if they were.
+    credit: what each aspect counts: 1 if it passed, 1/2 if few of its cases are wrong, else 0; an aspect without
+    evidence that much of ``right``.
+    right: the mean credit of the aspects with evidence. bound: those without. not_run: why no case was run, "" if they
+    were.
     """
 
     problem: str
     passed: dict[str, bool] = field(default_factory=dict)
     credit: dict[str, float] = field(default_factory=dict)
+    right: float = 0.0
+    bound: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     share: float = 0.0
     results: list[Result] = field(default_factory=list)
@@ -230,9 +234,11 @@ def judge(problem: Problem, results: Sequence[Result]) -> Verdict:
         wrong_in, own = wrong_cases.get(aspect, set()), evident.get(aspect, set())
         few = len(wrong_in) <= NEARLY * len(cases[aspect]) and len(wrong_in & own) <= NEARLY * len(own)
         verdict.credit[aspect] = 1.0 if ok else 0.5 if few else 0.0
-    value = [credit for aspect, credit in verdict.credit.items() if aspect in evident]
-    bound = [credit for aspect, credit in verdict.credit.items() if aspect not in evident]
-    right = sum(value) / len(value) if value else 0.0
+    if evident:
+        verdict.right = sum(verdict.credit[aspect] for aspect in evident) / len(evident)
+    verdict.bound = [aspect for aspect in verdict.credit if aspect not in evident]
+    for aspect in verdict.bound:
+        verdict.credit[aspect] *= verdict.right
     if verdict.credit:
-        verdict.share = (sum(value) + sum(bound) * right) / len(verdict.credit)
+        verdict.share = sum(verdict.credit.values()) / len(verdict.credit)
     return verdict

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from autograder.feedback.results import aspects, explanation
 from autograder.grading.check import Raised, compare, facts, judge
 from autograder.homeworks.case import Case
 from autograder.homeworks.homework import Problem, Target
@@ -116,6 +117,20 @@ def test_all_right_is_everything_and_nothing_written_is_nothing():
 def test_a_wrong_aspect_costs_its_own_share():
     wrong = {**RIGHT, "dx": -E}
     assert share(wrong, wrong) == pytest.approx((1 + 0.5) / 3)  # the facts follow the evidence
+
+
+def test_an_aspect_of_facts_says_what_it_counts():
+    given = replace(case("a case"), facts=FACTS)
+    half = judge(PROBLEM, [(given, RIGHT, {**RIGHT, "dx": -E})])
+    assert half.credit == {"forward": 1.0, "dx": 0.0, "inputs untouched": 0.5}
+    text = "inputs untouched (counts 50 %, because the other parts of this problem count 50 %)"
+    assert aspects(half) == [("full", "forward"), ("none", "dx"), ("full", text)]
+    assert f"ok    {text}" in explanation(half, (), hidden=True)
+    nothing = judge(PROBLEM, [(given, RIGHT, {**RIGHT, "z": -E, "dx": -E})])
+    assert aspects(nothing)[2] == ("full", text.replace("50", "0"))
+    written = judge(PROBLEM, [(given, RIGHT, {**RIGHT, "dx": -E, "changed": [1]})])
+    assert aspects(written)[2] == ("none", "inputs untouched")
+    assert aspects(judge(PROBLEM, [(given, RIGHT, RIGHT)]))[2] == ("full", "inputs untouched")
 
 
 def test_an_edge_that_was_missed_costs_half():
