@@ -11,7 +11,7 @@ from statistics import fmean, median
 from typing import Any
 
 from autograder.course.gradebook import FAILED, GRADED, REFUSED
-from autograder.feedback.report import esc
+from autograder.feedback.report import esc, named
 from autograder.feedback.report import page as whole_page
 from autograder.feedback.results import FULL, NONE, PART, points, state
 from autograder.homeworks.homework import Homework
@@ -27,7 +27,9 @@ h2 { margin: 1.6rem 0 .4rem; } h3 { margin: 1rem 0 .2rem; font-size: 1rem; }
 td.n, th.n { padding-right: .9rem; } table { overflow-wrap: normal; }
 .why { padding-left: .9rem; } .why span { display: block; max-width: min(34rem, 60vw); white-space: normal; }
 .who { display: table; width: max-content; max-width: 14rem; white-space: normal; overflow-wrap: anywhere; }
-@media (max-width: 600px) { .share { display: none; } .who { max-width: 8rem; } .counts { white-space: normal; } }
+@media (max-width: 600px) { .share { display: none; } .who { max-width: 8rem; } .counts { font-size: .9rem; }
+  td.n, th.n { padding-right: .5rem; } th.counts { white-space: normal; } }
+.counted td { vertical-align: baseline; }
 .bar { display: flex; height: 1rem; min-width: 8rem; border-radius: 3px; overflow: hidden; background: var(--line); }
 .bar span { display: block; height: 100%; }
 .bar .full { background: var(--full); } .bar .part { background: var(--part); } .bar .none { background: var(--none); }
@@ -97,7 +99,8 @@ def problems(homework: Homework, graded: Sequence[dict[str, Any]]) -> str:
         mean = f"{fmean(got):.2f} of {most:g}" if got else ""
         numbers = f"{kinds[FULL]} / {kinds[PART]} / {kinds[NONE]}"
         rows.append(
-            f"<tr><td>{esc(p.id)}</td><td>{esc(p.title)}</td><td class=n>{mean}</td><td class='n counts'>{numbers}</td>"
+            f"<tr><td>{esc(p.id)}</td><td>{named(p.title)}</td><td class=n>{mean}</td>"
+            f"<td class='n counts'>{numbers}</td>"
             f'<td class="share"><div class="bar">{bar}</div></td></tr>'
         )
     head = "<th>no.</th><th>title</th><th class=n>mean</th>"
@@ -112,15 +115,15 @@ def mistakes(homework: Homework, graded: Sequence[dict[str, Any]]) -> list[str]:
     for p in homework.problems:
         told = commonest(Counter(reason for r in graded for reason in set(r["reasons"].get(p.id, ()))))
         if told:
-            parts.append(f"<h3>{esc(p.id)} {esc(p.title)}</h3>{told}")
+            parts.append(f"<h3>{esc(p.id)} {named(p.title)}</h3>{told}")
     return parts or ["<p>Nothing.</p>"]
 
 
 def commonest(told: Counter[str]) -> str:
     """Return a table of the commonest sentences with their counts; "" if there are none."""
     listed = sorted(told.items(), key=lambda item: (-item[1], item[0]))[:MISTAKES]
-    rows = [f"<tr><td class=n>{n}</td><td>{esc(text, LONGEST)}</td></tr>" for text, n in listed]
-    return table("<th class=n>times</th><th>what</th>", rows) if rows else ""
+    rows = [f"<tr><td class=n>{n} ×</td><td>{esc(text, LONGEST)}</td></tr>" for text, n in listed]
+    return f'<table class="counted"><tbody>{"".join(rows)}</tbody></table>' if rows else ""
 
 
 def alike(graded: Sequence[dict[str, Any]]) -> str:

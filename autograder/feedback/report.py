@@ -168,6 +168,11 @@ def esc(words: Any, limit: int = OUTPUT_LIMIT) -> str:
     return escape(clean(str(words), limit))
 
 
+def named(words: str) -> str:
+    """Return a name with dots as HTML: on a narrow screen it breaks after a dot."""
+    return esc(words).replace(".", ".<wbr>")
+
+
 def page(title: str, body: Iterable[str], style: str = "") -> str:
     """Return a whole page of the grader's; ``body``: pieces of HTML, escaped where they were text."""
     return whole_page(clean(title), body, STYLE + style)
@@ -183,9 +188,9 @@ def html(done: Graded, hidden: bool, title: str = "") -> str:
     for part in found:
         p = part.problem
         score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
-        name = esc(p.title) if part.state == FULL else f'<a href="#p{esc(p.id)}">{esc(p.title)}</a>'
+        name = named(p.title) if part.state == FULL else f'<a href="#p{esc(p.id)}">{named(p.title)}</a>'
         rows.append(f'<tr><td>{esc(p.id)}</td><td>{name}</td><td class="n {part.state}">{score}</td></tr>')
-    body.append(table("<th>problem</th><th>title</th><th class=n>points</th>", rows))
+    body.append(table("<th>no.</th><th>title</th><th class=n>points</th>", rows))
     body += [section(part) for part in found if part.state != FULL]
     if done.remarks:
         body.append("<h2>Worth a look</h2><p>No points depend on it.</p><ul>")
@@ -208,7 +213,7 @@ def section(part: Part) -> str:
     p = part.problem
     score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
     lines = [
-        f'<section id="p{esc(p.id)}"><header><h2>{esc(p.id)} {esc(p.title)}</h2>'
+        f'<section id="p{esc(p.id)}"><header><h2>{esc(p.id)} {named(p.title)}</h2>'
         f'<span class="n {part.state}">{score}</span></header>'
     ]
     if part.aspects:

@@ -181,3 +181,8 @@ def test_a_large_array_is_drawn_coarse():
     assert coarse(np.ones((300, 50))).shape == (24, 24)
     assert coarse(np.eye(100))[3, 20] == 0.0
     assert report.blend(1.0) != report.blend(1e-3)
+
+
+def test_a_name_breaks_after_its_dots_and_nowhere_else():
+    assert report.named("LoRALinear.forward") == "LoRALinear.<wbr>forward"
+    assert report.named("a<b>.c") == "a&lt;b&gt;.<wbr>c"
