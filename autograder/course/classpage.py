@@ -1,6 +1,6 @@
-"""The page of a class: how it did, which problem fails most, which mistakes occur, which programs look alike.
+"""Write the page of a class: its scores, which problems fail most, which mistakes occur, which programs look alike.
 
-One HTML file without scripts; whatever came out of a submission is escaped.
+The page is one HTML file without scripts. All text from submissions is escaped.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def page(homework: Homework, records: Sequence[dict[str, Any]], skipped: Sequenc
 
 
 def histogram(scores: Sequence[float], most: float) -> str:
-    """How many submissions have how many points."""
+    """Return a drawing of how many submissions have how many points."""
     counts = Counter(min(BINS - 1, int(BINS * s / most)) for s in scores)
     tallest = max(counts.values())
     width, height, foot = 560, 150, 34
@@ -85,7 +85,7 @@ def histogram(scores: Sequence[float], most: float) -> str:
 
 
 def problems(homework: Homework, graded: Sequence[dict[str, Any]]) -> str:
-    """A row a problem: its mean, and how many have all, some or none of its points."""
+    """Return a row for each problem: its mean, and how many have all, some or none of its points."""
     rows = []
     for p in homework.problems:
         most = points(p.points)
@@ -109,7 +109,7 @@ def problems(homework: Homework, graded: Sequence[dict[str, Any]]) -> str:
 
 
 def mistakes(homework: Homework, graded: Sequence[dict[str, Any]]) -> list[str]:
-    """List the commonest reasons for lost points: once for whole files, then by problem."""
+    """Return the most common reasons for lost points: once for whole files, then by problem."""
     notes = commonest(Counter(r["note"] for r in graded if r["note"]))
     parts = [f"<h3>Before any problem</h3>{notes}"] if notes else []
     for p in homework.problems:
@@ -120,14 +120,14 @@ def mistakes(homework: Homework, graded: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def commonest(told: Counter[str]) -> str:
-    """Return a table of the commonest sentences with their counts; "" if there are none."""
+    """Return a table of the most common sentences with their counts; "" if there are none."""
     listed = sorted(told.items(), key=lambda item: (-item[1], item[0]))[:MISTAKES]
     rows = [f"<tr><td class=n>{n} ×</td><td>{esc(text, LONGEST)}</td></tr>" for text, n in listed]
     return f'<table class="counted"><tbody>{"".join(rows)}</tbody></table>' if rows else ""
 
 
 def alike(graded: Sequence[dict[str, Any]]) -> str:
-    """Pairs that share much, as places to look."""
+    """Return a table of the pairs of programs that share much, as places to look."""
     names = {r["id"]: r["name"] for r in graded}
     found = pairs({r["id"]: frozenset(r["prints"]) for r in graded})
     if not found:

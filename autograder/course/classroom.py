@@ -38,7 +38,7 @@ SHOWN = 20  # names of one kind in the summary; the page of the class has all
 
 @dataclass(frozen=True)
 class Outcome:
-    """A class graded. skipped: names of entries that are not submissions. removed: ids of submissions that are gone."""
+    """A graded class. skipped: names of entries that are not submissions. removed: ids of submissions that are gone."""
 
     records: list[dict[str, Any]]
     skipped: list[str]
@@ -50,7 +50,7 @@ class Outcome:
         return [r["id"] for r in self.records if r["status"] == FAILED]
 
     def summary(self, points: float) -> str:
-        """Return what happened to every entry of the folder as text, with counts that add up."""
+        """Return a text that says what happened to every entry of the folder, with counts that add up."""
         scores = [r["score"] for r in self.records if r["status"] == GRADED]
         turned_down = [r for r in self.records if r["status"] == REFUSED]
         failures = f" + {len(self.failures)} failed" if self.failures else ""
@@ -169,8 +169,8 @@ def grade_all(
 ) -> Outcome:
     """Grade every submission of a folder. The records are in the order of their ids.
 
-    seed: of the cases; by default the one in ``out``, or a new one. resume: go on in an ``out`` that has grades of this
-    homework; fresh: forget them. order: in which the submissions are begun (for tests).
+    seed: of the cases; by default the one in ``out``, or a new one. resume: continue in an ``out`` that has grades of
+    this homework. fresh: remove them. order: the order in which submissions are started (for tests).
 
     Raises ClassError, and ConfinementError if programs of others cannot be confined here.
     """

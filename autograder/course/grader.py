@@ -1,4 +1,4 @@
-"""Grade one submission, whatever it is; and the process in which that is done, one submission after the other.
+"""Grade one submission, whatever it is, and serve as the process that grades one submission after another.
 
 grade_one(entry, rules)    a dictionary of plain values: record, results, report, staff, failure. It never raises.
 
@@ -41,13 +41,13 @@ UNFINISHED = "Grading was stopped at its time limit: a problem that was not run 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is the same for all submissions.
+    """Settings that are the same for all submissions.
 
     homework: its name or its folder.
     seed: of the cases.
-    trust: do not confine programs.
-    deadline: seconds by the clock for all that is done about one submission.
-    gradescope: confine programs as on Gradescope, where the grader lies in a closed folder.
+    trust: True to leave programs unconfined.
+    deadline: seconds by the clock for one submission, with its reports.
+    gradescope: True to confine programs as on Gradescope, where the grader is in a closed folder.
     """
 
     homework: str
@@ -58,7 +58,7 @@ class Rules:
 
 
 def grade_one(entry: Entry, rules: Rules, progress: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-    """Grade a submission in this process. Never raises: a failure of the grader is a result, too.
+    """Grade a submission in this process. Never raises: a failure of the grader is a result too.
 
     progress: called after every problem with the result so far, and with "counts", see `Graded`.
 

@@ -1,13 +1,14 @@
-"""The zip for Gradescope, and what runs there.
+"""Build the zip for Gradescope, and grade there.
 
     python -m autograder gradescope hw6_lora --out autograder.zip
 
-The zip has ``setup.sh`` (run once, when the image is built, and the only time that anything is fetched: an interpreter
-and the packages, see `autograder.course.image`) and ``run_autograder`` (three lines that end in exec, since a shell
-reads its script while it runs).
-The same inputs give the same bytes. `main` runs there, as root: it writes valid results first, and has a process of its
-own grade, which confines a worker as another user behind a seccomp filter. If that is not possible, or if the grader
-fails in any other way, the student is told so and loses no attempt.
+The zip contains ``setup.sh`` and ``run_autograder``; the same inputs give the same bytes. ``setup.sh`` runs once, when
+the image is built. It installs Python and the packages (see `autograder.course.image`); later nothing is fetched.
+``run_autograder`` is three lines that end in exec, because a shell reads its script while it runs.
+
+`main` runs on Gradescope, as root. It first writes valid results. Then it starts a process that grades and confines
+each worker as another user behind a seccomp filter. If that is impossible, or if the grader fails in any other way, the
+student reads so and loses no attempt.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ sys.exit(main())
 
 
 def source_files(homework: Homework) -> Iterator[tuple[str, bytes]]:
-    """The grader, the library and one homework, by the name in the zip."""
+    """Yield the files of the grader, the library and one homework: the name in the zip, and the bytes."""
     for part in ("autograder", "minipeft"):
         for file in sorted((ROOT / part).rglob("*.py")):
             if "__pycache__" not in file.parts:
@@ -60,9 +61,11 @@ def source_files(homework: Homework) -> Iterator[tuple[str, bytes]]:
 
 
 def build(homework: Homework, out: Path, seed: str, policy: str = "{}", time_limit: float = TIME_LIMIT) -> str:
-    """Write the zip; the sha256 of what it holds, which every results.json names as grader.
+    """Write the zip, and return the sha256 of its contents, which every results.json names as its grader.
 
-    policy: see `autograder.grading.policy`; PolicyError where it is none. time_limit: seconds that Gradescope gives.
+    policy: the text of a policy, see `autograder.grading.policy`. time_limit: Gradescope's limit in seconds.
+
+    Raises PolicyError if the policy cannot be read.
     """
     from minipeft.files.atomic import atomic_path  # not needed where the zip is run
 
@@ -93,7 +96,7 @@ def build(homework: Homework, out: Path, seed: str, policy: str = "{}", time_lim
 
 
 def complaints(path: Path) -> list[str]:
-    """What is wrong with an autograder.zip, by Gradescope's contract and ours. OSError where there is none."""
+    """Return what is wrong with an autograder.zip, by Gradescope's rules and ours. Raises OSError if there is none."""
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
@@ -138,9 +141,9 @@ def complaints(path: Path) -> list[str]:
 
 
 def main(root: str = "/autograder") -> int:
-    """Grade the submission that Gradescope laid down. Whatever happens, valid results are there.
+    """Grade the submission that Gradescope has put there. Whatever happens, results.json is valid.
 
-    Returns 0; 1 if the grader failed, which costs the student no attempt.
+    Returns 0, or 1 if the grader failed, which costs the student no attempt.
     """
     from autograder.feedback.results import failed_results, write
 

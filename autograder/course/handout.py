@@ -1,4 +1,4 @@
-"""What students get: a folder with one homework, the library without its answers, and the commands to check it.
+"""Write what students get: a folder with one homework, the library without its answers, and the commands to check it.
 
     python -m autograder handout hw6_lora --out hw6
 

@@ -1,4 +1,4 @@
-"""What Gradescope's container is built with: the script that installs Python and the packages, and whether they fit.
+"""Write the script that installs Python and the packages in Gradescope's container, and check that they fit.
 
 The container's Python is not the one that makes the zip. Gradescope's images are Ubuntu releases: 22.04 has Python 3.10
 and offers 3.11, 24.04 has 3.12. So the script takes the oldest of `PYTHONS` that the image has or that apt offers.

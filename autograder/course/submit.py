@@ -1,6 +1,6 @@
-"""``submit``: the zip to hand in, with exactly the homework's files, and what is not written yet.
+"""Make the zip to hand in, with exactly the homework's files, and list what is not written yet.
 
-The files are imported first as the grader will import them: a file that cannot be imported would get no points.
+First the files are imported as the grader will import them: a file that cannot be imported would get no points.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Have each submission graded in a process of its own, which is ended at a limit by the clock.
+"""Grade each submission in a separate process, which is ended at a limit by the clock.
 
 with Graders() as graders:
     graders.grade(entry, rules)    what `grader.grade_one` returns, whatever happens to the process
@@ -35,18 +35,18 @@ Keep = Callable[[dict[str, Any]], None]
 
 
 def limit(deadline: float) -> float:
-    """Return the seconds after which a grader is ended, by the deadline for its submission."""
+    """Return the seconds after which a grader is ended. deadline: of the submission."""
     return deadline + max(SPARE * deadline, LEAST_SPARE)
 
 
 class Ended(Exception):
-    """The grader is gone without a result; the message says how it ended."""
+    """The grader ended without a result; the message says how."""
 
 
 class Grader:
-    """A process that grades one submission after the other.
+    """A process that grades one submission after another.
 
-    late: it was ended at its limit. seconds: how long the last request took, or the one at which it ended.
+    late: True if it was ended at its limit. seconds: how long the last request took, also if it had no result.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Grader:
 
 
 class Graders:
-    """Processes that grade, as many as threads call `grade` at once."""
+    """Grading processes: one for each thread that calls `grade`."""
 
     def __init__(self) -> None:
         self._idle: list[Grader] = []
@@ -177,7 +177,7 @@ class Graders:
 
 
 def timed(done: dict[str, Any], grader: Grader) -> dict[str, Any]:
-    """Return a result whose record says how long it took. Students do not see it: it is another one each time."""
+    """Return a result whose record says how long it took. Students do not see the time, because it varies."""
     return {**done, "record": {**done["record"], "seconds": round(grader.seconds, 1)}}
 
 
@@ -185,5 +185,5 @@ GRADERS = Graders()  # of a worker of a cluster
 
 
 def grade_apart(entry: Entry, rules: Rules) -> dict[str, Any]:
-    """Return the result for a submission, graded by a process of this one's."""
+    """Return the result for a submission, graded by a child of this process."""
     return GRADERS.grade(entry, rules)
