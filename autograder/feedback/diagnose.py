@@ -121,7 +121,7 @@ def lists(f: Failure, case: Case, right: Outputs) -> list[Cause]:
     if all(isinstance(x, str) for x in [*e, *g]):
         more, less = [x for x in g if x not in e], [x for x in e if x not in g]
         if f.key == "changed" and more:
-            return [Cause("written", (Part.WRITES,), public=f"The call writes into its input {', '.join(more)}.")]
+            return [Cause("written", (Part.WRITES,), public=f"The call writes into {', '.join(more)}.")]
         if f.key == "kept" and more:
             text = f"{', '.join(more)} is kept for the backward, though no gradient that is wanted uses it."
             return [Cause("kept", (Part.KEEPS,), public=text)]

@@ -28,7 +28,7 @@ TEXTS = (1000, 100)  # characters of a sentence for public cases; fewer if not a
 
 def size(case: Case) -> int:
     """Return the number of entries of a case's inputs."""
-    return sum(x.size for x in case.arrays.values())
+    return sum(map(np.size, case.arrays.values()))
 
 
 def nbytes(x: Any) -> int:

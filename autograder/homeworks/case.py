@@ -32,7 +32,7 @@ class Case:
     params: Mapping[str, Any] = field(default_factory=dict)
     layouts: Mapping[str, str] = field(default_factory=dict)
     shown: Mapping[str, str] = field(default_factory=dict)
-    tol: float = 1e-6
+    tol: float = 1e-10
     exact: frozenset[str] = frozenset()
     seconds: float = 5.0
     facts: frozenset[str] = frozenset()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -20,12 +21,14 @@ FORWARD = {"z": "forward", **UNTOUCHED}
 SMALL = "float32 stays float32"
 LARGE = "large input in time"
 FROZEN = "frozen costs nothing"
+AGAIN = "several calls"
 
 
 class Draw:
     """Random inputs of one problem: every value depends on the seed, the homework and the problem alone."""
 
     def __init__(self, seed: str | int, homework: str, problem: str):
+        self.homework = homework
         key = f"{seed}|{homework}|{problem}".encode()
         self.rng = np.random.default_rng(list(hashlib.sha256(key).digest()))
 
@@ -67,6 +70,23 @@ class Draw:
     def number(self, low: float, high: float) -> float:
         """A Python number between ``low`` and ``high``."""
         return float(self.rng.uniform(low, high))
+
+    def again(self, case: Case) -> Case:
+        """Return the case with more calls: in between, and with arrays that were changed; see `driver.twice`."""
+        outputs = [n for n, aspect in case.checks.items() if aspect not in (FROZEN, *UNTOUCHED.values())]
+        when = {"": "", "second ": " of a second input", "again ": " of a changed input"}
+        shown = {
+            w + n: case.shown.get(n, n) + words for w, words in when.items() for n in outputs if w or n in case.shown
+        }
+        return replace(
+            case,
+            name=f"{case.name}, several calls",
+            driver="twice",
+            checks={w + n: AGAIN for w in when for n in outputs},
+            params={**case.params, "of": case.driver, "homework": self.homework},
+            layouts={},
+            shown=shown,
+        )
 
 
 def as_float32(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -130,11 +150,20 @@ CaseSource = Callable[[Draw], Iterator[Case]]
 _sources: dict[str, dict[str, CaseSource]] = defaultdict(dict)  # by module and problem
 
 
-def problem(id: str) -> Callable[[CaseSource], CaseSource]:
-    """Mark the function that draws the cases of a problem."""
+def problem(id: str, again: str = "") -> Callable[[CaseSource], CaseSource]:
+    """Mark the function that draws the cases of a problem. again: names of cases that `Draw.again` repeats, by "; "."""
 
     def mark(source: CaseSource) -> CaseSource:
-        _sources[source.__module__][id] = source
+        def drawn(draw: Draw) -> Iterator[Case]:
+            repeated = set(again.split("; ")) if again else set()
+            for case in source(draw):
+                yield case
+                if case.name in repeated:
+                    repeated.remove(case.name)
+                    yield draw.again(case)
+            assert not repeated, f"{id}: no cases {sorted(repeated)}"
+
+        _sources[source.__module__][id] = drawn
         return source
 
     return mark

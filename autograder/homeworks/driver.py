@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -61,6 +61,21 @@ def refusal(call: Any) -> str:
     return "accepted"
 
 
+def fitting(mp: Any, model: Any, config: Any) -> str:
+    """Return the name of the ValueError that a method's ``apply`` raises for a model, or "accepted"."""
+    peft = mp.peft.PeftModel(model)
+
+    def apply() -> None:
+        with peft._new_adapter("default", config):
+            peft.train_modules_to_save(config)
+            config.apply(peft, np.random.default_rng(0))
+
+    try:
+        return refusal(apply)
+    finally:
+        peft.unload()
+
+
 def constant(value: Any, a: dict[str, Any]) -> Any:
     """An argument out of JSON: lists are tuples, {"slice": [a, b, c]} a slice, {"array": name} an input, "..." an
     ellipsis."""
@@ -92,19 +107,24 @@ def function(mp: Any, F: Any, names: str, args: tuple[Any, ...], needs: Any, dz:
     names: of the arguments, in order, separated by spaces; needs: the names that want a gradient. dz None: the forward
     alone. Returned: "z"; "d" and the name of every argument (None where none is wanted); "saved", the bytes of arrays
     that were kept besides the arguments, and "kept", the arguments that were kept; "changed", the arrays that were
-    written though they should not be.
+    written though they should not be, or that are once a gradient is written.
     """
     labels = names.split()
     wanted = [n in needs for n in labels]
     arrays = {n: x for n, x in zip(labels, args, strict=True) if isinstance(x, np.ndarray)}
     before = {n: x.copy() for n, x in arrays.items()}
     ctx = mp.Context(*wanted)
-    z = F.forward(ctx, *args)
+    with mp.no_grad():  # a Function computes with arrays: neither half asks the engine
+        z = F.forward(ctx, *args)
     out: dict[str, Any] = {"z": z}
     out.update(saved_by(ctx, arrays))
+    if _between is not None:
+        _between()
+    grads: Any = ()
     if any(wanted) and dz is not None:
-        dz_before = dz.copy()
-        grads = F.backward(ctx, dz)
+        dz_before, z_before = dz.copy(), np.array(z)
+        with mp.no_grad():
+            grads = F.backward(ctx, dz)
         if isinstance(grads, np.ndarray) or not isinstance(grads, (tuple, list)):
             grads = (grads,)
         if len(grads) != len(labels):
@@ -113,8 +133,55 @@ def function(mp: Any, F: Any, names: str, args: tuple[Any, ...], needs: Any, dz:
         if _compared is not None:
             _compared.extend(compared(mp, F, labels, args, wanted, dz_before, grads))
         arrays, before = {**arrays, "dz": dz}, {**before, "dz": dz_before}
-    out["changed"] = [n for n, x in arrays.items() if not np.array_equal(x, before[n], equal_nan=x.dtype.kind == "f")]
+        if isinstance(z, np.ndarray):
+            arrays, before = {**arrays, "z": z}, {**before, "z": z_before}
+    changed = [n for n, x in arrays.items() if not np.array_equal(x, before[n], equal_nan=x.dtype.kind == "f")]
+    out["changed"] = changed + written_with(grads, dz, arrays)
     return out
+
+
+def written_with(grads: Sequence[Any], dz: np.ndarray | None, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the names of the arrays that change when a gradient is written, as clipping does; dz may be returned."""
+    owned = [g for g in grads if isinstance(g, np.ndarray) and dz is not None and not np.may_share_memory(g, dz)]
+    others = {n: x for n, x in arrays.items() if n != "dz"}
+    return [f"{n}, by returning it" for n, x in others.items() if any(np.may_share_memory(g, x) for g in owned)]
+
+
+_between: Callable[[], Any] | None = None  # what `function` calls between a forward and its backward
+
+
+def twice(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
+    """Call the driver p["of"] of p["homework"] with two inputs, the second between the first's forward and backward.
+
+    The second input is the first with each array of floats reversed. Then the arrays of the first get the values of the
+    second and are used again. Outputs: those of the first, and with "second" and "again" in front of their names.
+    """
+    global _between
+    drivers = import_module(f"autograder.homeworks.{p['homework']}.drivers")
+    driver = getattr(drivers, p["of"], None) or globals()[p["of"]]
+    other = {n: np.array(np.flip(x)) if x.dtype.kind == "f" else x for n, x in a.items()}
+    found: dict[str, Any] = {}
+
+    def named(outputs: dict[str, Any], before: str) -> None:
+        found.update({f"{before}{name}": normalized(x) for name, x in outputs.items()})
+
+    def between() -> None:
+        global _between
+        _between = None
+        named(driver(mp, other, p), "second ")
+
+    try:
+        _between = between
+        named(driver(mp, a, p), "")
+        if _between is not None:  # a driver that does not call `function`
+            between()
+    finally:
+        _between = None
+    for n, x in a.items():
+        if x.dtype.kind == "f":
+            x[...] = other[n]
+    named(driver(mp, a, p), "again ")
+    return found
 
 
 ENTRIES = 60  # of an argument, that differences are taken of
@@ -184,28 +251,40 @@ def compared(
 
 
 def saved_by(ctx: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """ "kept": names of arguments that the context keeps (a view counts); "saved": bytes of the other arrays in it."""
-    kept: list[str] = []
+    """Return what a context keeps.
+
+    "kept": names of the arguments that it keeps, as they are, as views or as copies. A function may keep anything, so
+    it counts as all of them. "saved": bytes of the other arrays.
+    """
+    kept: set[str] = set()
     buffers: dict[int, int] = {}
 
     def walk(value: Any) -> None:
         if isinstance(value, np.ndarray):
-            owners = [n for n, x in arrays.items() if np.may_share_memory(value, x)]
-            if owners:
-                kept.extend(n for n in owners if n not in kept)
-            else:
+            owners = [n for n, x in arrays.items() if np.may_share_memory(value, x) or _is_copy(value, x)]
+            kept.update(owners)
+            if not owners:
                 base = value
                 while isinstance(base.base, np.ndarray):
                     base = base.base
                 buffers[id(base)] = base.nbytes
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, (list, tuple, set)):
             for v in value:
                 walk(v)
         elif isinstance(value, dict):
             walk(list(value.values()))
+        elif callable(value) and not isinstance(value, type):
+            kept.update(arrays)
+        elif hasattr(value, "__dict__") and not isinstance(value, type):
+            walk(vars(value))
 
     walk(ctx.saved)
     return {"kept": sorted(kept), "saved": sum(buffers.values())}
+
+
+def _is_copy(value: np.ndarray, x: np.ndarray) -> bool:
+    """Return whether an array has the entries of another, in whatever order."""
+    return 1 < value.size == x.size and bool(np.array_equal(np.sort(value, axis=None), np.sort(x, axis=None)))
 
 
 def through_engine(mp: Any, f: Any, arrays: dict[str, np.ndarray], needs: Any, dz: Any) -> dict[str, Any]:

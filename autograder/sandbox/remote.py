@@ -54,7 +54,10 @@ class Remote(Copies):
     def ask(self, what: Mapping[str, Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         """Call the other side and return the result. Raises what was raised there."""
         roots = [args, dict(kwargs or {}), self.mp.nn.layers.current_stream()]
-        recording = bool(self.mp.autograd._recording.get())
+        gradient = str(what.get("call", "")).endswith(
+            ".backward"
+        )  # it computes with arrays and does not ask the engine
+        recording = not gradient and bool(self.mp.autograd._recording.get())
         message = self.exchange({**what, **self._packed(roots), "recording": recording})
         while isinstance(message, dict) and "done" not in message:
             message = self.exchange(self.answer(message))

@@ -74,7 +74,7 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
 
 
 def holm(ps: Values) -> np.ndarray:
-    """p-values corrected for being many, in the same order (Holm 1979): (m,) -> (m,).
+    """p-values corrected for being many, in the same order (Holm 1979): (m,) -> (m,), also for m = 0.
 
     The smallest is multiplied by m, the next by m - 1, …; none falls below one before it, none exceeds 1.
     """

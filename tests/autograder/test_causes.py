@@ -143,7 +143,7 @@ TABLE_OF_CAUSES = {
     "integers in another order": (IDS, IDS[::-1], {"arrays": {}}, "order", "reversed order"),
     "a number": (3.0, -3.0, {}, "sign", "wrong sign"),
     "a number's factor": (3.0, 3.0 / 2.7, {"params": {"scale": 2.7}}, "factor", "the factor scale is missing"),
-    "written inputs": ([], ["x"], {"name": "changed"}, "written", "writes into its input x"),
+    "written inputs": ([], ["x"], {"name": "changed"}, "written", "writes into x"),
     "kept": (["A"], ["A", "W"], {"name": "kept"}, "kept", "W is kept for the backward"),
     "names": (["a", "b"], ["a", "c"], {"name": "list"}, "list", "without b and with c too much"),
     "a list of arrays": ([E, V], [E, -V], {}, "sign", "entry 1 of dx has the wrong sign"),

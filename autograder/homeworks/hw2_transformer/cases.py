@@ -13,7 +13,7 @@ from autograder.homeworks.draw import FORWARD, FROZEN, LARGE, SMALL, UNTOUCHED, 
 HIDDEN_ROWS = "queries that see nothing"
 
 
-@problem("2.1")
+@problem("2.1", again="axis 1 of 3, backward")
 def softmax(draw: Draw) -> Iterator[Case]:
     b, n, m = draw.sizes(3, 3, 8)
 
@@ -50,11 +50,11 @@ def softmax(draw: Draw) -> Iterator[Case]:
     arrays = {"s": s, "dz": draw.normal(n, m)}
     checks = {"z": "large entries", "ds": "large entries"}
     yield case("large entries and a row of -inf", arrays, checks, "s", {"axis": 1})
-    many = {"s": draw.normal(1500, 60), "dz": draw.normal(1500, 60)}
-    yield case("1500 rows", many, {"z": LARGE, "ds": LARGE}, "s", {"axis": 1}, seconds=1.0)
+    many = {"s": draw.normal(60, 1500), "dz": draw.normal(60, 1500)}
+    yield case("60 rows of 1500", many, {"z": LARGE, "ds": LARGE}, "s", {"axis": 1}, seconds=1.0)
 
 
-@problem("2.2")
+@problem("2.2", again="exact, around 0, backward")
 def gelu(draw: Draw) -> Iterator[Case]:
     case = calls("Activation", "x name", "ops.activation")
     for curve, what in (("gelu", "exact"), ("gelu_tanh", "tanh")):
@@ -85,7 +85,7 @@ def _normed(draw: Draw, *shape: int, spread: float = 1.0, mean: float = 0.0) -> 
     return {"x": x, "gamma": draw.positive(d), "beta": draw.normal(d)}
 
 
-@problem("2.3")
+@problem("2.3", again="trained")
 def layer_norm(draw: Draw) -> Iterator[Case]:
     b, n, d = draw.sizes(3, 3, 8)
     call = calls("LayerNorm", "x gamma beta eps", "ops.normalize")
@@ -107,15 +107,16 @@ def layer_norm(draw: Draw) -> Iterator[Case]:
     yield case("float32", as_float32(_normed(draw, n, d, spread=2.0)), {"z": SMALL}, tol=1e-5)
     far = as_float32(_normed(draw, n, d, mean=2000.0))
     yield case("float32, a mean of 2000", far, {"z": "a mean far from 0"}, tol=1e-2)
-    arrays = _normed(draw, n, d)
-    yield case("all frozen", arrays, {"lean": FROZEN}, unneeded="x gamma beta")
-    yield case("beta alone", arrays, {"lean": FROZEN}, needs="beta", unneeded="x gamma beta")
+    arrays = _normed(draw, 12, 17)
+    kept: dict[str, Any] = {"unneeded": "x", "at_most": 2 * 8 * 12}  # the statistics of the rows
+    yield case("all frozen", arrays, {"lean": FROZEN}, **kept)
+    yield case("beta alone", arrays, {"lean": FROZEN}, needs="beta", **kept)
     at_most = 2 * arrays["x"].nbytes
-    yield case("gamma alone", arrays, {"lean": FROZEN}, needs="gamma", unneeded="gamma beta", at_most=at_most)
+    yield case("gamma alone", arrays, {"lean": FROZEN}, needs="gamma", at_most=at_most)
     yield case("2000 rows", _normed(draw, 2000, 48), {"z": LARGE}, seconds=1.0)
 
 
-@problem("2.4")
+@problem("2.4", again="rows")
 def layer_norm_backward(draw: Draw) -> Iterator[Case]:
     b, n, d = draw.sizes(3, 3, 8)
     call = calls("LayerNorm", "x gamma beta eps", "ops.normalize")
@@ -141,10 +142,11 @@ def layer_norm_backward(draw: Draw) -> Iterator[Case]:
     yield case("x alone", arrays, {"dx": "dx", "dgamma": FROZEN, "dbeta": FROZEN}, "x")
     yield case("gamma and beta", arrays, {"dx": FROZEN, "dgamma": "dgamma", "dbeta": "dbeta"}, "gamma beta")
     yield case("beta alone", arrays, {"dx": FROZEN, "dgamma": FROZEN, "dbeta": "dbeta"}, "beta")
-    yield case("2000 rows", _normed(draw, 2000, 48), {"dx": LARGE, "dgamma": LARGE, "dbeta": LARGE}, seconds=1.5)
+    many = dict.fromkeys(("dx", "dgamma", "dbeta"), LARGE)
+    yield case("60 rows of 2000", _normed(draw, 60, 2000), many, seconds=1.5)
 
 
-@problem("2.5")
+@problem("2.5", again="rows, backward")
 def rms_norm(draw: Draw) -> Iterator[Case]:
     b, n, d = draw.sizes(3, 3, 8)
     call = calls("RMSNorm", "x gamma eps", "ops.normalize")
@@ -168,12 +170,12 @@ def rms_norm(draw: Draw) -> Iterator[Case]:
     yield case("zeros", zero, {"dx": "place of epsilon"}, "x gamma", eps=0.01)
     single = {"z": SMALL, "dx": SMALL, "dgamma": SMALL}
     yield case("float32", as_float32(_normed(draw, n, d, spread=2.0)), single, "x gamma", tol=1e-5)
-    arrays = _normed(draw, n, d)
-    yield case("all frozen", arrays, {"lean": FROZEN}, unneeded="x gamma")
+    arrays = _normed(draw, 12, 17)
+    yield case("all frozen", arrays, {"lean": FROZEN}, unneeded="x", at_most=2 * 8 * 12)
     yield case("x alone", arrays, {"dx": "dx", "dgamma": FROZEN}, "x")
     yield case("gamma alone", arrays, {"dx": FROZEN, "dgamma": "dgamma"}, "gamma")
-    many = _normed(draw, 2000, 48)
-    yield case("2000 rows", many, {"z": LARGE, "dx": LARGE, "dgamma": LARGE}, "x gamma", seconds=1.5)
+    many = _normed(draw, 60, 2000)
+    yield case("60 rows of 2000", many, {"z": LARGE, "dx": LARGE, "dgamma": LARGE}, "x gamma", seconds=1.5)
 
 
 def _labelled(draw: Draw, R: int, V: int, n: int) -> dict[str, np.ndarray]:
@@ -182,7 +184,7 @@ def _labelled(draw: Draw, R: int, V: int, n: int) -> dict[str, np.ndarray]:
     return {"s": draw.normal(R, V, scale=1.6), "kept": kept, "labels": draw.integers(V, n)}
 
 
-@problem("2.6")
+@problem("2.6", again="a label for some, backward")
 def cross_entropy(draw: Draw) -> Iterator[Case]:
     R, V, n = (*draw.sizes(2, 6, 11), 4)
     call = calls("CrossEntropy", "s kept labels", "ops.loss")
@@ -216,8 +218,8 @@ def cross_entropy(draw: Draw) -> Iterator[Case]:
     yield Case("a block and its gradient", "block_loss", direct, {"L": "one block", "ds": "one block"}, {"want": True})
     direct = {"s": large["s"], "labels": every["labels"]}
     yield Case("a block of large logits", "block_loss", direct, {"L": "one block", "ds": "one block"}, {"want": True})
-    many = _labelled(draw, 1200, 90, 1000)
-    yield case("1200 rows of 90", many, {"z": LARGE, "ds": LARGE}, "s", seconds=1.0)
+    many = _labelled(draw, 90, 1200, 80)
+    yield case("90 rows of 1200", many, {"z": LARGE, "ds": LARGE}, "s", seconds=1.0)
 
 
 def _qkv(draw: Draw, B: int, H: int, Hk: int, N: int, S: int, D: int, Dv: int) -> dict[str, np.ndarray]:
@@ -265,7 +267,7 @@ def _attend(draw: Draw, name: str, arrays: dict[str, np.ndarray], causal: bool, 
     return call(name, arrays, checks, needs, constants, **kw)
 
 
-@problem("2.7")
+@problem("2.7", again="causal, keys before the first query")
 def attention(draw: Draw) -> Iterator[Case]:
     layouts = ("readonly", "fortran", "negative", "strided")
     for i, (name, aspect, arrays, causal) in enumerate(_attentions(draw)):
@@ -301,7 +303,7 @@ def attention(draw: Draw) -> Iterator[Case]:
     yield _attend(draw, "8 heads, 90 queries, 130 keys", many, True, {"z": LARGE}, seconds=1.5)
 
 
-@problem("2.8")
+@problem("2.8", again="causal, keys before the first query")
 def attention_backward(draw: Draw) -> Iterator[Case]:
     for i, (name, aspect, arrays, causal) in enumerate(_attentions(draw)):
         B, H, N, _ = arrays["q"].shape
@@ -331,7 +333,7 @@ def attention_backward(draw: Draw) -> Iterator[Case]:
     )
 
 
-@problem("2.9")
+@problem("2.9", again="split, plain; merge, plain; rotary, one order of positions")
 def heads(draw: Draw) -> Iterator[Case]:
     B, N, H, D = draw.sizes(4)
     flat, halves = draw.normal(B, N, H * D), draw.normal(B, H, N, D)
@@ -353,7 +355,7 @@ def heads(draw: Draw) -> Iterator[Case]:
     yield rotary("rotary, float32", as_float32(arrays), {"z": SMALL, "dx": SMALL}, "x", tol=1e-5)
 
 
-@problem("2.10")
+@problem("2.10", again="three heads")
 def multi_head(draw: Draw) -> Iterator[Case]:
     def case(name: str, aspect: str, arrays: dict[str, np.ndarray], **params: Any) -> Case:
         checks = {"z": f"{aspect}: forward", "dx": f"{aspect}: gradients", "weights": f"{aspect}: gradients"}
@@ -388,7 +390,7 @@ def multi_head(draw: Draw) -> Iterator[Case]:
     yield Case("another core", "core", {**x(), "mask": draw.mask(2, 5)}, checks, settings)
 
 
-@problem("2.11")
+@problem("2.11", again="feed-forward, gelu; GPT-2's layer")
 def layer(draw: Draw) -> Iterator[Case]:
     for name, activation, gated in (("gelu", "gelu", False), ("silu, gated", "silu", True)):
         arrays = {"x": draw.normal(2, 3, 6), "dz": draw.normal(2, 3, 6)}
@@ -419,4 +421,4 @@ def layer(draw: Draw) -> Iterator[Case]:
             arrays["memory"] = draw.normal(2, 7, 8)
         checks = dict.fromkeys(("z", "dx", "weights", "vectors"), "whole layers")
         settings = {"d": 8, "heads": 2, "d_ff": 12, "options": choice, "seed": draw.seed()}
-        yield Case(name, "layer", arrays, checks, settings, tol=1e-5)
+        yield Case(name, "layer", arrays, checks, settings)

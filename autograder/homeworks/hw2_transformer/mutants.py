@@ -868,3 +868,36 @@ The dropout is missing.
 """,
     PLAIN,
 )
+
+MUTANTS += mistakes("""
+== minipeft.ops.softmax:Softmax.forward 2.1
+
+softmax-by-id
+What a call computed is returned again for the same array, although its entries have changed since.
+- p = stable_softmax(s, axis)
++ seen = vars(Softmax).get("seen", {})
++ Softmax.seen = seen
++ p = seen.setdefault((id(s), axis), (s, stable_softmax(s, axis)))[1]
+
+== minipeft.ops.softmax:Softmax.backward 2.1
+
+softmax-writes-output
+The saved p is written and returned, but it is also what the forward returned.
+- return p * (dz - (dz * p).sum(axis=axis, keepdims=True)), None
++ p *= dz - (dz * p).sum(axis=axis, keepdims=True)
++ return p, None
+
+== minipeft.ops.normalize:LayerNorm.forward 2.3
+
+layer-norm-float32
+float64 is computed in float32 in between.
+- return gamma * x_hat + beta
++ return (gamma * x_hat + beta).astype("float32").astype(x.dtype)
+
+== minipeft.ops.normalize:LayerNorm.backward 2.4
+
+layer-norm-backward-float32
+float64 is computed in float32 in between.
+- dx = (g - g.mean(axis=-1, keepdims=True) - x_hat * inner) * rstd
++ dx = ((g - g.mean(axis=-1, keepdims=True) - x_hat * inner) * rstd).astype("float32").astype(dz.dtype)
+""")

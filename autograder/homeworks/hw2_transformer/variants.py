@@ -410,4 +410,19 @@ loss = logz.sum() - (s * onehot).sum()
 if want_grad:
     s[:] = xp.exp(s - logz[:, None]) - onehot
 return loss
+
+=== gamma is always kept
+== minipeft.ops.normalize:LayerNorm.forward
+centred = x - x.mean(axis=-1, keepdims=True)
+rstd = 1.0 / array_module(x).sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)
+x_hat = centred * rstd
+needs_x, needs_gamma, _, _ = ctx.needs_grad
+ctx.save(x_hat if needs_x or needs_gamma else None, rstd if needs_x else None, gamma)
+return gamma * x_hat + beta
+
+=== the forward of a module
+== minipeft.nn.transformer:TransformerLayer._residual
+if self.norm_first:
+    return x + self.dropout.forward(sublayer.forward(norm.forward(x), **kwargs))
+return norm.forward(x + self.dropout.forward(sublayer.forward(x, **kwargs)))
 """)

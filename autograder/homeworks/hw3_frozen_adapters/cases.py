@@ -11,7 +11,7 @@ from autograder.homeworks.case import Case
 from autograder.homeworks.draw import FROZEN, LARGE, SMALL, UNTOUCHED, Draw, by_hand, problem
 
 
-@problem("3.1")
+@problem("3.1", again="rows, backward")
 def linear(draw: Draw) -> Iterator[Case]:
     d, k, b, n = draw.sizes(4)
     names = "x W b"
@@ -41,11 +41,11 @@ def linear(draw: Draw) -> Iterator[Case]:
     none = {"dx": FROZEN, "dW": FROZEN, "db": FROZEN}
     # rows enough for a copy of x to be larger than one of W, which would be no mistake where W is needed
     many = (4, 15)
-    yield case("W frozen", many, {**none, "dx": "dx", "lean": FROZEN}, "x", unneeded="x b")
-    yield case("W frozen, b trained", many, {**none, "dx": "dx", "db": "db", "lean": FROZEN}, "x b", unneeded="x b")
-    yield case("b alone", many, {**none, "db": "db", "lean": FROZEN}, "b", unneeded="x W b")
-    yield case("x frozen", (b, n), {**none, "dW": "dW", "lean": FROZEN}, "W", unneeded="W b")
-    yield case("all frozen", (b, n), {"lean": FROZEN}, backward=False, unneeded="x W b")
+    yield case("W frozen", many, {**none, "dx": "dx", "lean": FROZEN}, "x", unneeded="x")
+    yield case("W frozen, b trained", many, {**none, "dx": "dx", "db": "db", "lean": FROZEN}, "x b", unneeded="x")
+    yield case("b alone", many, {**none, "db": "db", "lean": FROZEN}, "b", unneeded="x W")
+    yield case("x frozen", (b, n), {**none, "dW": "dW", "lean": FROZEN}, "W", unneeded="W")
+    yield case("all frozen", (b, n), {"lean": FROZEN}, backward=False, unneeded="x W")
     yield case(
         "float32", (b, n), {"z": SMALL, "dx": SMALL, "dW": SMALL, "db": SMALL}, "x W b", dtype="float32", tol=1e-5
     )
@@ -109,11 +109,11 @@ def _steps(
         names = [f"layer.{i}.{'bias' if i else 'weight'}" for i in range(len(shapes))]
         checks.update({f"{slot} of {n}": "state" for slot in slots for n in names})
     params = {"kind": kind, "count": len(shapes), "steps": steps, "lr": lr, "options": options}
-    tol = 1e-5 if dtype == "float32" else 1e-7
+    tol = 1e-5 if dtype == "float32" else 1e-10
     return Case(name, "optimize", arrays, checks, params, tol=tol)
 
 
-@problem("3.4")
+@problem("3.4", again="momentum")
 def sgd(draw: Draw) -> Iterator[Case]:
     lr = draw.number(0.05, 0.3)
     yield _steps(draw, "plain", "SGD", "plain", 2, lr)
@@ -129,7 +129,7 @@ def sgd(draw: Draw) -> Iterator[Case]:
     yield _steps(draw, "float32", "SGD", SMALL, 3, 0.1, dtype="float32", momentum=0.9, weight_decay=0.1)
 
 
-@problem("3.5")
+@problem("3.5", again="five steps")
 def adamw(draw: Draw) -> Iterator[Case]:
     lr = draw.number(0.02, 0.1)
     betas = [draw.number(0.5, 0.9), draw.number(0.9, 0.99)]
@@ -146,10 +146,10 @@ def adamw(draw: Draw) -> Iterator[Case]:
     yield _steps(draw, "no decay of biases", "AdamW", "weight decay", 2, lr, **decay)
     yield _steps(draw, "float32", "AdamW", SMALL, 3, 0.05, dtype="float32", weight_decay=0.1)
     big = _steps(draw, "90000 entries", "AdamW", LARGE, 3, lr, shapes=((300, 300), (7,)), state=False)
-    yield Case(big.name, big.driver, big.arrays, big.checks, big.params, tol=1e-7, seconds=1.5)
+    yield Case(big.name, big.driver, big.arrays, big.checks, big.params, tol=1e-10, seconds=1.5)
 
 
-@problem("3.6")
+@problem("3.6", again="cut, list")
 def clip(draw: Draw) -> Iterator[Case]:
     def case(name: str, gs: list[np.ndarray], max_norm: float, checks: dict[str, str], tol: float = 1e-5,
              **params: Any) -> Case:  # fmt: skip
@@ -219,6 +219,13 @@ def top_layers(draw: Draw) -> Iterator[Case]:
     for k in (4, 100):
         settings = {"model": "decoder", "config": "TopLayersConfig", "config options": {"n_layers": k}, "seed": 0}
         yield Case(f"{k} layers of three", "refused", {}, {"error": "refused", "same": "refused"}, settings)
+    yield Case(
+        "a model without layers",
+        "refused",
+        {},
+        {"error": "refused", "same": "refused"},
+        {**settings, "model": "linear"},
+    )
 
 
 @problem("3.8")
@@ -268,7 +275,7 @@ def _bottleneck(
                    unneeded=unneeded, at_most=at_most, **kw)  # fmt: skip
 
 
-@problem("3.9")
+@problem("3.9", again="with residual")
 def bottleneck(draw: Draw) -> Iterator[Case]:
     def forward(aspect: str) -> dict[str, str]:
         return {"z": aspect, **UNTOUCHED}
@@ -284,13 +291,13 @@ def bottleneck(draw: Draw) -> Iterator[Case]:
     many = (4, 20)  # rows enough for a copy of h to be larger than one of the weights
     yield _bottleneck(draw, "all frozen", {"lean": FROZEN}, shape=many, unneeded="h W_down W_up")
     weights = "W_down b_down W_up b_up"
-    yield _bottleneck(draw, "h frozen", {"lean": FROZEN}, weights, shape=many, unneeded="W_down b_down b_up", at_most=2)
+    yield _bottleneck(draw, "h frozen", {"lean": FROZEN}, weights, shape=many, unneeded="W_down", at_most=2)
     yield _bottleneck(draw, "b_up alone", {"lean": FROZEN}, "b_up", shape=many, unneeded="h W_down W_up")
     yield _bottleneck(draw, "W_up alone", {"lean": FROZEN}, "W_up", shape=many, unneeded="h W_down W_up", at_most=1)
-    yield _bottleneck(draw, "h alone", {"lean": FROZEN}, "h", shape=many, unneeded="h b_down b_up", at_most=1)
+    yield _bottleneck(draw, "h alone", {"lean": FROZEN}, "h", shape=many, unneeded="h", at_most=1)
 
 
-@problem("3.10")
+@problem("3.10", again="with residual")
 def bottleneck_backward(draw: Draw) -> Iterator[Case]:
     every = "h W_down b_down W_up b_up"
     grads = {f"d{n}": f"d{n}" for n in every.split()}
@@ -311,7 +318,7 @@ def bottleneck_backward(draw: Draw) -> Iterator[Case]:
         yield _bottleneck(draw, f"{needs} wanted", some, needs, backward=True)
 
 
-@problem("3.11")
+@problem("3.11", again="AdapterH")
 def adapter(draw: Draw) -> Iterator[Case]:
     checks = {"shape": "truncated normal", "seeded": "truncated normal"}
     drawn = ("cut", "reaches", "spread", "mean", "no pile at the cut", "no pile at zero")
@@ -348,7 +355,7 @@ def adapter(draw: Draw) -> Iterator[Case]:
         yield Case(name, "adapt", arrays, dict.fromkeys(names, aspect), params)
 
 
-@problem("3.12")
+@problem("3.12", again="behind, scaled")
 def around(draw: Draw) -> Iterator[Case]:
     forms: dict[str, dict[str, Any]] = {"scale 1": {"r": 3}, "scaled": {"r": 2, "scale": 2.5, "activation": "tanh"}}
     for kind, aspect in (("Adapted", "behind"), ("AdaptedInParallel", "beside")):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autograder.homeworks.driver import by_hand as by_hand
-from autograder.homeworks.driver import error_of, module
+from autograder.homeworks.driver import error_of, fitting, module
 
 
 def _path(p: dict[str, Any], path: str) -> str:
@@ -247,6 +247,8 @@ def _model(mp: Any, p: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if kind == "encoder-decoder":
         config = models.EncoderDecoderConfig(17, 8, p.get("layers", 3), 2, 12, context=16, **options)
         return models.EncoderDecoder(config, rng=1), {"ids": ids, "labels": rng.integers(3, 17, (2, 4))}
+    if kind == "linear":
+        return mp.nn.Linear(6, 5, False, rng=1), {}
     if kind == "mlp":
         return models.MLP((6, 5, 4, 3), rng=1), {"x": rng.standard_normal((4, 6)), "labels": rng.integers(0, 3, 4)}
     config = models.ViTConfig(8, 4, 1, 4, 8, p.get("layers", 3), 2, 12, **options)
@@ -291,7 +293,7 @@ def refused(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """A method that does not fit a model: the error, and the model as it was."""
     model, _ = _model(mp, p)
     bits = {name: t.data.copy() for name, t in model.named_parameters()}
-    error = error_of(lambda: mp.peft.get_peft_model(model, _config(mp, p), rng=2))
+    error = fitting(mp, model, _config(mp, p))
     same = all(np.array_equal(t.data, bits[name]) and t.requires_grad for name, t in model.named_parameters())
     return {"error": error, "same": same}
 

@@ -920,3 +920,63 @@ MUTANTS = [
         along={"Linear.forward": PLAIN[f"{LINEAR}.forward"].replace("x if needs_W", "x if needs_W or needs_x")},
     ),
 ]
+
+MUTANTS += mistakes("""
+== minipeft.peft.adapters:Bottleneck.forward 3.9
+
+bottleneck-copies-W-down
+A copy of W_d is kept, whoever needs it.
+- W_down if needs_h else None
++ W_down.copy()
+
+== minipeft.peft.adapters:Bottleneck.backward 3.10
+
+bottleneck-float32
+float64 is computed in float32 in between.
+- dG *= slope
++ dG = (dG * slope).astype("float32").astype(dz.dtype)
+
+== minipeft.peft.top_layers:TopLayersConfig.apply 3.7
+
+top-layers-without-list
+A model without a list of layers is not refused with a PeftError.
+- not stacks
++ False
+
+top-layers-value-error
+The error is a ValueError, not a PeftError.
+- PeftError(f"top layers: n_layers={self.n_layers}, but the model has {count}")
++ ValueError("too many layers")
+
+== minipeft.peft.bitfit:BitFitConfig.apply 3.8
+
+bitfit-without-biases
+A model without biases is accepted.
+- not chosen
++ False
+""")
+
+MUTANTS += [
+    Mutant(
+        "linear-state-on-class",
+        f"{LINEAR}.forward",
+        "3.1",
+        "What the backward needs is kept on the class, where the next forward overwrites it.",
+        body=PLAIN[f"{LINEAR}.forward"].replace("ctx.save(", "Linear.kept = (", 1),
+        along={"Linear.backward": PLAIN[f"{LINEAR}.backward"].replace("ctx.saved", "Linear.kept", 1)},
+    ),
+    Mutant(
+        "linear-closure",
+        f"{LINEAR}.forward",
+        "3.1",
+        "A function is kept that refers to x and W, whatever is needed of them.",
+        body="ctx.save(lambda: (x, weight))\nz = rows(x) @ weight.T\nif bias is not None:\n    z += bias\n"
+        "return z.reshape(*x.shape[:-1], -1)",
+        along={
+            "Linear.backward": "x, weight = ctx.saved[0]()\nX, dZ = rows(x), rows(dz)\n"
+            "needs_x, needs_W, needs_b = ctx.needs_grad\n"
+            "return (dZ @ weight).reshape(x.shape) if needs_x else None, dZ.T @ X if needs_W else None, "
+            "dZ.sum(axis=0) if needs_b else None"
+        },
+    ),
+]

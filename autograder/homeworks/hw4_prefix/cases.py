@@ -11,7 +11,7 @@ from autograder.homeworks.case import Case
 from autograder.homeworks.draw import FROZEN, UNTOUCHED, Draw, problem
 
 
-@problem("4.1")
+@problem("4.1", again="both")
 def prepend(draw: Draw) -> Iterator[Case]:
     def case(
         name: str, needs: str, checks: Mapping[str, str], sizes: tuple[int, int, int, int], dtype: str = "float64",
@@ -84,7 +84,7 @@ def mask(draw: Draw) -> Iterator[Case]:
     yield Case("nothing to hide", "mask", {}, {"none": "None where nothing is hidden"}, nothing)
 
 
-@problem("4.4")
+@problem("4.4", again="two heads")
 def behind(draw: Draw) -> Iterator[Case]:
     checks = {"z": "[prefix; x]", **UNTOUCHED}
     for name, (P, Hk, D, B, S), layouts in (
@@ -131,7 +131,7 @@ def _attend(
     return Case(name, "attend", arrays, checks, params, shown=shown, **more)
 
 
-@problem("4.5")
+@problem("4.5", again="causal")
 def attention_forward(draw: Draw) -> Iterator[Case]:
     def case(name: str, aspect: str, **more: Any) -> Case:
         checks = {"z": aspect, **UNTOUCHED}
@@ -163,7 +163,7 @@ def attention_forward(draw: Draw) -> Iterator[Case]:
     yield _attend(draw, "float32", "prefix", single, backward=False, dtype="float32", tol=2e-5)
 
 
-@problem("4.6")
+@problem("4.6", again="causal")
 def attention_backward(draw: Draw) -> Iterator[Case]:
     grads = {"dq": "dq", "dk": "dk", "dv": "dv", "dP_k": "dP_k", "dP_v": "dP_v", **UNTOUCHED}
     everything = "q k v prefix"
@@ -188,7 +188,7 @@ def attention_backward(draw: Draw) -> Iterator[Case]:
     yield _attend(draw, "large, in little time", everything, grads, sizes=large, groups=2, seconds=2.0)
 
 
-@problem("4.7")
+@problem("4.7", again="two key heads")
 def reparametrization(draw: Draw) -> Iterator[Case]:
     shared = ("dembedding", "dweight", "dbias")
     own = ("dweight0", "dbias0", "dweight1", "dbias1")

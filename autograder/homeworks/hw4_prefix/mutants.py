@@ -441,3 +441,27 @@ encoder_hidden_size is the width of the hidden layer.
 - m = d if self.encoder_hidden_size is None else self.encoder_hidden_size
 + m = d
 """)
+
+MUTANTS += mistakes("""
+== minipeft.peft.prefix:PrefixAttention.forward 4.5
+
+prefix-float32
+float64 is computed in float32 in between.
+- return matmul(A, values).reshape(B, H, N, D)
++ return matmul(A.astype("float32"), values).astype("float32").reshape(B, H, N, D).astype(q.dtype)
+
+prefix-by-id
+The keys and values of a call are used again for the same prefix, although its entries have changed since.
+- keys, values = (_behind(prefix[i], x) for i, x in enumerate((k, v)))
++ seen = vars(PrefixAttention).get("seen", {})
++ PrefixAttention.seen = seen
++ made = (prefix, *(_behind(prefix[i], x) for i, x in enumerate((k, v))))
++ keys, values = seen.setdefault(id(prefix), made)[1:]
+
+== minipeft.peft.prefix:PrefixAttention.backward 4.6
+
+prefix-backward-float32
+float64 is computed in float32 in between.
+- dS = A * (dA - (dA * A).sum(axis=-1, keepdims=True))
++ dS = (A * (dA - (dA * A).sum(axis=-1, keepdims=True))).astype("float32").astype(dz.dtype)
+""")

@@ -44,7 +44,7 @@ def _project(
 BOTH = {"Px": "P x", "Pty": "Pᵀ y", **UNTOUCHED}
 
 
-@problem("5.2")
+@problem("5.2", again="one block")
 def dense(draw: Draw) -> Iterator[Case]:
     yield _project(draw, "dense", "one block", 29, 7, BOTH, layouts={"x": "strided", "y": "readonly"})
     yield _project(draw, "dense", "three blocks, the last one short", 2 * ROWS + 13, 6, BOTH, layouts={"x": "readonly"})
@@ -68,7 +68,7 @@ def sparse(draw: Draw) -> Iterator[Case]:
     yield _project(draw, "sparse", "P x and Pᵀ y", ROWS + 30, 8, {"Px": "in use", "Pty": "in use"})
 
 
-@problem("5.4")
+@problem("5.4", again="L = 16, strided")
 def hadamard(draw: Draw) -> Iterator[Case]:
     checks = {"z": "H x", **UNTOUCHED}
     for L in (2, 8, 64):
@@ -81,7 +81,7 @@ def hadamard(draw: Draw) -> Iterator[Case]:
     yield Case("L = 131,072, in little time", "hadamard", large, {"z": "L log L steps"}, seconds=2.0)
 
 
-@problem("5.5")
+@problem("5.5", again="more numbers than directions")
 def fastfood(draw: Draw) -> Iterator[Case]:
     layouts = {"x": "strided", "y": "readonly"}
     yield _project(draw, "fastfood", "more numbers than directions", 27, 5, BOTH, layouts=layouts)
@@ -96,7 +96,7 @@ def fastfood(draw: Draw) -> Iterator[Case]:
     yield _project(draw, "fastfood", "large, in little time", 60_000, 700, {"Px": "P x", "Pty": "Pᵀ y"}, seconds=2.0)
 
 
-@problem("5.6")
+@problem("5.6", again="SAID")
 def subspace(draw: Draw) -> Iterator[Case]:
     def case(
         name: str, needs: str, checks: Mapping[str, str], shape: tuple[int, ...], said: bool = True,
@@ -194,5 +194,6 @@ def applied(draw: Draw) -> Iterator[Case]:
         ("a decoder, tied, SAID", {"decoder": decoder}, ids, {"said": True}, [{"d": 18}]),
     ):
         settings = {"d": draw.sizes(1, 24, 60)[0], "seed": int(draw.integers(1000)), **config}
-        params = {**on, "config": settings, "refused": draw.shuffled([*tried, *more])}
+        alone = {"a layer alone": True, "modules_to_save": [], "d": 40}  # its parameters are the model's own
+        params = {**on, "config": settings, "refused": draw.shuffled([*tried, *more, alone])}
         yield Case(name, "applied", arrays, checks, params, tol=1e-4)

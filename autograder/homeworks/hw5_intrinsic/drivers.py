@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from autograder.homeworks.driver import function, refusal
+from autograder.homeworks.driver import fitting, function
 
 
 def _module(name: str = "intrinsic") -> Any:
@@ -140,10 +139,12 @@ def applied(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     base = adapted.unload()
     out["base"] = bool(all(np.array_equal(x.data, before[n]) for n, x in base.named_parameters()))
 
-    def adapt(bad: dict[str, Any]) -> None:
-        mp.peft.get_peft_model(model(), mp.peft.IntrinsicConfig(**{**p["config"], **bad}))
+    def tried(bad: dict[str, Any]) -> str:
+        options = {**p["config"], **bad}
+        alone = options.pop("a layer alone", False)
+        return fitting(mp, mp.nn.Linear(9, 8, rng=0) if alone else model(), mp.peft.IntrinsicConfig(**options))
 
-    out["refused"] = [refusal(partial(adapt, bad)) for bad in p["refused"]]
+    out["refused"] = [tried(bad) for bad in p["refused"]]
     return out
 
 

@@ -506,3 +506,24 @@ The projection that was asked for is ignored.
 - kind = KINDS[self.projection]
 + kind = KINDS["dense"]
 """)
+
+MUTANTS += mistakes("""
+== minipeft.peft.projections:Fastfood.apply 5.5
+
+fastfood-float32
+float64 is computed in float32 in between.
+- walsh_hadamard(G * walsh_hadamard(B * padded)[order])
++ walsh_hadamard((G * walsh_hadamard(B * padded)[order]).astype("float32").astype(x.dtype))
+
+== minipeft.peft.intrinsic:IntrinsicConfig.apply 5.9
+
+intrinsic-parameters-of-the-model
+Parameters of the model itself are not refused.
+- not path
++ False
+
+intrinsic-value-error
+The error is a ValueError, not a PeftError.
+- PeftError(f"intrinsic: d must leave between 1 and {total} directions, got {d}{counted}")
++ ValueError("d")
+""")

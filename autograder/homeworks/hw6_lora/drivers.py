@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autograder.homeworks.driver import by_hand, function, module, refusal
+from autograder.homeworks.driver import by_hand, fitting, function, module, refusal
 
 __all__ = ["add_to_rows", "by_hand", "decoder", "draw", "layer", "merged", "mixed", "scale", "thin", "train_biases"]
 
@@ -203,6 +203,7 @@ def decoder(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     base = dict(model.named_parameters())
     before = {n: x.data.copy() for n, x in base.items()}
     peft = mp.peft.get_peft_model(model, LoraConfig(**p["options"]), rng=2)
+    model.eval()  # the new layers, too
     trained = dict(sorted(peft.trained().items()))
     out: dict[str, Any] = {
         "names": list(trained),
@@ -212,6 +213,8 @@ def decoder(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     }
     drawn = {n: x.data.copy() for n, x in trained.items() if n.endswith(("lora_A", "lora_embedding_B"))}
     out["at random"] = [bool(x.any()) for x in drawn.values()]
+    out["in order"] = _drawn_in_order(model, p["options"].get("init_lora_weights", True))
+    out["dropout"] = [float(m.dropout.p) for _, m in model.named_modules() if type(m).__name__ == "LoraLayer"]
     out["all differently"] = len({x.tobytes() for x in drawn.values()}) == len(drawn)
     _move(trained)
     out["z"] = peft(a["ids"]).data
@@ -235,11 +238,21 @@ def decoder(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
         all(np.array_equal(x.data, before[n]) and x.grad is None and not x.requires_grad for n, x in base.items())
     )
 
-    def adapt(options: dict[str, Any]) -> None:
-        mp.peft.get_peft_model(_model(mp, p), LoraConfig(**options))
-
-    out["refused"] = [refusal(partial(adapt, options)) for options in p["refused"]]
+    out["refused"] = [fitting(mp, _model(mp, p), LoraConfig(**options)) for options in p["refused"]]
     return out
+
+
+def _drawn_in_order(model: Any, init: Any) -> list[bool]:
+    """Whether each layer holds what it draws when the layers are drawn one after the other out of the same seed."""
+    rng, found = np.random.default_rng(2), []
+    for _, m in model.named_modules():
+        if type(m).__name__.startswith("Lora"):
+            names = [n for n, _ in m.named_parameters() if n.startswith("lora_")]
+            before = [getattr(m, n) for n in names]
+            m.draw(rng, init)
+            found.append(all(np.array_equal(getattr(m, n).data, x.data) for n, x in zip(names, before, strict=True)))
+            vars(m).update(zip(names, before, strict=True))
+    return found
 
 
 def _move(trained: dict[str, Any], start: float = 1.0) -> None:

@@ -775,3 +775,38 @@ return dz if ctx.needs_grad[0] else None, dz[index] if ctx.needs_grad[1] else No
         },
     ),
 ]
+
+MUTANTS += mistakes("""
+== minipeft.peft.lora:LoRALinear.forward 6.1
+
+lora-by-id
+x Aᵀ of a call is used again for the same x and A, although their entries have changed since.
+- H = matmul(X, lora_A.T)
++ seen = vars(LoRALinear).get("seen", {})
++ LoRALinear.seen = seen
++ H = seen.setdefault((id(x), id(lora_A)), (x, lora_A, matmul(X, lora_A.T)))[2]
+
+== minipeft.peft.lora:LoRALinear.backward 6.2
+
+lora-float32
+float64 is computed in float32 in between.
+- dB = matmul(dZ.T, H) * scale
++ dB = (matmul(dZ.T, H) * scale).astype("float32").astype(dz.dtype)
+
+== minipeft.peft.lora:LoraConfig.apply 6.11
+
+lora-no-dropout
+The option lora_dropout is not passed on.
+- kind(base, r, scale, self.lora_dropout)
++ kind(base, r, scale)
+
+lora-drawn-backwards
+The layers are not drawn in the order of match_modules.
+- paths = match_modules(model, targets, kinds, layers=self.layers_to_transform, exclude=self.exclude_modules)
++ paths = match_modules(model, targets, kinds, layers=self.layers_to_transform, exclude=self.exclude_modules)[::-1]
+
+lora-value-error
+The error is a ValueError, not a PeftError.
+- PeftError(f"LoRA: the pattern {pattern!r} matches none of the target modules")
++ ValueError("pattern")
+""")

@@ -41,7 +41,7 @@ def _ln(
     return Case(name, "lnlora_linear", arrays, checks, params, **more)
 
 
-@problem("7.1")
+@problem("7.1", again="a batch of sequences")
 def ln_forward(draw: Draw) -> Iterator[Case]:
     own = "A B gamma beta"
     yield _ln(draw, "a batch of sequences", own, FORWARD, backward=False, layouts={"x": "readonly"})
@@ -55,7 +55,7 @@ def ln_forward(draw: Draw) -> Iterator[Case]:
     yield _ln(draw, "no row at all", own, {"z": "edge sizes"}, (0, 2), False)
 
 
-@problem("7.2")
+@problem("7.2", again="x and the layer's own")
 def ln_backward(draw: Draw) -> Iterator[Case]:
     grads = {"dA": "dA", "dB": "dB", "dgamma": "dγ and dβ", "dbeta": "dγ and dβ", **UNTOUCHED}
     all_own = "x A B gamma beta"
@@ -70,9 +70,7 @@ def ln_backward(draw: Draw) -> Iterator[Case]:
     yield _ln(draw, "γ alone", "gamma", {"dgamma": "dγ and dβ", "dx": FROZEN, "dA": FROZEN, "dB": FROZEN}, (6,))
     yield _ln(draw, "float32", all_own, {"dx": "float32", "dA": "float32"}, (2, 3), dtype="float32", tol=2e-5)
     large = (3, 160, 128)
-    yield _ln(
-        draw, "large, in little time", all_own, {"dx": "dx", **grads}, (4, 96), sizes=large, tol=1e-6, seconds=2.0
-    )
+    yield _ln(draw, "large, in little time", all_own, {"dx": "dx", **grads}, (4, 96), sizes=large, seconds=2.0)
 
 
 @problem("7.3")
@@ -95,7 +93,7 @@ def ln_layer(draw: Draw) -> Iterator[Case]:
         r, k, d = draw.sizes(1, 7, 11)[0], draw.sizes(1, 61, 90)[0], draw.sizes(1, 23, 40)[0]
         arrays = {n: draw.normal(*s, dtype=dtype) for n, s in {"W": (d, k), "b": (d,), "x": (3, k)}.items()}
         params = {"k": k, "d": d, "r": r, "alpha": draw.number(9.0, 20.0), "seed": draw.seed()}
-        yield Case(dtype, "lnlora_layer", arrays, checks, params, tol=1e-6 if dtype == "float64" else 1e-5)
+        yield Case(dtype, "lnlora_layer", arrays, checks, params, tol=1e-10 if dtype == "float64" else 1e-5)
 
 
 def _fact(
@@ -129,7 +127,7 @@ def _fact(
     return Case(name, "factorized_linear", arrays, checks, params, shown={"dS": "dΣ"}, **more)
 
 
-@problem("7.4")
+@problem("7.4", again="output, a batch")
 def fact_forward(draw: Draw) -> Iterator[Case]:
     for blocks, aspect in (("square", "square"), ("output", "blocks in the output"), ("input", "blocks of the input")):
         checks = {"z": aspect, **UNTOUCHED}
@@ -140,7 +138,7 @@ def fact_forward(draw: Draw) -> Iterator[Case]:
     yield _fact(draw, "one row of a batch", "output", "U V S", {"z": "edge sizes"}, (1, 1), False)
 
 
-@problem("7.5")
+@problem("7.5", again="output, a batch")
 def fact_backward(draw: Draw) -> Iterator[Case]:
     own = "x U V S"
     grads = {"dx": "dx", "dU": "dU", "dV": "dV", "dS": "dΣ", **UNTOUCHED}
@@ -157,10 +155,10 @@ def fact_backward(draw: Draw) -> Iterator[Case]:
     yield _fact(draw, "Σ alone", "output", "S", {"dS": "dΣ", "dU": FROZEN, "dV": FROZEN, **frozen}, (4,))
     yield _fact(draw, "x alone", "input", "x", {"dx": "dx", "dU": FROZEN, "dV": FROZEN, "dS": FROZEN}, (4,))
     yield _fact(draw, "float32", "input", own, {"dx": "float32", "dU": "float32"}, dtype="float32", tol=2e-5)
-    yield _fact(draw, "large, in little time", "output", own, grads, (4, 96), sizes=(8, 96), tol=1e-6, seconds=2.0)
+    yield _fact(draw, "large, in little time", "output", own, grads, (4, 96), sizes=(8, 96), seconds=2.0)
 
 
-@problem("7.6")
+@problem("7.6", again="FacT-TK, from the middle")
 def core(draw: Draw) -> Iterator[Case]:
     r, n, m, first = 3, 11, 4, 5
     tt = {"sigma": draw.normal(m, r, r), "dz": draw.normal(m, r, r)}
@@ -171,7 +169,7 @@ def core(draw: Draw) -> Iterator[Case]:
         yield Case(f"FacT-TK, {name}", "core", arrays, checks, {"first": start, "m": number})
 
 
-@problem("7.7")
+@problem("7.7", again="output")
 def delta(draw: Draw) -> Iterator[Case]:
     for blocks, m in (("square", 1), ("output", 4), ("input", 3)):
         r, d = draw.sizes(2, 3, 7)
@@ -193,6 +191,7 @@ def vision(draw: Draw) -> Iterator[Case]:
         "number": "number of parameters",
         "shapes": "number of parameters",
         "start": "starts as the base",
+        "zero": "starts as the base",
         "z": "output",
         "gradient norms": "gradients",
         "every tensor has a gradient": "gradients",
@@ -203,8 +202,11 @@ def vision(draw: Draw) -> Iterator[Case]:
         "image_size": 8, "patch_size": 4, "channels": 1, "n_classes": 5, "d_model": 12, "n_layers": 2, "n_heads": 3,
         "d_ff": 48,
     }  # fmt: skip
-    # Two that must be refused, and four that must not be, in a drawn order.
-    tried: list[dict[str, Any]] = [{"factorization": "cp"}, {"r": 13}, {"r": 1}, {"r": 2}, {"scale": 0.1}, {"r": 12}]
+    # Two or three that must be refused, and four or five that must not be, in a drawn order.
+    tried: list[dict[str, Any]] = [
+        {"factorization": "cp"}, {"r": 13}, {"r": 1}, {"r": 2}, {"scale": 0.1}, {"r": 12},
+        {"vit": {"d_ff": 20}},  # refused if the feed-forward is among the targets
+    ]  # fmt: skip
     for factorization in ("tt", "tk"):
         for name, options in (("all matrices", {}), ("queries and values", {"target_modules": ["q_proj", "v_proj"]})):
             arrays = {"images": draw.normal(3, 1, 8, 8, dtype="float32"), "labels": draw.integers(5, 3)}

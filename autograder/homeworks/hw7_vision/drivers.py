@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from autograder.homeworks.driver import function, refusal
+from autograder.homeworks.driver import fitting, function
 
 
 def _without_weight(out: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +97,7 @@ def vision(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
         "shapes": shapes,
         "start": bool(np.array_equal(adapted(a["images"]).data, start)),
     }
+    out["zero"] = sorted(list(x.shape) for x in trained if not x.data.any())
     for x in trained:  # away from the start, where V = 0; the same values for tensors of one size, whatever their order
         x.data[...] = 0.3 * np.sin(1.0 + np.arange(x.size).reshape(x.shape))
     out["z"] = adapted(a["images"]).data
@@ -108,8 +108,10 @@ def vision(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     base = adapted.unload()
     out["base"] = bool(all(np.array_equal(x.data, before[n]) for n, x in base.named_parameters()))
 
-    def adapt(bad: dict[str, Any]) -> None:
-        mp.peft.get_peft_model(mp.models.ViT(config, rng=1), mp.peft.FacTConfig(**{**settings, **bad}))
+    def tried(bad: dict[str, Any]) -> str:
+        sizes = {**p["vit"], **bad.get("vit", {})}
+        options = {**settings, **p.get("options", {}), **{n: x for n, x in bad.items() if n != "vit"}}
+        return fitting(mp, mp.models.ViT(mp.models.ViTConfig(**sizes), rng=1), mp.peft.FacTConfig(**options))
 
-    out["refused"] = [refusal(partial(adapt, bad)) for bad in p["refused"]]
+    out["refused"] = [tried(bad) for bad in p["refused"]]
     return out

@@ -381,3 +381,29 @@ A rank beyond d must be refused.
 - r > d
 + r > 10 ** 9
 """)
+
+MUTANTS += mistakes("""
+== minipeft.peft.lnlora:LNLoRALinear.forward 7.1
+
+ln-float32
+float64 is computed in float32 in between.
+- H = matmul(N, lora_A.T)
++ H = matmul(N, lora_A.T).astype("float32").astype(x.dtype)
+
+== minipeft.peft.fact:FacTConfig.apply 7.8
+
+fact-U-zero
+U starts at zero as V does, so no gradient ever reaches either.
+- trainable(rng.uniform(-bound, bound, (r, d)), like)
++ trainable(np.zeros((r, d)), like)
+
+fact-sizes
+A matrix that does not divide into blocks is not refused.
+- d not in (D, k) or D % d or k % d
++ False
+
+fact-value-error
+The error is a ValueError, not a PeftError.
+- PeftError(f"FacT: rank r={r} exceeds d={d}; choose a smaller r")
++ ValueError("r")
+""")

@@ -24,7 +24,7 @@ def _pattern(draw: Draw, n_labels: int, n_examples: int, braces: bool = False) -
     if braces:
         examples[0][0] = "a {text} b"
     return {
-        "template": f"{_word(draw, 2, 5)}: {{text}}?",
+        "template": f"{{word}} {_word(draw, 2, 5)}: {{text}}{{}}?" if braces else f"{_word(draw, 2, 5)}: {{text}}?",
         "labels": labels,
         "separator": "\n--\n",
         "examples": examples,
@@ -44,7 +44,7 @@ def pattern(draw: Draw) -> Iterator[Case]:
     yield Case("no example", "texts", {}, {"demonstrations": "demonstrations"}, _pattern(draw, 2, 0))
 
 
-@problem("8.2")
+@problem("8.2", again="a continuation of several tokens")
 def continuation(draw: Draw) -> Iterator[Case]:
     checks = {"z": "scores", **UNTOUCHED}
     for name, start, scale, layouts in (
@@ -66,7 +66,7 @@ def continuation(draw: Draw) -> Iterator[Case]:
     yield Case("starts, and what is none", "refused", few, {"answers": "refuses a bad start"}, {"starts": starts})
 
 
-@problem("8.3")
+@problem("8.3", again="with neutral scores")
 def predict(draw: Draw) -> Iterator[Case]:
     checks = {"z": "likeliest", **UNTOUCHED}
     scores = draw.normal(11, 3)
@@ -91,7 +91,7 @@ def _ids(draw: Draw, n: int) -> list[int]:
     return [int(i) for i in draw.integers(23, n)]
 
 
-@problem("8.4")
+@problem("8.4", again="labels of several tokens, gpt2")
 def label_scores(draw: Draw) -> Iterator[Case]:
     for layout in ("gpt2", "llama"):
         for name, n_before, lengths, labels in (
@@ -106,8 +106,8 @@ def label_scores(draw: Draw) -> Iterator[Case]:
                 "labels": [_ids(draw, n) for n in labels],
                 "most": 10**6,
             }
-            checks = {"z": "scores", "again": "asked a second time"}
-            yield Case(f"{name}, {layout}", "labels", arrays, checks, params, tol=1e-6)
+            checks = {"z": "scores", "again": "asked a second time", "changed model": "asked a second time"}
+            yield Case(f"{name}, {layout}", "labels", arrays, checks, params)
     arrays, params = _model(draw, "gpt2")
     # Twice the demonstrations; each question once or once a label, with its label: three times what is needed at most.
     params |= {
@@ -117,17 +117,30 @@ def label_scores(draw: Draw) -> Iterator[Case]:
         "most": 2 * 60 + 9 * 3 * (3 + 2) + 20,
     }
     checks = {"few tokens read": "demonstrations read once", "z": "scores"}
-    yield Case("long demonstrations", "labels", arrays, checks, params, tol=1e-6)
+    yield Case("long demonstrations", "labels", arrays, checks, params)
+    arrays, params = _model(draw, "gpt2")
+    fit, most = [_ids(draw, 3)], params["sizes"]["context"]
+    tried = [
+        [[], fit, fit],
+        [_ids(draw, 4), [[1]], [[2], [3, 4]]],
+        [_ids(draw, most - 9), fit, fit],
+        [[], [*fit, []], fit],
+        [_ids(draw, 2), fit, [*fit, []]],
+        [_ids(draw, most), fit, fit],
+        [[], [_ids(draw, most + 2), *fit], fit],
+    ]
+    params["tried"] = draw.shuffled(tried)  # three that fit, and four that do not
+    yield Case("what fits, and what does not", "unfit", arrays, {"answers": "refuses what does not fit"}, params)
 
 
 @problem("8.5")
 def batch(draw: Draw) -> Iterator[Case]:
-    checks = {"labels": "labels", "mask": "mask", "ids of real tokens": "ids", "sorted names": "ids"}
+    checks = {"labels": "labels", "mask": "mask", "padding": "mask", "ids": "ids", "sorted names": "ids"}
     for name, n_labels, n_examples in (("two labels", 2, 4), ("three labels", 3, 6), ("one example", 2, 1)):
         yield Case(name, "batch", {}, checks, _pattern(draw, n_labels, n_examples))
 
 
-@problem("8.6")
+@problem("8.6", again="groups of different size and spread")
 def statistic(draw: Draw) -> Iterator[Case]:
     checks = {"t": "t", "nu": "degrees of freedom", **UNTOUCHED}
     for name, n, m, ratio, params in (
@@ -138,12 +151,22 @@ def statistic(draw: Draw) -> Iterator[Case]:
         arrays = {"x": draw.normal(n), "y": draw.normal(m, scale=ratio) + draw.number(0.5, 2.0)}
         yield Case(name, "statistic", arrays, checks, params, {} if params else {"x": "strided", "y": "readonly"})
     far = {"x": 1e6 + draw.normal(6), "y": 1e6 + draw.number(1.0, 2.0) + draw.normal(8, scale=3.0)}
-    yield Case("values near a million", "statistic", far, {"t": "t", "nu": "degrees of freedom"})
-    flat = {"x": np.full(4, 0.5), "y": np.full(3, 0.75)}
-    yield Case("no spread at all", "statistic", flat, {"t": "no spread", "nu": "no spread"}, exact=frozenset({"t"}))
+    yield Case("values near a million", "statistic", far, {"t": "t", "nu": "degrees of freedom"}, tol=1e-8)
+    low, high = int(draw.integers(8)) / 16, int(draw.integers(8, low=9)) / 16  # so that their means are exact
+    no = {"t": "no spread", "nu": "no spread"}
+    for name, x, y in (("a lower mean", low, high), ("a higher mean", high, low), ("one mean", low, low)):
+        flat = {"x": np.full(draw.sizes(1, 3, 9)[0], x), "y": np.full(draw.sizes(1, 3, 9)[0], y)}
+        yield Case(f"no spread at all, {name}", "statistic", flat, no, exact=frozenset({"t"}))
+    one = {"x": np.full(4, 0.5), "y": draw.normal(6)}
+    other = {"x": one["y"], "y": one["x"]}
+    yield Case("no spread in the first group", "statistic", one, no)
+    yield Case("no spread in the second group", "statistic", other, no)
+    sizes = draw.shuffled([[2, 2], [5, 2], [2, 3], [6, 7], [1, 5], [6, 1], [0, 4], [1, 1]])  # half of them are refused
+    groups = {"x": draw.normal(7), "y": draw.normal(7)}
+    yield Case("groups of few values", "small_groups", groups, {"answers": "refuses a single value"}, {"sizes": sizes})
 
 
-@problem("8.7")
+@problem("8.7", again="many tests")
 def holm(draw: Draw) -> Iterator[Case]:
     checks = {"z": "corrected", **UNTOUCHED}
     # 7 tests: the largest product exceeds 1, and two products fall below the one before them.
@@ -152,3 +175,5 @@ def holm(draw: Draw) -> Iterator[Case]:
     yield Case("many tests", "holm", {"p": draw.rng.random(40) ** 3}, checks)
     yield Case("all alike", "holm", {"p": np.full(5, 0.04)}, {"z": "corrected"})
     yield Case("one test", "holm", {"p": draw.rng.random(1)}, {"z": "corrected"})
+    yield Case("no test", "holm", {"p": np.zeros(0)}, {"z": "corrected"})
+    yield Case("zeros and ones", "holm", {"p": draw.rng.permutation([0.0, 0.0, 1.0, 1.0, 0.3])}, {"z": "corrected"})

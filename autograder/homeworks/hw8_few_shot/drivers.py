@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
+
+from autograder.homeworks.driver import refusal
 
 
 def _encode(text: str) -> list[int]:
@@ -47,14 +50,7 @@ def continuation(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any
 def refused(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     """Whether a start outside of 1 … T - 1 is a ValueError."""
     f = import_module("minipeft.few_shot").continuation_scores
-    answers = []
-    for start in p["starts"]:
-        try:
-            f(a["logits"], a["ids"], start)
-            answers.append("accepted")
-        except ValueError:
-            answers.append("ValueError")
-    return {"answers": answers}
+    return {"answers": [refusal(partial(f, a["logits"], a["ids"], start)) for start in p["starts"]]}
 
 
 def predict(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
@@ -87,19 +83,40 @@ def labels(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
     model.input.tokens.forward = counted
     z = import_module("minipeft.few_shot").label_scores(model, p["before"], p["questions"], p["labels"])
-    again = import_module("minipeft.few_shot").label_scores(model, p["before"], p["questions"][:1], p["labels"])
-    return {"z": z, "again": again, "few tokens read": bool(read[0] <= p["most"])}
+    found = {"z": z, "few tokens read": bool(read[0] <= p["most"])}
+    found["again"] = import_module("minipeft.few_shot").label_scores(
+        model, p["before"], p["questions"][:1], p["labels"]
+    )
+    for x in model.parameters():
+        x.data *= 0.7
+    found["changed model"] = import_module("minipeft.few_shot").label_scores(
+        model, p["before"], p["questions"], p["labels"]
+    )
+    return found
+
+
+def unfit(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
+    """Which questions and labels label_scores refuses."""
+    model = _decoder(mp, a, p)
+    f = import_module("minipeft.few_shot").label_scores
+    return {"answers": [refusal(partial(f, model, *arguments)) for arguments in p["tried"]]}
 
 
 def batch(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
-    """pattern_batch with one token a character."""
+    """pattern_batch with one token a character: of each row, what is there up to its last label."""
     examples = [tuple(e) for e in p["examples"]]
     got = import_module("minipeft.few_shot").pattern_batch(_encode, _pattern(p), examples)
     ids, labels, mask = (np.asarray(got[name]) for name in ("ids", "labels", "mask"))
+    if not ids.shape == labels.shape == mask.shape:
+        raise ValueError(f"ids, labels and mask have shapes {ids.shape}, {labels.shape} and {mask.shape}")
+    lengths = [int(np.flatnonzero(row != -100).max(initial=-1)) + 1 for row in labels]
     return {
-        "labels": labels,
-        "mask": mask.astype(bool),
-        "ids of real tokens": ids[mask.astype(bool)] if ids.shape == mask.shape else ids,
+        "labels": [row[:n] for row, n in zip(labels, lengths, strict=True)],
+        "ids": [row[:n] for row, n in zip(ids, lengths, strict=True)],
+        "mask": [row[:n].astype(bool) for row, n in zip(mask, lengths, strict=True)],
+        "padding": [
+            bool(row[n + 1 :].any()) for row, n in zip(mask, lengths, strict=True)
+        ],  # the last token may be read
         "sorted names": sorted(got),
     }
 
@@ -114,6 +131,12 @@ def statistic(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
     out = _unchanged(lambda: f(x, y), x, y)
     t, nu = out.pop("z")
     return {"t": np.float64(t), "nu": np.float64(nu), **out}
+
+
+def small_groups(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
+    """Which sizes of two groups welch_statistic refuses."""
+    f = import_module("minipeft.lab.framework.welch").welch_statistic
+    return {"answers": [refusal(partial(f, a["x"][:n], a["y"][:m])) for n, m in p["sizes"]]}
 
 
 def holm(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:

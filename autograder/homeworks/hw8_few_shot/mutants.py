@@ -280,3 +280,51 @@ This is Benjamini and Hochberg's step-up: it bounds the share of false findings,
 + out[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
 + return out
 """)
+
+MUTANTS += mistakes("""
+== minipeft.few_shot:Pattern.question 8.1
+
+question-plain-format
+str.format replaces every brace of the template, not only {text}.
+- self.template.replace("{text}", text)
++ self.template.format(text=text)
+
+== minipeft.few_shot:continuation_scores 8.2
+
+continuation-float32
+float64 is computed in float32 in between.
+- s - s.max(axis=-1, keepdims=True)
++ (s - s.max(axis=-1, keepdims=True)).astype("float32")
+
+== minipeft.few_shot:label_scores 8.4
+
+labels-empty
+An empty question or label is not refused.
+- not all(map(len, questions)) or not all(map(len, labels))
++ False
+
+== minipeft.lab.framework.welch:welch_statistic 8.6
+
+welch-one-value
+A group of one value is accepted.
+- min(len(x), len(y)) < 2
++ min(len(x), len(y)) < 1
+
+welch-never-nan
+Two groups without spread whose means agree have t = nan, not an infinity.
+- math.copysign(math.inf, difference) if difference else math.nan
++ math.copysign(math.inf, difference)
+
+welch-one-flat
+Only if both groups are without spread, t is infinite; one such group has a t as usual.
+- u + v == 0.0
++ u * v == 0.0
+
+== minipeft.lab.framework.welch:holm 8.7
+
+holm-none
+No test at all is an error.
+- order = np.argsort(p, kind="stable")
++ p.max()
++ order = np.argsort(p, kind="stable")
+""")

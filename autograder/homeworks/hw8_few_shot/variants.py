@@ -57,6 +57,8 @@ return np.argsort(-x, axis=1, kind="stable")[:, 0]
 === a cache copied for each label
 == minipeft.few_shot:label_scores
 from copy import deepcopy
+if [] in [list(ids) for ids in (*questions, *labels)]:
+    raise ValueError("empty")
 scores = np.zeros((len(questions), len(labels)))
 with no_grad():
     first = new_cache(len(model.stack.layers))
@@ -134,4 +136,53 @@ for rank, i in enumerate(sorted(range(m), key=lambda i: ps[i])):
     largest = max(largest, min(1.0, (m - rank) * ps[i]))
     out[i] = largest
 return np.array(out)
+
+=== a column more
+== minipeft.few_shot:pattern_batch
+rows = []
+for text, label in examples:
+    question, answer = encode(pattern.question(text)), encode(pattern.labels[label])
+    rows.append((question + answer, len(question)))
+T = max(len(ids) for ids, _ in rows)
+ids = np.zeros((len(rows), T), dtype=np.int64)
+labels = np.full((len(rows), T), IGNORED, dtype=np.int64)
+mask = np.zeros((len(rows), T), dtype=bool)
+for i, (row, start) in enumerate(rows):
+    n = len(row)
+    ids[i, :n] = row
+    mask[i, :n] = True
+    labels[i, start - 1 : n - 1] = row[start:]
+return {"ids": ids, "labels": labels, "mask": mask}
+=== the last token, not attended
+== minipeft.few_shot:pattern_batch
+rows = []
+for text, label in examples:
+    question, answer = encode(pattern.question(text)), encode(pattern.labels[label])
+    rows.append((question + answer, len(question)))
+T = max(len(ids) for ids, _ in rows)
+ids = np.zeros((len(rows), T), dtype=np.int64)
+labels = np.full((len(rows), T), IGNORED, dtype=np.int64)
+mask = np.zeros((len(rows), T), dtype=bool)
+for i, (row, start) in enumerate(rows):
+    n = len(row)
+    ids[i, :n] = row
+    mask[i, :n - 1] = True
+    labels[i, start - 1 : n - 1] = row[start:]
+return {"ids": ids, "labels": labels, "mask": mask}
+=== three columns more, ids of padding one
+== minipeft.few_shot:pattern_batch
+rows = []
+for text, label in examples:
+    question, answer = encode(pattern.question(text)), encode(pattern.labels[label])
+    rows.append((question + answer, len(question)))
+T = max(len(ids) for ids, _ in rows) + 2
+ids = np.ones((len(rows), T), dtype=np.int64)
+labels = np.full((len(rows), T), IGNORED, dtype=np.int64)
+mask = np.zeros((len(rows), T), dtype=bool)
+for i, (row, start) in enumerate(rows):
+    n = len(row) - 1
+    ids[i, :n] = row[:-1]
+    mask[i, :n] = True
+    labels[i, start - 1 : n] = row[start:]
+return {"ids": ids, "labels": labels, "mask": mask}
 """)
