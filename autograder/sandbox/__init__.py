@@ -1,1 +1,1 @@
-"""Processes that run a submission: what confines them, and the frames that they exchange."""
+"""Run submissions in confined processes that exchange frames."""

@@ -1,7 +1,7 @@
-"""A control group for each worker, which the grader is not in: the kernel counts and bounds its memory and its threads.
+"""Create a control group for each worker, without the grader: the kernel counts and limits its memory and threads.
 
-They can be had by root, and by users to whom the machine gave a group (systemd: ``Delegate=yes``). Groups that a killed
-grader left are removed by the next one.
+Root can create groups, and so can users to whom the machine delegated one (systemd: ``Delegate=yes``). If a grader is
+killed, the next one removes its groups.
 """
 
 from __future__ import annotations

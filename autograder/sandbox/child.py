@@ -1,8 +1,8 @@
-"""The worker: the process that runs a submission. It has no case, no expected value and no seed.
+"""Serve as the worker, the process that runs a submission. It has no case, no expected value and no seed.
 
-`entry` starts it. The first frame tells which modules of the library are the student's and how to be confined, the next
-to import them. After that come calls: of functions of the submission (`remote`), or of a driver, which returns outputs.
-Each frame gets exactly one reply; an exception is told with the line in the student's file.
+`entry` starts it. The first frame names the modules that the student wrote and the limits; the next one asks to import
+them. After that come calls: of functions of the submission (`remote`), or of a driver, which returns outputs.
+Each frame gets exactly one reply. The reply to an exception names the line in the student's file.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class StudentModules(importlib.abc.MetaPathFinder):
 
 
 def raised(error: BaseException, files: Mapping[str, str]) -> dict[str, Any]:
-    """An exception as plain values: its type, its text, the module and line of the student's that it went through."""
+    """Return an exception as plain values: its type, its text, and the module and line of the student's."""
     module, line = "", 0
     names = {file: name for name, file in files.items()}
     if isinstance(error, SyntaxError) and error.filename in names:
@@ -181,7 +181,7 @@ class Served:
 
 
 def serve(requests: int, replies: int) -> None:
-    """Answer until there are no more requests. The first reply is given before anything of the student's is loaded."""
+    """Answer until there are no more requests. The first reply is sent before any file of the student is loaded."""
     start = decode(receive(requests) or b"")
     layers: dict[str, Any] = {}
     confined = start["confine"] is not None

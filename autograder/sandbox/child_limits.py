@@ -1,13 +1,13 @@
-"""What a worker does to itself before it imports a submission: then it can compute, and answer, and little else.
+"""Confine a worker before it imports a submission, so that it can compute and answer, and little else.
 
-The interpreter has started and NumPy is imported, by code that is ours. Now, in this order: a control group, namespaces
-and a root with little in it, where they can be had; limits of resources; another user (as root); no capabilities and no
-new privileges; Landlock, which leaves Python, NumPy, the handout library and the submission to read; a seccomp filter,
-which leaves the system calls that computing needs. There is no way back from any of them. Nothing can be written to
-disk, no process started, no socket opened, no signal sent.
+Our code has started the interpreter and imported NumPy. Then the worker enters, in this order: a control group,
+namespaces and a minimal root, if they are available; limits of resources; another user (as root); no capabilities and
+no new privileges; Landlock, which allows reading Python, NumPy, the handout library and the submission; a seccomp
+filter, which allows the system calls that computing needs. None of them can be undone. The worker can then write
+nothing to disk, start no process, open no socket and signal no other process.
 
-Linux only; the calls go through ctypes, for x86-64 and aarch64. The worker has this file, so of the autograder it
-imports only what the worker has too.
+Linux only; the calls use ctypes, for x86-64 and aarch64. This file is copied to the worker, so it imports only parts of
+the autograder that the worker has too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SIGKILL = 9
 
 
 class ConfineError(RuntimeError):
-    """A layer that must be there cannot be had; the message says which and why."""
+    """A required layer is not available; the message says which and why."""
 
 
 def enter(settings: Mapping[str, Any], keep: Sequence[int]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def enter(settings: Mapping[str, Any], keep: Sequence[int]) -> dict[str, Any]:
 
 
 def _namespaces(libc: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Enter the namespaces that can be had, and return the answer of each."""
+    """Enter the namespaces that are available, and return the answer of each."""
     layers: dict[str, Any] = {"user_ns": "no: not needed as root"}
     if settings["uid"] is None:
         layers["user_ns"] = _tried(namespaces.user, libc)
@@ -111,7 +111,7 @@ def _namespaces(libc: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def join(groups: Sequence[str] | str) -> str:
-    """Enter the control groups, and be sure of it. A string says why there are none."""
+    """Enter the control groups, and verify it. groups: a string if there are none, which says why."""
     if isinstance(groups, str):
         return groups
     for file in groups:
@@ -157,7 +157,7 @@ def close_all_but(keep: Sequence[int]) -> None:
 
 
 def limit(limits: Mapping[str, int]) -> str:
-    """Set limits, soft and hard, if they are lower than those in force, and be sure of it."""
+    """Set limits, soft and hard, if they are lower than those in force, and verify them."""
     for name, value in limits.items():
         which = getattr(resource, f"RLIMIT_{name}")
         _, hard = resource.getrlimit(which)
@@ -169,7 +169,7 @@ def limit(limits: Mapping[str, int]) -> str:
 
 
 def become(uid: int) -> str:
-    """Be another user, with a group of the same number and no other, and be sure of it."""
+    """Become another user, with a group of the same number and no other, and verify it."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -235,7 +235,7 @@ def landlock(libc: Any, ruleset: int, version: int) -> int:
 
 
 def seccomp(libc: Any) -> str:
-    """Put the filter in force, for every thread there is."""
+    """Put the filter in force for all threads."""
     machine = platform.machine()
     if machine not in MACHINES or sys.byteorder != "little" or ctypes.sizeof(ctypes.c_void_p) != 8:
         raise ConfineError(f"there is no table of system calls for {machine}")

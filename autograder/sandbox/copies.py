@@ -1,4 +1,4 @@
-"""Copies of values and of what they refer to, between two processes that share no memory.
+"""Copy values, and all that they refer to, between two processes that share no memory.
 
 Both sides number the objects that they know of. A message has the states of objects that changed: an array is a view of
 a memory, as it is here, so that layout and sharing are kept; an object's state replaces that of the same object there.
@@ -57,7 +57,7 @@ class Copies:
         self.forget()
 
     def forget(self) -> None:
-        """Begin a new conversation: no object is known on both sides."""
+        """Begin a new conversation, in which the sides have no object in common."""
         self._objects: dict[int, Any] = {}
         self._ids: dict[int, int] = {}
         self._memory: dict[int, np.ndarray] = {}

@@ -1,11 +1,10 @@
-"""What a worker process runs first, before NumPy and anything of a submission is imported.
+"""Start a worker process: this runs before NumPy and the submission are imported.
 
     python -I -S -B entry.py LIBRARY PACKAGES MODULE
 
 LIBRARY is a folder for ``sys.path``; of the folder PACKAGES only NumPy can be imported. MODULE has the function that
-serves requests. Requests come from standard
-input and replies go to standard output. Both are moved to other descriptors here: what a submission prints goes to
-standard error and is never read as a reply.
+serves requests. Requests come from standard input and replies go to standard output. Both are moved to other
+descriptors here, so what a submission prints goes to standard error and is never read as a reply.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes between the trusted side and the worker: frames of JSON and plain arrays.
+"""Write and read the frames of JSON and plain arrays that the trusted side and a worker exchange.
 
     magic "MPG2" | u32 length of the header | u64 length of the arrays | header: JSON | the arrays
 
@@ -6,15 +6,15 @@ Each array is at a multiple of ALIGNED, in C order and little-endian. The length
 on without being read.
 
 The header is ``{"arrays": [{"dtype": "f8", "shape": [2, 3]}, …], "value": tree}``. In the tree, null, booleans,
-numbers, strings and lists stand for themselves, and an object is one of
+numbers, strings and lists are themselves, and an object is one of
 
     {"a": 0}        array 0
     {"d": {…}}      a dict
     {"f": "nan"}    a float that JSON lacks: nan, inf, -inf
-    {"o": "set"}    something else, by the name of its type alone
+    {"o": "set"}    something else, of which only the name of its type is sent
 
-Nothing is unpickled and nothing evaluated. Whoever reads a frame checks all of its header before the first array is
-made. The file imports NumPy alone: the worker has it, too.
+Nothing is unpickled or evaluated. All of a header is checked before the first array is created. This file is copied to
+the worker, so it imports only NumPy.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class FrameError(ValueError):
-    """A frame is not what it must be, or a message does not fit into one; the message says what was expected."""
+    """A frame is malformed, or a message does not fit into one; the message says what was expected."""
 
 
 @dataclass(frozen=True)
 class Opaque:
-    """In place of a value that no frame carries: the name of its type."""
+    """The name of a type, instead of a value that no frame can hold."""
 
     type: str
 
 
 def normalized(x: Any) -> Any:
-    """x as a frame carries it: arrays copied to plain ones, NumPy scalars as 0-d arrays or numbers, tuples as lists.
+    """Return x as a frame holds it: arrays as plain copies, NumPy scalars as 0-d arrays or numbers, tuples as lists.
 
-    What is none of these comes back as it is (`encode` makes an `Opaque` of it).
+    Any other value is returned as it is (`encode` turns it into an `Opaque`).
     """
     if isinstance(x, np.ndarray):
         if x.nbytes > MAX_BYTES:
@@ -76,10 +76,10 @@ def normalized(x: Any) -> Any:
 
 
 def encode(message: Any) -> bytes:
-    """The frame of a message: None, booleans, numbers, strings, arrays, lists and dicts of these.
+    """Return the frame of a message: None, booleans, numbers, strings, arrays, lists and dicts of these.
 
-    Arrays come out on the other side as plain ones of the same dtype (one of `DTYPES`), tuples as lists, anything else
-    as `Opaque`. FrameError where the message is larger than a frame may be.
+    The other side reads arrays as plain ones of the same dtype (one of `DTYPES`), tuples as lists, anything else as
+    `Opaque`. Raises FrameError if the message is too large for a frame.
     """
     arrays: list[np.ndarray] = []
 
@@ -134,7 +134,7 @@ def size_of(x: Any) -> int:
 
 
 def bounded(x: Any, most: int) -> Any:
-    """Return an output, or what it is if it has more bytes than ``most``."""
+    """Return an output, or an `Opaque` if it has more bytes than ``most``."""
     try:
         if size_of(x) <= most:
             return x
@@ -153,7 +153,7 @@ class Header:
 
 
 def parse_prefix(data: bytes) -> tuple[int, int]:
-    """The lengths of the header and of the arrays; FrameError where these are not the first bytes of a frame."""
+    """Return the lengths of the header and of the arrays. Raises FrameError if these bytes begin no frame."""
     magic, length, payload = PREFIX.unpack(data)
     if magic != MAGIC:
         raise FrameError(f"a frame begins with {MAGIC!r}, got {magic!r}")
@@ -176,7 +176,7 @@ def _no_constant(text: str) -> Any:
 
 
 def parse_header(data: bytes) -> Header:
-    """The header, checked to the last entry: FrameError for anything that `encode` would not write."""
+    """Return the header, fully checked. Raises FrameError for anything that `encode` would not write."""
     try:
         raw = json.loads(data.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_no_constant)
     except FrameError:
@@ -242,7 +242,7 @@ def _check_tagged(x: dict[str, Any], n_arrays: int, depth: int) -> None:
 
 
 def build(header: Header, payload: bytes | bytearray | memoryview) -> Any:
-    """The message of a checked header and its payload. The arrays lie in the payload if it is writeable, or are new."""
+    """Return the message of a checked header and its payload. Arrays are views of the payload if it is writeable."""
     if len(payload) != header.payload:
         raise FrameError(f"expected {header.payload} bytes of arrays, got {len(payload)}")
     arrays, start = [], 0
@@ -273,7 +273,7 @@ def build(header: Header, payload: bytes | bytearray | memoryview) -> Any:
 
 
 def decode(data: bytes | bytearray) -> Any:
-    """The message of one whole frame; FrameError for anything else, also for bytes behind it."""
+    """Return the message of one whole frame. Raises FrameError for anything else, also for bytes after it."""
     if len(data) < PREFIX.size or len(data) != frame_size(data):
         raise FrameError(f"expected a whole frame and nothing more, got {len(data)} bytes")
     start = PREFIX.size + parse_prefix(bytes(data[: PREFIX.size]))[0]
@@ -296,7 +296,7 @@ def receive(fd: int) -> bytearray | None:
 
 
 def _fill(fd: int, data: bytearray, start: int) -> bool:
-    """Read until ``data`` is full; False if there is not so much to read."""
+    """Read until ``data`` is full. Returns False if the stream ends before."""
     while start < len(data):
         chunk = os.read(fd, min(len(data) - start, CHUNK))
         if not chunk:
@@ -314,9 +314,9 @@ def send(fd: int, data: bytes) -> None:
 
 
 class Collector:
-    """The bytes of one frame as they come. Nothing but the lengths at its beginning is looked at.
+    """Collect the bytes of one frame as they come. Only the lengths at its beginning are read.
 
-    most: the largest number of bytes of a whole frame. More, and bytes behind the frame, are a FrameError.
+    most: the largest number of bytes of a whole frame. More bytes, or bytes after the frame, raise a FrameError.
     """
 
     def __init__(self, most: int = PREFIX.size + MAX_HEADER + MAX_BYTES):
@@ -324,7 +324,7 @@ class Collector:
         self.most = most
 
     def feed(self, chunk: bytes | bytearray) -> bool:
-        """Take a chunk; True once ``data`` is a whole frame."""
+        """Add a chunk. Returns True once ``data`` is a whole frame."""
         self.data += chunk
         if len(self.data) < PREFIX.size:
             return False

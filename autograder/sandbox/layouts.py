@@ -1,4 +1,4 @@
-"""How an input lies in memory. NumPy alone: the worker has this file, too."""
+"""Lay out an input in memory. This file is copied to the worker, so it imports only NumPy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LAYOUTS = ("plain", "strided", "fortran", "negative", "readonly", "broadcast")
 
 
 def laid_out(x: np.ndarray, layout: str) -> np.ndarray:
-    """A copy of x with the same values and another place in memory (see `autograder.homeworks.case.Case`)."""
+    """Return a copy of x with the same values and another memory layout (see `autograder.homeworks.case.Case`)."""
     if layout == "strided":
         wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype=x.dtype)
         wide[..., ::2] = x

@@ -1,7 +1,7 @@
-"""What a worker leaves behind by namespaces of its own: other processes, the network, and every file it need not read.
+"""Hide other processes, the network and most files from a worker, by its own namespaces.
 
-None of it is required, since none of it can be had everywhere: root in a container may not, and some systems let no
-user. The worker has this file, so it imports nothing else of the autograder.
+None of them is required, because they are not available everywhere: neither to root in a container, nor to users on
+some systems. This file is copied to the worker, so it imports nothing else of the autograder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def unshare(libc: Any, flag: int) -> str:
 
 
 def user(libc: Any) -> str:
-    """Enter a new user namespace, with the same numbers: there an ordinary user may create the other namespaces."""
+    """Enter a new user namespace with the same user numbers, in which a user may create the other namespaces."""
     uid, gid = os.getuid(), os.getgid()
     unshare(libc, CLONE_NEWUSER)
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
@@ -50,7 +50,7 @@ def user(libc: Any) -> str:
 
 
 def minimal_root(libc: Any, at: str, read: Sequence[str], hidden: Sequence[str]) -> str:
-    """Make a root, mounted at a folder, of only the folders to read: nothing else has a path any more.
+    """Mount a new root that holds only the folders to read, so that nothing else has a path.
 
     Args:
         libc: the C library.
@@ -91,7 +91,7 @@ def _mount(libc: Any, source: str, target: str, kind: str | None, flags: int, op
 
 
 def first_process(libc: Any) -> str:
-    """Go on as the first process of the new PID namespace. This process waits for it, and ends as it ends."""
+    """Continue as the first process of the new PID namespace. The old process waits for it, and ends as it ends."""
     alive, held = os.pipe()
     child = os.fork()
     if child:

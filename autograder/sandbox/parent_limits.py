@@ -1,6 +1,6 @@
-"""The trusted side of confinement: who a worker becomes, what it may read and use, and that nothing of it is left.
+"""Decide how workers are confined: their users, what they may read and use; and remove whatever they leave.
 
-Confinement()                     as safe as this machine allows; refuses where that is not safe enough
+Confinement()                     as safe as this machine allows; refuses if that is not safe enough
 Confinement(must=GRADESCOPE)      another user and a seccomp filter, or nothing is graded
 """
 
@@ -51,11 +51,11 @@ APART = {  # what opens a window or prints, examples and tests
 
 
 class ConfinementError(RuntimeError):
-    """Submissions cannot be kept apart here; the message says what is missing and what to do."""
+    """Submissions cannot be confined here; the message says what is missing and what to do."""
 
 
 def require_linux() -> None:
-    """Raise ConfinementError if this is not Linux: nothing else keeps the programs of others apart."""
+    """Raise ConfinementError if this is not Linux: programs of others can be confined only there."""
     if sys.platform != "linux":
         raise ConfinementError(
             f"grading needs Linux, which confines the programs that it runs; this is {sys.platform}. Grade on Linux or "
@@ -120,7 +120,7 @@ class Confinement:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
 
     def settings(self, folder: Path, shared: Sequence[Path]) -> dict[str, Any]:
-        """What the next worker does to itself. folder: its own, with its files; shared: what all workers read."""
+        """Return the settings of the next worker. folder: with its files. shared: what all workers read."""
         for path in (folder.parent, *shared) if self.uid else ():
             if not open_to_others(path):
                 raise ConfinementError(f"{path} lies where no other user can read: set TMPDIR to a folder as /tmp is")
@@ -162,7 +162,7 @@ class Confinement:
         return [str(group / cgroups.PROCESSES) for group in groups] or "no: left out"
 
     def end(self, settings: Mapping[str, Any]) -> None:
-        """Nothing that a worker began is alive when this returns. ConfinementError where something will not die."""
+        """End all that a worker started. Raises ConfinementError if a process does not end."""
         uid = settings["uid"]
         if uid is not None:
             purge(uid)
@@ -170,7 +170,7 @@ class Confinement:
         cgroups.remove(self._groups.pop(settings["folder"], ()))
 
     def _lease(self) -> int:
-        """A user number that no account, no process and no other grader on this machine has."""
+        """Return a user number that no account, no process and no other grader on this machine has."""
         for _ in range(1000):
             uid = random.SystemRandom().choice(UIDS)
             claim = claimed(uid)
@@ -203,13 +203,13 @@ def claimed(uid: int) -> socket.socket | None:
 
 
 def landlock_version() -> int:
-    """The version of Landlock that this kernel has; 0 for none."""
+    """Return the version of Landlock that this kernel has; 0 for none."""
     create_ruleset, version = 444, 1
     return max(0, int(ctypes.CDLL(None).syscall(create_ruleset, None, ctypes.c_size_t(0), version)))
 
 
 def container_memory() -> int:
-    """Bytes that the container of this process may use; a large number where nothing says."""
+    """Return the bytes that the container of this process may use; a large number if there is no limit."""
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             return int(Path(name).read_text("ascii"))
@@ -243,7 +243,7 @@ def needed_modules() -> tuple[str, ...]:
 
 
 def processes_of(uid: int) -> Iterator[tuple[int, bool]]:
-    """The processes that have this user in any of its roles, and whether each is a zombie."""
+    """Return the processes that have this user in any of its roles, and whether each is a zombie."""
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError):
@@ -254,10 +254,10 @@ def processes_of(uid: int) -> Iterator[tuple[int, bool]]:
 
 
 def purge(uid: int, seconds: float = 10.0) -> None:
-    """End every process of a user, and take in what is left of them.
+    """End every process of a user, and wait for their children that became ours.
 
-    One process after the other would lose the race with a program that forks and exits: so a shell becomes that user
-    and kills all that it may, which the kernel does in one stroke.
+    Killing one process after another would lose the race with a program that forks and exits. So a shell becomes that
+    user and kills all that it may, which the kernel does at once.
     """
     until = time.monotonic() + seconds
     while True:

@@ -1,7 +1,7 @@
-"""A Python process that answers frames: one reply to each request, a time limit, and its output kept apart.
+"""Run a Python process that answers frames: one reply to each request, with a time limit, and with its output kept.
 
 Requests go to its standard input, replies come from its standard output, and what the program prints comes from its
-standard error. Each pipe has a thread, because Windows can wait for a pipe in no other way. The threads put what they
+standard error. Each pipe has a thread, because Windows has no other way to wait for a pipe. The threads put what they
 read into one short queue, so a process that writes without end has to wait.
 """
 
@@ -40,7 +40,7 @@ CRASHES = {0xC0000005: "access violation", 0xC000001D: "illegal instruction", 0x
 
 
 class Lost(Exception):
-    """The process gave no reply; ``raised`` is what to report instead."""
+    """The process did not reply; ``raised`` is the result to report instead."""
 
     def __init__(self, raised: Raised):
         self.raised = raised
@@ -116,7 +116,7 @@ class Watch:
         self.resume()
 
     def resume(self) -> None:
-        """Begin to wait for the process; before, it may have been idle for any time."""
+        """Start to wait for the process. Time before this call does not count."""
         self._seen, self._idle = time.monotonic(), 0.0
         self._used = (usage(self._pid) or (0.0, True, 1))[0]
 
@@ -212,7 +212,7 @@ class Process:
                 raise Lost(Raised("crash", "started too many threads", f"more than {MOST_THREADS}"))
 
     def kill(self) -> None:
-        """End the process and, where there are such, all of its process group."""
+        """End the process and, except on Windows, all of its process group."""
         left = children(self.pid)
         if sys.platform != "win32":
             for one, end in ((self.pid, os.killpg), *((child, os.kill) for child in left)):

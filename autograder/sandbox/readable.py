@@ -1,7 +1,7 @@
-"""What every worker may read of Python and NumPy, and a look whether an answer is among it.
+"""List what workers may read of Python and NumPy, and search it for answers.
 
-The standard library is read without the packages that are installed in it, and of the packages only NumPy. Names do not
-tell what a folder holds: a wheel of the library may be in any environment. So every readable folder is searched.
+They may read the standard library without the packages installed in it, and of the packages only NumPy. The name of a
+folder does not say what it holds: any environment may have a wheel of the library. So each one is searched.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def standard() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
 
 @cache
 def complaint() -> str:
-    """Return what in the readable folders of Python and NumPy should not be there; "" if all is well."""
+    """Return a sentence about a file that should not be in the readable folders; "" if there is none."""
     read, hidden = standard()
     answers = {p.stat().st_size: p for p in (ROOT / "minipeft").rglob("*.py") if p.stat().st_size >= SMALLEST}
     for entry in _files({p.resolve() for p in read}, hidden):

@@ -1,9 +1,9 @@
-"""Calls between two processes that share no memory: the trusted worker and the process of a submission.
+"""Call functions across two processes that share no memory: the trusted worker and the process of a submission.
 
-The trusted worker runs drivers and the library; where a function of the submission is called, the call goes to the
-submission's process. Arguments are copied there with everything that they refer to; afterwards whatever was changed is
-copied back into the same objects. Arrays keep their memory layout and what they share. A tensor that was computed on
-the other side is a node of the graph here, whose backward is a call, too. An object that cannot be copied, such as a
+The trusted worker runs drivers and the library. When they call a function of the submission, the call goes to the
+submission's process. Arguments are copied there with everything that they refer to, and afterwards all changes are
+copied back into the same objects. Arrays keep their layout and the memory that they share. A tensor computed on the
+other side is a node of the graph here, and its backward is a call as well. An object that cannot be copied, such as a
 function of a driver, is passed as a handle: calling it is a call back.
 
 Both sides alternate: each message is answered by one message, a question or the result.

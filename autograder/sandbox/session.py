@@ -1,11 +1,10 @@
-"""What a submission computes for each case.
+"""Compute what a submission returns for each case.
 
 with Session(homework) as session:
     session.run(sources, given)      what each case returned, or a `Raised` in its place
 
 A trusted worker runs the drivers, and calls the submission where a driver or the library calls one of the homework's
-targets. Here, what each says is passed to the other, unread; only two messages at the start of a submission's process
-are read.
+targets. The session passes messages on, unread; it reads only two, at the start of a submission's process.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class Session:
             raise
 
     def new_folder(self) -> Path:
-        """A fresh folder for one process."""
+        """Return a new folder for one process."""
         self._count += 1
         folder = self.folder / f"worker-{self._count}"
         folder.mkdir(mode=0o755)
@@ -88,11 +87,11 @@ class Session:
 
     @property
     def over(self) -> bool:
-        """Whether the deadline has passed."""
+        """True if the deadline has passed."""
         return time.monotonic() > self.until
 
     def probe(self, sources: Mapping[str, str]) -> Raised | None:
-        """Import these modules; what went wrong, where something did. The worker is kept for `run`."""
+        """Import these modules and return what went wrong, if something did. The worker is kept for `run`."""
         return None if self.over else self._worker("forward", sources).failure
 
     def run(
@@ -222,7 +221,7 @@ class Session:
 
     @property
     def log(self) -> str:
-        """What the submission has printed so far, cut."""
+        """The text that the submission has printed so far, cut."""
         ended = self._printed
         return ended + "".join(self._with(w)[len(ended) :] for w in self._workers.values() if not w.gone)
 

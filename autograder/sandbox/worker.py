@@ -1,4 +1,4 @@
-"""The processes of a session, seen from the grader: workers with a submission, and the trusted worker."""
+"""Start, ask and end the processes of a session: workers with a submission, and the trusted worker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def python(library: Path, module: str) -> list[str]:
 
 
 def raised(said: Any, shown: Mapping[str, str]) -> Raised:
-    """An exception as a worker told it, made harmless. shown: what the files of modules are called."""
+    """Return an exception from a worker's description of it, made harmless. shown: file names, by module."""
     said = said if isinstance(said, dict) else {}
     name, text, line, module = (said.get(key) for key in ("type", "message", "line", "module"))
     return Raised(
@@ -90,7 +90,7 @@ class Worker:
     def start(self) -> None:
         """Wait until the submission is imported, or its import failed.
 
-        ConfinementError where the worker could not be confined: then nothing of the submission was loaded.
+        Raises ConfinementError if the worker could not be confined. Then nothing of the submission was loaded.
         """
         if self.started:
             return
@@ -110,7 +110,7 @@ class Worker:
         self.failure = came if isinstance(came, Raised) else None
 
     def begin(self, seconds: float) -> None:
-        """Begin a case, for which the process has so many seconds of CPU time."""
+        """Begin a case. seconds: of CPU time that the process may use for it."""
         self._waited += self._watch.waited
         self._watch = Watch(self.process.pid, seconds, self._session.until)
 
@@ -166,11 +166,11 @@ class Worker:
 
     @property
     def gone(self) -> bool:
-        """Whether the process has been ended."""
+        """True if the process has been ended."""
         return self._closed
 
     def close(self) -> None:
-        """End the worker and whatever it began, and remove its folder. Harmless when called again."""
+        """End the worker and whatever it started, and remove its folder. Harmless when called again."""
         if self._closed:
             return
         self.spent()

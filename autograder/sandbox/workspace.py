@@ -1,4 +1,4 @@
-"""The folder in which the workers of a session live: locked while in use, removed afterwards, even after a kill."""
+"""Create the folder of a session's workers: locked while in use, and removed afterwards, even after a kill."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def remove(folder: Path) -> None:
 
 
 def environment(scratch: Path) -> dict[str, str]:
-    """Return all that a worker finds in its environment: the same for public and for hidden cases."""
+    """Return the whole environment of a worker, which is the same for public and for hidden cases."""
     found = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     if sys.platform == "win32":  # where Python does not start without SYSTEMROOT, nor some NumPy without PATH
         found |= {name: os.environ[name] for name in ("SYSTEMROOT", "PATH") if name in os.environ}
@@ -119,7 +119,7 @@ def environment(scratch: Path) -> dict[str, str]:
 
 
 def lay_out(homework: Homework, library: Path, drivers: bool) -> None:
-    """Write what all workers of a homework read: the library without the answers, and their own side of the grader.
+    """Write what all workers of a homework read: the library without the answers, and their part of the grader.
 
     drivers: whether drivers run in a worker.
     """
