@@ -152,7 +152,7 @@ def statistic(draw: Draw) -> Iterator[Case]:
         yield Case(name, "statistic", arrays, checks, params, {} if params else {"x": "strided", "y": "readonly"})
     far = {"x": 1e6 + draw.normal(6), "y": 1e6 + draw.number(1.0, 2.0) + draw.normal(8, scale=3.0)}
     yield Case("values near a million", "statistic", far, {"t": "t", "nu": "degrees of freedom"}, tol=1e-8)
-    low, high = int(draw.integers(8)) / 16, int(draw.integers(8, low=9)) / 16  # so that their means are exact
+    low, high = int(draw.integers(8)) / 16, int(draw.integers(16, low=9)) / 16  # so that their means are exact
     no = {"t": "no spread", "nu": "no spread"}
     for name, x, y in (("a lower mean", low, high), ("a higher mean", high, low), ("one mean", low, low)):
         flat = {"x": np.full(draw.sizes(1, 3, 9)[0], x), "y": np.full(draw.sizes(1, 3, 9)[0], y)}
