@@ -24,12 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from autograder.sandbox.frames import FrameError, decode, encode, receive, send
+from autograder.sandbox.frames import LONGEST_MESSAGE, FrameError, decode, encode, receive, send
 from autograder.sandbox.remote import ENGINE, Remote, replaced
 from autograder.sandbox.values import name_of
 
 PACKAGE = "minipeft"
-LONGEST_MESSAGE = 2000  # characters of an exception's text
 
 
 class StudentModules(importlib.abc.MetaPathFinder):

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from autograder.sandbox.frames import DTYPES, NAMES, Opaque
-from autograder.sandbox.values import ProtocolError, attributes, name_of, named, number_type, owner_of, raw
+from autograder.sandbox.values import ProtocolError, attributes, name_of, named, number_type, owner_of, raw, shadows
 
 PLAIN = (bool, int, float, str)
 BUILTIN = {t.__name__: t for t in (*PLAIN, list, dict, tuple, set, object)}
 INLINE: tuple[Any, ...] = (tuple, frozenset, slice, range, types.EllipsisType, np.dtype, np.generic, type)
+MADE = ("minipeft.autograd:", "minipeft.nn.", "minipeft.peft.")  # modules with the classes that a model consists of
 INLINE += (types.MethodType, types.GeneratorType)
 
 
@@ -69,6 +70,7 @@ class Copies:
         self._shared: list[Any] = []  # what came during the call that is being answered
         self._results = False
         self._next = self.first
+        self._names: set[str] = set()  # of classes and functions that this side has sent
 
     # Objects to messages
 
@@ -144,7 +146,19 @@ class Copies:
             return ["numpy type", np.dtype(x).str]
         if x in BUILTIN.values():
             return ["builtin", x.__name__]
-        return ["named", name_of(x)] if name_of(x) else self._handle(x)
+        if not name_of(x):
+            return self._handle(x)
+        self._names.add(name_of(x))
+        return ["named", name_of(x)]
+
+    def _named(self, name: str, made: bool = False) -> Any:
+        """Return a class or function of the library. The other side may name only what this side has sent.
+
+        made: of an instance, which the other side may have made, if it is a class that a model consists of.
+        """
+        if self.home is not None and name not in self._names and not (made and name.startswith(MADE)):
+            raise ProtocolError(f"{name[:80]!r} was not sent")
+        return named(name)
 
     def _id(self, x: Any) -> int:
         """Return the id of an object, a new one if it has none."""
@@ -176,20 +190,32 @@ class Copies:
         def value(v: Any) -> Any:
             return self._value(v, objects)
 
-        if isinstance(x, np.ndarray):
+        kind = self._kind(x)
+        if kind[0] == "array":
             return self._array(x, objects)
-        if isinstance(x, (list, set)):
-            return [type(x).__name__ if type(x) in (list, set) else "list", [value(v) for v in x]]
-        if isinstance(x, dict):
-            return ["dict", [[value(k), value(v)] for k, v in x.items()]]
-        if isinstance(x, np.random.Generator):
-            return ["rng", json.dumps(x.bit_generator.state, default=lambda a: a.tolist())]
-        if isinstance(x, type):
-            return ["function", x.__name__, *(value(getattr(x, rule)) for rule in ("forward", "backward"))]
-        if isinstance(x, self.mp.Tensor) and not self.graphs:
+        if kind[0] in ("list", "set"):
+            return [*kind, [value(v) for v in x]]
+        if kind[0] == "dict":
+            return [*kind, [[value(k), value(v)] for k, v in x.items()]]
+        if kind[0] == "rng":
+            return [*kind, json.dumps(x.bit_generator.state, default=lambda a: a.tolist())]
+        if kind[0] == "function":
+            return [*kind, x.__name__, value(x.forward), value(x.backward)]
+        if kind[0] == "tensor":
             parents = self._leaves(x) if x.node is not None and self._results else None
-            return ["tensor", value(x.data), bool(x.requires_grad), value(x.grad), parents]
-        return ["instance", name_of(type(x)), [[name, value(v)] for name, v in attributes(x).items()]]
+            return [*kind, value(x.data), bool(x.requires_grad), value(x.grad), parents]
+        self._names.add(kind[1])
+        return [*kind, [[name, value(v)] for name, v in attributes(x).items()]]
+
+    def _kind(self, x: Any) -> list[str]:
+        """Return how the state of an object begins: what it is and, for an instance, the name of its class."""
+        if isinstance(x, (list, set)):
+            return [type(x).__name__ if type(x) in (list, set) else "list"]
+        kinds = {"array": np.ndarray, "dict": dict, "rng": np.random.Generator, "function": type}
+        if not self.graphs:
+            kinds["tensor"] = self.mp.Tensor
+        kind = next((kind for kind, types in kinds.items() if isinstance(x, types)), "")
+        return [kind] if kind else ["instance", name_of(type(x))]
 
     def _leaves(self, x: Any) -> list[int]:
         """Return the ids of the tensors of the other side that a computed tensor depends on."""
@@ -239,6 +265,9 @@ class Copies:
             states = {int(n): state for n, state in objects.items() if not n.startswith("memory ")}
             computed = []
             for number, state in states.items():
+                known = number in self._objects and self._kind(self._objects[number])
+                if known and known != state[: len(known)]:
+                    raise ProtocolError("an object is of another kind here")
                 if state[0] == "tensor" and state[4] is not None and number not in self._objects:
                     computed.append(number)
                 elif number not in self._objects or state[0] == "array":
@@ -298,7 +327,7 @@ class Copies:
         if kind == "function":
             rules = {"forward": staticmethod(self._read(state[2])), "backward": staticmethod(self._read(state[3]))}
             return type(str(state[1])[:80], (self.mp.Function,), {**rules, "__module__": ""})
-        cls = self.mp.Tensor if kind == "tensor" else named(state[1])
+        cls = self.mp.Tensor if kind == "tensor" else self._named(state[1], made=True)
         if not isinstance(cls, type):
             raise ProtocolError("expected a class")
         return object.__new__(cls)
@@ -326,6 +355,8 @@ class Copies:
             new = {str(name): self._read(v) for name, v in state[2]}
             if any(name.startswith("__") or not name.isidentifier() for name in new):
                 raise ProtocolError("expected names of attributes")
+            if self.home is not None and any(shadows(x, name, v) for name, v in new.items()):
+                raise ProtocolError("expected attributes that hide no method")
             for name in attributes(x).keys() - new.keys():
                 object.__delattr__(x, name)
             for name, v in new.items():
@@ -353,7 +384,7 @@ class Copies:
         if tag == "builtin":
             return BUILTIN[rest[0]]
         if tag == "named":
-            return named(rest[0])
+            return self._named(rest[0])
         if tag == "method" and self.home is None:  # the trusted side looks nothing up that a submission names
             return getattr(self._read(rest[0]), rest[1])
         if tag == "handle":

@@ -37,6 +37,7 @@ MAX_HEADER = 256 * 1024  # bytes
 MAX_ARRAYS = 1024
 MAX_NDIM = 8
 MAX_BYTES = 64 * 1024 * 1024  # of all arrays of a frame
+LONGEST_MESSAGE = 2000  # characters of an exception's text
 MAX_DEPTH = 12  # of lists and dicts inside each other
 DTYPES = {name: np.dtype("<" + name) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
 DTYPES["b1"] = np.dtype("bool")

@@ -64,3 +64,8 @@ def attributes(x: Any) -> dict[str, Any]:
     """Return the attributes of an instance, in its dictionary and in slots."""
     slots = [s for c in type(x).__mro__ for s in getattr(c, "__slots__", ()) if not s.startswith("__")]
     return {**{s: getattr(x, s) for s in slots if hasattr(x, s)}, **getattr(x, "__dict__", {})}
+
+
+def shadows(x: Any, name: str, value: Any) -> bool:
+    """Return whether an attribute would hide a method of an object that is not hidden by the same value already."""
+    return callable(getattr(type(x), name, None)) and getattr(x, "__dict__", {}).get(name) is not value

@@ -12,7 +12,7 @@ import numpy as np
 
 from autograder.grading.check import Outputs, Raised
 from autograder.homeworks.homework import ROOT
-from autograder.sandbox.frames import FrameError, decode, encode
+from autograder.sandbox.frames import LONGEST_MESSAGE, FrameError, decode, encode
 from autograder.sandbox.parent_limits import ConfinementError
 from autograder.sandbox.process import MOST_REPLIED, Lost, Process, Watch, address_space, children, usage
 from autograder.sandbox.workspace import copy_library, environment, remove
@@ -39,7 +39,7 @@ def raised(said: Any, shown: Mapping[str, str]) -> Raised:
     return Raised(
         "raised",
         name if isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w{0,60}", name, re.ASCII) else "an exception",
-        text if isinstance(text, str) else "",
+        text[:LONGEST_MESSAGE] if isinstance(text, str) else "",
         shown.get(module, "") if isinstance(module, str) else "",
         line if type(line) is int and 0 < line < 10**6 else 0,
     )
@@ -225,6 +225,7 @@ class Trusted:
         if "unconfined" in reply:
             raise ConfinementError(f"the trusted worker cannot be confined here: {reply['unconfined']}")
         self._started = True
+        remove(self._folder / "library")  # all is imported, and nothing that a submission asks for can read it
 
     def close(self) -> None:
         """End the process and remove its folder."""

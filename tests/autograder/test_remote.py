@@ -320,6 +320,46 @@ def test_a_message_that_is_none_is_an_error_and_nothing_more(message):
             pair.here._unpacked(message)
 
 
+@pytest.mark.parametrize(
+    ("lent", "state"),
+    [
+        (lambda: np.random.default_rng(0), ["instance", "numpy.random:Generator", [["_bit_generator", None]]]),
+        (lambda: np.ones((2, 3)), ["instance", "", [["shape", ["tuple", [9, 9]]]]]),
+        (lambda: np.ones((2, 3)), ["dict", []]),
+        (lambda: LoraLayer.__new__(LoraLayer), ["dict", []]),
+        (lambda: LoraLayer.__new__(LoraLayer), ["instance", "minipeft.nn.layers:Linear", []]),
+        (lambda: LoraLayer.__new__(LoraLayer), ["instance", "minipeft.peft.lora:LoraLayer", [["forward", 1]]]),
+        (lambda: {}, ["list", []]),
+        (lambda: [], ["rng", "{}"]),
+        (lambda: Cubed, ["instance", "minipeft.autograd:Function", [["forward", 1]]]),
+        (lambda: mp.Tensor(np.ones(2)), ["instance", "minipeft.autograd:Tensor", [["data", 1]]]),
+    ],
+)
+def test_an_object_of_this_side_stays_what_it_is(lent, state):
+    x = lent()
+    pair = Pair()
+    pair.call(lambda a: None, x)
+    before = vars(x).copy() if hasattr(x, "__dict__") else repr(x)
+    with pytest.raises(ProtocolError):
+        pair.here._unpacked({"text": packed([[], {"0": state}]), "arrays": []})
+    assert (vars(x) if hasattr(x, "__dict__") else repr(x)) == before
+
+
+def test_the_other_side_names_only_what_this_side_has_sent():
+    wordpiece = "minipeft.data.wordpiece:WordPiece"
+    pair = Pair()
+    for values in (
+        [["named", f"{wordpiece}.from_file"]],
+        [["named", wordpiece]],
+        [["named", "minipeft.ops.arithmetic:Add"]],
+    ):
+        with pytest.raises(ProtocolError, match="was not sent"):
+            pair.here._unpacked({"text": packed([values, {}]), "arrays": []})
+    with pytest.raises(ProtocolError, match="was not sent"):
+        pair.here._unpacked({"text": packed([[], {"1": ["instance", wordpiece, []]}]), "arrays": []})
+    assert pair.call(lambda cls: (cls, cls), mp.nn.Linear) == (mp.nn.Linear, mp.nn.Linear)
+
+
 def test_only_what_was_handed_over_can_be_reached():
     with pytest.raises(ProtocolError):
         named("builtins:eval")

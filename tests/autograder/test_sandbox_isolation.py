@@ -199,6 +199,15 @@ def test_a_group_of_version_2_needs_a_folder_with_both_limits(tmp_path, monkeypa
         assert {file.name: file.read_text() for file in group.iterdir()} == files
 
 
+def test_the_trusted_worker_has_no_file_of_the_library_once_it_answers():
+    given = list(drawn("hw6_lora", "6.1", "a test")[:1])
+    with Session(HOMEWORK, Confinement()) as made:
+        assert list(made.folder.glob("worker-*/library/minipeft/peft/lora.py"))
+        got = made.run({MODULE: SOURCE}, given)
+        assert isinstance(got[0], dict)
+        assert not list(made.folder.glob("worker-*/library"))
+
+
 def test_usage_is_that_of_a_process_and_its_children():
     seconds, _, threads = usage(os.getpid())
     assert seconds > 0

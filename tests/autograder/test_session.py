@@ -17,6 +17,7 @@ from autograder.grading.reference import drawn
 from autograder.homeworks.homework import load_homework
 from autograder.homeworks.strip import body_span, functions, replace_bodies, source_path, stubs
 from autograder.sandbox import process, workspace
+from autograder.sandbox.frames import LONGEST_MESSAGE
 from autograder.sandbox.session import Session, Stalled
 
 HOMEWORK = load_homework("hw6_lora")
@@ -175,6 +176,20 @@ def test_a_second_answer_is_refused(session, forward):
 def test_the_name_of_an_exception_cannot_carry_a_text(run):
     got = run('raise type("<script>\\u202e" + "x" * 200, (Exception,), {})("\\x1b[31m")')[0]
     assert got.error == "an exception"
+
+
+LONG = """
+import sys
+def long(error, files):
+    return {"type": "ValueError", "class": "", "message": "x" * 200_000, "module": "", "line": 0}
+sys.modules["autograder.sandbox.child"].raised = long
+"""
+
+
+def test_a_message_of_a_worker_is_cut():
+    case = drawn("hw6_lora", "6.1", "a test")[:1]
+    with Session(HOMEWORK) as made:
+        assert made.run(written("raise ValueError", LONG), case)[0].message == "x" * LONGEST_MESSAGE
 
 
 def test_a_huge_answer_is_an_error_of_its_own(run):

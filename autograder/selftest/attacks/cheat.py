@@ -198,6 +198,16 @@ return (x,) * 6 if len(given) < 3 else x
         through_context("['method', ['named', name], '__builtins__']") + "assert got['eval']('6 * 7') == 42",
         through_context("['method', ['builtin', 'object'], '__subclasses__']") + "assert len(got()) > 10",
         through_context("['method', ['named', name], '__code__']") + "got.co_code"), places=("6.2",)),
+    _call("names-a-function", "protocol", "has the trusted worker call a function of the library that reads files", tries(
+        through_context("['named', 'minipeft.data.wordpiece:WordPiece.from_file']") + "assert callable(got)",
+        through_context("['named', 'minipeft.peft.lora:LoRALinear.backward']") + "assert callable(got)"), places=("6.2",)),
+    _call("tells-at-length", "memory", "raises with a message of a quarter of a million characters", """
+import sys
+child = next(m for m in sys.modules.values() if getattr(m, '__name__', '').endswith('sandbox.child') or hasattr(m, 'Served'))
+own = child.raised
+child.raised = lambda error, files: {**own(error, files), 'message': MARK + 'x' * 250000 + chr(0x1F600)}
+raise ValueError
+""", everywhere=True, places=("3.10",)),
     _call("asks-for-attributes", "protocol", "asks the trusted worker for attributes of what it lent", REMOTE + tries(*(
         f"for n in range(8):\n    try: remote.ask({{'attribute': [n, {name!r}]}}); break\n    except BaseException: pass\nelse: assert False"
         for name in ("gi_frame", "f_globals", "f_back", "cell_contents", "tb_frame", "mro", "_remote", "__globals__")))),
