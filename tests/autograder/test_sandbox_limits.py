@@ -424,6 +424,17 @@ def test_a_user_is_purged_however_its_processes_hide(tmp_path):
     assert [pid for pid, zombie in processes_of(uid) if not zombie] == []
 
 
+@pytest.mark.skipif(not ROOT, reason="needs root")
+def test_a_user_is_purged_even_if_each_listing_comes_too_late(monkeypatch):
+    uid = 54_322
+    asleep = subprocess.Popen(["/bin/sleep", "60"], user=uid, group=uid, extra_groups=())
+    listed = processes_of  # a program that forks and exits is a zombie whenever it is looked at
+    monkeypatch.setattr(parent_limits, "processes_of", lambda uid: ((pid, True) for pid, _ in listed(uid)))
+    purge(uid, seconds=5.0)
+    assert not Path(f"/proc/{asleep.pid}").exists()
+    asleep.wait()
+
+
 def test_it_fails_closed(monkeypatch, tmp_path, capsys):
     if ROOT:
         monkeypatch.setattr(parent_limits.os, "geteuid", lambda: 1000)
