@@ -20,7 +20,9 @@ from autograder.grading.answers import is_handout, stored
 from autograder.grading.grade import Graded, grade
 from autograder.homeworks.case import PUBLIC_SEED
 from autograder.homeworks.draw import cases
-from autograder.homeworks.homework import Homework, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import Homework
+from autograder.homeworks.strip import handout
 from autograder.sandbox.session import Session
 from autograder.submission.intake import Submission, take
 from autograder.submission.syntax import too_new_files
@@ -42,7 +44,7 @@ def check(
     done.notes += too_new_files(homework, submission.sources)
     wrong = [v for v in done.verdicts.values() if v.share < 1.0 and not v.not_run] if differences else []
     if wrong:
-        with Session(homework, own=True) as session:
+        with Session(handout(homework), own=True) as session:
             for verdict in wrong:
                 work = partial(comparisons, homework, verdict, submission.sources, session.run)
                 nothing: list[Comparison] = []

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from autograder.cli.arguments import add_command, add_reports, add_shared
 from autograder.cli.show import printable, show
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from minipeft.cli.arguments import Subparsers
 
 

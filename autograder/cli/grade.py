@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from autograder.cli.arguments import add_command, add_output, add_reports, add_shared, check_seconds, read_seed
 from autograder.cli.show import show
-from autograder.homeworks.homework import ROOT, Homework, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import ROOT, Homework
 from minipeft.cli.arguments import Subparsers
 from minipeft.cli.process import UserError
 
@@ -88,7 +89,7 @@ def _grade(
 ) -> int:
     from autograder.feedback.results import refused
     from autograder.grading.grade import grade
-    from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL, Confinement
+    from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL
     from autograder.sandbox.session import Stalled
     from autograder.submission.intake import IntakeError, take
 
@@ -101,7 +102,7 @@ def _grade(
         return 1
     private = [ROOT, args.submission.resolve().parent, *([args.seed_file] if args.seed_file else [])]
     must = GRADESCOPE if args.gradescope else LOCAL
-    confinement = None if args.trust else Confinement(must, private=private)
+    confinement = None if args.trust else {"must": must, "private": private}
     try:
         done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
     except Stalled as error:

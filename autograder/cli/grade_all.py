@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from autograder.cli.arguments import add_command, add_output, add_shared, check_seconds, read_seed
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from minipeft.cli.arguments import Subparsers, default_jobs, positive
 from minipeft.cli.process import UserError
 

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 from autograder.cli.arguments import add_command, add_output, add_shared, check_seconds, read_seed
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from minipeft.cli.arguments import Subparsers
 from minipeft.cli.process import UserError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from autograder.cli.arguments import add_command, add_output, add_shared, part
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from minipeft.cli.arguments import Subparsers
 from minipeft.cli.process import UserError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autograder.cli.arguments import add_command, add_output, add_shared
 from autograder.cli.show import printable
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from minipeft.cli.arguments import Subparsers
 
 

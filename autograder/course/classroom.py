@@ -25,7 +25,8 @@ from autograder.course.export import ClassError
 from autograder.course.gradebook import FAILED, GRADED, INDEX, REFUSED, SEED, TABLE, Book, table, tidy, write_text
 from autograder.course.grader import DEADLINE, UNFINISHED, Rules, failed
 from autograder.course.supervisor import Graders, grade_apart
-from autograder.homeworks.homework import HOMEWORK, ROOT, Homework, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import HOMEWORK, ROOT, Homework
 from autograder.sandbox.parent_limits import LOCAL, Confinement
 from autograder.sandbox.workspace import remove_stale
 from minipeft.hints import install

@@ -8,10 +8,8 @@ grade_one(entry, rules)    a dictionary of plain values: record, results, report
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -26,9 +24,11 @@ from autograder.course.gradebook import FAILED, GRADED, REFUSED
 from autograder.feedback import report
 from autograder.feedback.explain import prints
 from autograder.feedback.results import clean, failed_results, notes, refused, results
+from autograder.grading import decide
 from autograder.grading.grade import Graded, grade
-from autograder.homeworks.homework import ROOT, Homework, load_homework
-from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL, Confinement
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import ROOT, Homework
+from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL
 from autograder.sandbox.session import Stalled
 from autograder.submission.intake import IntakeError, take
 
@@ -93,10 +93,8 @@ def _graded(
             made["output"] = clean(f"{UNFINISHED}\n{made['output']}".strip())
             progress({**result(entry, homework, made, **_record(done, made, UNFINISHED)), "counts": done.counts})
 
-    confinement = None
-    if not rules.trust:
-        closed = {"must": GRADESCOPE} if rules.gradescope else {"must": LOCAL, "private": (ROOT, entry.path.parent)}
-        confinement = Confinement(**closed)
+    closed = {"must": GRADESCOPE} if rules.gradescope else {"must": LOCAL, "private": (ROOT, entry.path.parent)}
+    confinement = None if rules.trust else closed
     left = until - time.monotonic()
     done = grade(homework, submission, rules.seed, confinement=confinement, deadline=left, progress=so_far)
     made = results(done, hidden=True)
@@ -141,15 +139,10 @@ def end_with(parent: int) -> None:
 
     If memory runs out, the system ends this process or its workers rather than the parent.
     """
-    if sys.platform == "linux":
-        from autograder.sandbox.child_limits import PR_SET_PDEATHSIG
-
-        with contextlib.suppress(OSError):
-            place = Path("/proc/self/oom_score_adj")
-            place.write_text(str(min(int(place.read_text("ascii")) + FIRST_TO_END, 1000)), "ascii")
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+    with contextlib.suppress(OSError):  # elsewhere than on Linux there is no such file
+        place = Path("/proc/self/oom_score_adj")
+        place.write_text(str(min(int(place.read_text("ascii")) + FIRST_TO_END, 1000)), "ascii")
+    decide.end_with(parent)
 
 
 def main(parent: int) -> None:
@@ -163,6 +156,6 @@ def main(parent: int) -> None:
 
         send("ready")
         for line in sys.stdin.buffer:
-            place, who, students, rules = json.loads(line)
-            entry = Entry(who, Path(place), tuple(Student(*s) for s in students))
+            folder, who, students, rules = json.loads(line)
+            entry = Entry(who, Path(folder), tuple(Student(*s) for s in students))
             send("done", grade_one(entry, Rules(**rules), lambda done: send("so far", done)))

@@ -25,7 +25,8 @@ from typing import Any
 
 from autograder.course.image import HOME, misfits, setup_script
 from autograder.grading.policy import Policy, applied, attempts_used, read_metadata
-from autograder.homeworks.homework import ROOT, Homework, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import ROOT, Homework
 
 EPOCH = (2020, 1, 1, 0, 0, 0)
 SETTINGS = "settings.json"

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autograder.grading.imports import load
+from autograder.grading.decide import load
+from autograder.grading.imports import unloaded
 from autograder.homeworks.homework import Homework
-from autograder.homeworks.strip import functions
+from autograder.homeworks.strip import functions, handout
 from autograder.sandbox.session import Session
 from autograder.submission.intake import IntakeError, Submission, take
 from autograder.submission.lint import lint, warnings
@@ -74,10 +75,10 @@ def pack(homework: Homework, folder: Path, out: Path) -> Packed:
     Raises IntakeError, and writes nothing, if a file is missing, cannot be parsed or cannot be imported.
     """
     taken = read_own(homework, folder)
-    with Session(homework) as session:
-        _, unloaded = load(session, homework, taken.sources)
-    if unloaded:
-        reasons = dict.fromkeys(one.text(hidden=False) for one in unloaded.values())
+    with Session(handout(homework)) as session:
+        _, failed = load(session, taken.sources)
+    if failed:
+        reasons = dict.fromkeys(one.text(hidden=False) for one in unloaded(homework, taken.sources, failed))
         raise IntakeError(f"no zip was made. {' '.join(reasons)}")
     said = [*warnings(lint(homework, taken.sources)), *too_new_files(homework, taken.sources)]
     with atomic_path(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:

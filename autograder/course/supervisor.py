@@ -23,7 +23,8 @@ from typing import Any
 
 from autograder.course.entries import Entry
 from autograder.course.grader import Rules, failed
-from autograder.homeworks.homework import ROOT, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import ROOT
 
 SPARE, LEAST_SPARE = 0.07, 1.5  # a share of the deadline, and seconds: for the reports, before a grader is ended
 START_SECONDS = 120.0

@@ -25,7 +25,8 @@ from typing import Any
 from autograder.course.submit import read_own, unwritten
 from autograder.course.trials import PRETRAINED, TRIALS, Trial
 from autograder.grading.answers import is_handout
-from autograder.homeworks.homework import INSTALL, ROOT, Homework, HomeworkError, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import INSTALL, ROOT, Homework, HomeworkError
 from minipeft.files.atomic import atomic_path
 
 TOLERANCE = 0.05  # relative difference of the last losses: another order of the random numbers is no mistake

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autograder.grading.check import Outputs, Raised, Verdict
-from autograder.grading.reference import Run, reference_library, run_case
+from autograder.grading.check import Outputs, Raised, Run, Verdict
+from autograder.grading.reference import reference_library, run_case
 from autograder.homeworks.case import Case
 from autograder.homeworks.homework import Homework
 

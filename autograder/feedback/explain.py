@@ -22,6 +22,7 @@ import numpy as np
 from autograder.feedback import exchange, helper
 from autograder.feedback.reasons import Diagnosis
 from autograder.grading.check import Verdict
+from autograder.grading.packed import packed
 from autograder.homeworks.homework import ROOT, Homework
 from autograder.sandbox.frames import FrameError, decode, encode
 from autograder.sandbox.process import Lost, Process, Watch
@@ -59,7 +60,7 @@ def explain(
         if lost >= MOST_LOST or left <= 0:
             continue
         try:
-            reply = _ask(exchange.packed(homework.name, verdict), left)
+            reply = _ask(verdict.frame or packed(homework.name, verdict), left)
             found[problem] = exchange.read(reply, homework.name, verdict)
         except (Lost, FrameError, ValueError, OSError) as error:
             lost += 1

@@ -39,7 +39,7 @@ def limit_time() -> None:
 @lru_cache(maxsize=1)
 def homework(folder: str) -> Any:
     """Return the homework of a folder."""
-    from autograder.homeworks.homework import load_homework
+    from autograder.homeworks.folder import load_homework
 
     return load_homework(Path(folder))
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from autograder.feedback.exchange import CASES, nbytes, size
 from autograder.feedback.words import NOT_WRITTEN
 from autograder.grading.check import Outputs, Raised, Result, Verdict, identical
 from autograder.grading.library import Library, Patched
+from autograder.grading.packed import CASES, nbytes, size
 from autograder.grading.reference import library_with, run_case
 from autograder.homeworks.case import Case
 from autograder.homeworks.mutant import Mutant, mutants, mutated

@@ -197,11 +197,9 @@ def known_names(verdict: Verdict) -> frozenset[str]:
 
     All of them come from our cases and the reference; none from what a worker sent.
     """
-    names = {*KNOWN_ERRORS, TRANSPOSED}
-    for case, right, _ in verdict.results:
-        outputs = {case.shown.get(name, name) for name in (*case.checks, *right)}
-        names.update(case.arrays, map(called, case.arrays), case.params, outputs, map(entry_of, outputs))
-    return frozenset(names)
+    of_inputs = {*verdict.inputs, *map(called, verdict.inputs)}
+    of_outputs = {*verdict.outputs, *map(entry_of, verdict.outputs)}
+    return frozenset({*KNOWN_ERRORS, TRANSPOSED, *of_inputs, *of_outputs})
 
 
 def raised(got: Raised, little: bool = False) -> Cause:

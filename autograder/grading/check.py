@@ -8,14 +8,14 @@ equal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from autograder.homeworks.case import Case
-from autograder.homeworks.homework import Problem
+from autograder.homeworks.homework import Homework, Problem
 from autograder.sandbox.frames import Opaque
 
 Outputs = Mapping[str, Any]
@@ -52,6 +52,8 @@ class Raised:
 
 
 Result = tuple[Case, Outputs, Outputs | Raised]  # a case, the reference, what came
+Run = Callable[[Mapping[str, str], Sequence[tuple[Case, Outputs]], Sequence[str]], list[Outputs | Raised]]
+OWN, SUPPLIED = "own", "supplied"  # whose prerequisites
 
 
 @dataclass
@@ -61,7 +63,8 @@ class Verdict:
     credit: what each aspect counts: 1 if it passed, 1/2 if few of its cases are wrong, else 0; an aspect without
     evidence that much of ``right``.
     right: the mean credit of the aspects with evidence. bound: those without. not_run: why no case was run, "" if they
-    were.
+    were. inputs, outputs: the names in its cases. frame: the failures for the process that explains them; b"" if
+    ``results`` are at hand.
     """
 
     problem: str
@@ -73,6 +76,9 @@ class Verdict:
     share: float = 0.0
     results: list[Result] = field(default_factory=list)
     not_run: str = ""
+    inputs: frozenset[str] = frozenset()
+    outputs: frozenset[str] = frozenset()
+    frame: bytes = b""
 
 
 def compare(case: Case, output: str, expected: Any, got: Any) -> tuple[str, str] | None:
@@ -98,38 +104,6 @@ def compare(case: Case, output: str, expected: Any, got: Any) -> tuple[str, str]
                 return wrong[0], f"entry {i}: {wrong[1]}"
         return None
     return None if identical(expected, got) else ("value", f"expected {shown(expected)}, got {shown(got)}")
-
-
-def facts(case: Case, right: Outputs, public: Outputs) -> frozenset[str]:
-    """Return the outputs of a case that can be right without being computed: they are no evidence of a solution.
-
-    An output is a fact if another value that everybody has would pass for it: an input of the case, or the right value
-    of the same output under another seed. Arrays of one value count as equal whatever their shapes are.
-
-    Args:
-        case: the case.
-        right: its reference.
-        public: the reference of the case of this name under another seed; empty if there is none.
-    """
-    return frozenset(
-        output
-        for output in case.checks
-        if (output in public and _alike(case, output, right[output], public[output]))
-        or any(_alike(case, output, right[output], x) for x in case.arrays.values())
-    )
-
-
-def _alike(case: Case, output: str, right: Any, other: Any) -> bool:
-    """Return whether ``other`` would pass, or is as easily given."""
-    if isinstance(right, np.ndarray) and isinstance(other, np.ndarray) and _constant(right) and _constant(other):
-        return not right.size or not other.size or bool(right.flat[0] == other.flat[0])
-    if isinstance(right, (list, tuple)) and isinstance(other, (list, tuple)) and len(right) == len(other):
-        return all(_alike(case, output, r, o) for r, o in zip(right, other, strict=True))
-    return compare(case, output, right, other) is None
-
-
-def _constant(x: np.ndarray) -> bool:
-    return not x.size or bool((x == x.flat[0]).all())
 
 
 def identical(a: Any, b: Any) -> bool:
@@ -207,6 +181,8 @@ def judge(problem: Problem, results: Sequence[Result]) -> Verdict:
     nothing leaves the inputs untouched, too.
     """
     verdict = Verdict(problem.id, results=list(results))
+    verdict.inputs = frozenset(name for case, _, _ in results for name in (*case.arrays, *case.params))
+    verdict.outputs = frozenset(c.shown.get(name, name) for c, right, _ in results for name in (*c.checks, *right))
     cases: dict[str, set[str]] = {}
     evident: dict[str, set[str]] = {}
     wrong_cases: dict[str, set[str]] = {}
@@ -242,3 +218,44 @@ def judge(problem: Problem, results: Sequence[Result]) -> Verdict:
     if verdict.credit:
         verdict.share = sum(verdict.credit.values()) / len(verdict.credit)
     return verdict
+
+
+def graded(
+    homework: Homework,
+    problem: Problem,
+    sources: Mapping[str, str],
+    given: Sequence[tuple[Case, Outputs]],
+    run: Run,
+    attempts: Sequence[str] = (OWN, SUPPLIED),
+) -> Verdict:
+    """The verdict on one problem from its cases and the references.
+
+    The problem is graded with the sources as they are, and with its prerequisites out of the library: the better
+    counts, so that one mistake is not punished twice. The second attempt is made where the first falls short.
+
+    Args:
+        homework: its problem's homework.
+        problem: what is graded.
+        sources: the submission, by module.
+        given: cases, each with what is right.
+        run: returns what each case returns with some modules and targets that the library computes.
+        attempts: in their order; a handout's library has nothing to supply.
+    """
+
+    def attempt(supplied: Sequence[str]) -> Verdict:
+        came = run(sources, given, supplied)
+        return judge(problem, [(case, right, got) for (case, right), got in zip(given, came, strict=True)])
+
+    supplied = sorted(map(str, homework.supplied(problem)))
+    made: dict[str, Verdict] = {}
+    for name in attempts if supplied else (OWN,):
+        made[name] = attempt(supplied if name == SUPPLIED else ())
+        if made[name].share >= 1.0:
+            return made[name]
+    # As good: then what is wrong is its own, unless its backward reads what its own forward saved, and now raises.
+    return max(made.values(), key=lambda v: (v.share, -raises(v), v is made.get(SUPPLIED)))
+
+
+def raises(verdict: Verdict) -> int:
+    """The number of cases that raised something."""
+    return sum(isinstance(got, Raised) for _, _, got in verdict.results)

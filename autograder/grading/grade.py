@@ -6,19 +6,22 @@ grade(homework, take(path, homework), seed)    a `Graded`, with a `Verdict` for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from autograder.feedback.explain import explain
 from autograder.feedback.reasons import Diagnosis
-from autograder.grading.check import Outputs, Raised, Verdict, judge
-from autograder.grading.imports import Unloaded, load
-from autograder.grading.reference import drawn, graded
+from autograder.grading.apart import Apart
+from autograder.grading.check import Outputs, Raised, Verdict
+from autograder.grading.decide import Decision
+from autograder.grading.imports import Unloaded, unloaded
+from autograder.grading.reference import drawn
 from autograder.homeworks.case import Case
 from autograder.homeworks.homework import Homework
-from autograder.sandbox.parent_limits import Confinement
-from autograder.sandbox.session import Session
+from autograder.homeworks.strip import handout
 from autograder.submission.intake import Submission
 from autograder.submission.lint import Remark, lint, warnings
 
@@ -61,53 +64,57 @@ def grade(
     seed: str | int,
     *,
     problems: Iterable[str] | None = None,
-    confinement: Confinement | None = None,
+    confinement: Mapping[str, Any] | None = None,
     deadline: float | None = None,
     progress: Callable[[Graded], None] | None = None,
     answers: Callable[[str], Sequence[tuple[Case, Outputs]]] | None = None,
 ) -> Graded:
-    """Grade a submission on the cases of ``seed``.
+    """Grade a submission.
 
-    problems: the ids to grade, all by default. confinement: see `autograder.sandbox.parent_limits`; None only for one's
-    own program. deadline: seconds for the whole, after which what is left counts as not run. progress: called after
-    every problem. answers: by problem, the cases with what is right, in place of those of ``seed`` and the library's
-    answers: for a handout, whose library has none.
-    Raises ConfinementError if a worker cannot be confined, Stalled if the deadline passed because of a slow machine.
+    Args:
+        homework: what was handed in.
+        submission: its files.
+        seed: of the cases.
+        problems: the ids to grade; all by default.
+        confinement: the arguments of `autograder.sandbox.parent_limits.Confinement`; another process decides then. None
+            only for one's own program: this process decides.
+        deadline: seconds for the whole, after which what is left counts as not run.
+        progress: called after every problem.
+        answers: by problem, the cases with what is right, instead of those of ``seed`` and the library's answers: for a
+            handout, whose library has none.
+
+    Raises:
+        ConfinementError: a worker cannot be confined as it must be.
+        Stalled: the deadline passed because of a slow machine.
     """
     begun = time.monotonic()
     remarks = lint(homework, submission.sources)
     done = Graded(homework, notes=[*submission.notes, *warnings(remarks)])
+    stub = {f.module: f.stub for f in homework.files}
     broken = {
-        module: Raised("raised", text.partition(":")[0], text.partition(": ")[2], _stub(homework, module), line)
+        module: Raised("raised", text.partition(":")[0], text.partition(": ")[2], stub[module], line)
         for module, (text, line) in submission.errors.items()
     }
-    chosen = [homework.problem(p) for p in problems] if problems is not None else list(homework.problems)
-    with Session(homework, confinement, deadline, own=answers is not None) as session:
-        sources, failed = load(session, homework, submission.sources)
-        broken.update({module: one.failure for module, one in failed.items()})
-        done.unloaded = list(dict.fromkeys(failed.values()))
+    chosen = [p.id for p in homework.problems] if problems is None else [homework.problem(p).id for p in problems]
+    made: Apart | Decision
+    if confinement is not None:
+        made = Apart(homework, submission.sources, broken, seed, confinement, deadline)
+    else:
+        given = partial(drawn, homework.name, seed=seed) if answers is None else answers
+        how = {"deadline": deadline, "own": answers is not None}
+        made = Decision(handout(homework), submission.sources, broken, given, **how)
+    with closing(made):
+        done.unloaded = unloaded(homework, submission.sources, made.failed)
         told = {(one.stub, one.line) for one in done.unloaded}
         done.remarks = [r for r in remarks if not r.costs and (r.file, r.line) not in told]
         for problem in chosen:
-            given = drawn(homework.name, problem.id, seed) if answers is None else answers(problem.id)
-            failure = next((broken[t.module] for t in problem.targets if t.module in broken), broken.get(""))
-            if failure is not None:
-                verdict = judge(problem, [(case, right, failure) for case, right in given])
-                named = [_stub(homework, t.module) for t in problem.targets if t.module in broken]
-                verdict.not_run = f"Not run: {named[0] if named else 'the submission'} cannot be imported, see above."
-                done.verdicts[problem.id] = verdict
-            else:
-                done.verdicts[problem.id] = graded(homework, problem, sources, given, session.run, session.attempts)
-            done.layers, done.log = dict(session.layers), session.log
+            done.verdicts[problem] = made.verdict(problem)
+            done.layers, done.log = made.layers, made.log
             done.seconds = time.monotonic() - begun
-            done.counts = session.used_up or len(done.verdicts) == len(chosen)
+            done.counts = made.used_up or len(done.verdicts) == len(chosen)
             if progress is not None:
                 progress(done)
     left = None if deadline is None else begun + (1 + WORDS) * deadline - time.monotonic()
     done.words = explain(homework, done.verdicts, left)
     done.seconds = time.monotonic() - begun
     return done
-
-
-def _stub(homework: Homework, module: str) -> str:
-    return next(f.stub for f in homework.files if f.module == module)

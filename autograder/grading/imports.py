@@ -1,4 +1,4 @@
-"""Find out which files of a submission can be imported, and why the others cannot.
+"""Say which files of a submission cannot be imported, and why.
 
 A file that cannot be imported has no function to call, so the problems of that file get no points. This is said once,
 and not as an exception of every problem.
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from autograder.feedback.words import KNOWN_ERRORS, hidden_text, raised
 from autograder.grading.check import Raised
 from autograder.homeworks.homework import Homework
-from autograder.homeworks.strip import stubs
-from autograder.sandbox.session import Session
 from autograder.submission.lint import AVAILABLE, THERE, imported
 
 
@@ -52,29 +50,14 @@ class Unloaded:
         return hidden_text(cause.parts, cause.names, KNOWN_ERRORS) if hidden else cause.text
 
 
-def load(
-    session: Session, homework: Homework, sources: Mapping[str, str]
-) -> tuple[dict[str, str], dict[str, Unloaded]]:
-    """Import the submission in a worker.
-
-    Returns the sources, with the stub instead of each file that cannot be imported; and what went wrong by module,
-    under "" if no file could be blamed.
-    """
-    blank = stubs(homework)
-    by_module = {f.module: blank[f.stub] for f in homework.files}
+def unloaded(homework: Homework, sources: Mapping[str, str], failed: Mapping[str, Raised]) -> list[Unloaded]:
+    """Return the files that cannot be imported, and why; see `decide.load`."""
     names = {f.module: f.stub for f in homework.files}
-    sources = dict(sources)
-    broken: dict[str, Unloaded] = {}
-    while (failure := session.probe(sources)) is not None:
-        left = [m for m in sources if m not in broken and sources[m] != by_module[m]]
-        named = [m for m in left if names[m] == failure.file]
-        guilty = named or [m for m in left if session.probe({**by_module, m: sources[m]}) is not None]
-        if not guilty:
-            return sources, {**broken, "": Unloaded("", failure)}
-        for m in guilty:
-            broken[m] = Unloaded(names[m], failure, *absent(failure, sources[m]))
-            sources[m] = by_module[m]
-    return sources, broken
+    found = [
+        Unloaded(names[m], failure, *absent(failure, sources[m])) if m else Unloaded("", failure)
+        for m, failure in failed.items()
+    ]
+    return list(dict.fromkeys(found))
 
 
 def absent(failure: Raised, source: str) -> tuple[str, int]:

@@ -10,25 +10,25 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from types import FrameType
+from typing import Any
 
-from autograder.grading.check import Outputs, Raised, Verdict, facts, judge
+import numpy as np
+
+from autograder.grading.check import Outputs, Raised, Verdict, compare, graded
 from autograder.grading.library import Library, Patched, patched
 from autograder.homeworks import driver
 from autograder.homeworks.case import PUBLIC_SEED, Case, request_of
 from autograder.homeworks.draw import cases
-from autograder.homeworks.homework import Homework, Problem, Target
+from autograder.homeworks.homework import Homework, Target
 from autograder.homeworks.strip import put_back, source_path
 
 OTHER_SEED = "another"  # what public cases are compared with
-
-OWN, SUPPLIED = "own", "supplied"  # whose prerequisites
-Run = Callable[[Mapping[str, str], Sequence[tuple[Case, Outputs]], Sequence[str]], list[Outputs | Raised]]
 
 
 @lru_cache(maxsize=1)
@@ -109,6 +109,38 @@ def answered(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, 
     return tuple((case, reference(homework, case)) for case in cases(homework, problem, seed))
 
 
+def facts(case: Case, right: Outputs, public: Outputs) -> frozenset[str]:
+    """Return the outputs of a case that can be right without being computed: they are no evidence of a solution.
+
+    An output is a fact if another value that everybody has would pass for it: an input of the case, or the right value
+    of the same output under another seed. Arrays of one value count as equal whatever their shapes are.
+
+    Args:
+        case: the case.
+        right: its reference.
+        public: the reference of the case of this name under another seed; empty if there is none.
+    """
+    return frozenset(
+        output
+        for output in case.checks
+        if (output in public and _alike(case, output, right[output], public[output]))
+        or any(_alike(case, output, right[output], x) for x in case.arrays.values())
+    )
+
+
+def _alike(case: Case, output: str, right: Any, other: Any) -> bool:
+    """Return whether ``other`` would pass, or is as easily given."""
+    if isinstance(right, np.ndarray) and isinstance(other, np.ndarray) and _constant(right) and _constant(other):
+        return not right.size or not other.size or bool(right.flat[0] == other.flat[0])
+    if isinstance(right, (list, tuple)) and isinstance(other, (list, tuple)) and len(right) == len(other):
+        return all(_alike(case, output, r, o) for r, o in zip(right, other, strict=True))
+    return compare(case, output, right, other) is None
+
+
+def _constant(x: np.ndarray) -> bool:
+    return not x.size or bool((x == x.flat[0]).all())
+
+
 @lru_cache(maxsize=512)
 def drawn(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, Outputs], ...]:
     """As `answered`, and each case with its facts."""
@@ -129,47 +161,6 @@ def with_targets(sources: Mapping[str, str], supplied: Sequence[str]) -> dict[st
         if names:
             done[module] = put_back(text, source_path(module).read_text("utf-8"), names)
     return done
-
-
-def graded(
-    homework: Homework,
-    problem: Problem,
-    sources: Mapping[str, str],
-    given: Sequence[tuple[Case, Outputs]],
-    run: Run,
-    attempts: Sequence[str] = (OWN, SUPPLIED),
-) -> Verdict:
-    """The verdict on one problem from its cases and the references.
-
-    The problem is graded with the sources as they are, and with its prerequisites out of the library: the better
-    counts, so that one mistake is not punished twice. The second attempt is made where the first falls short.
-
-    Args:
-        homework: its problem's homework.
-        problem: what is graded.
-        sources: the submission, by module.
-        given: cases, each with what is right.
-        run: returns what each case returns with some modules and targets that the library computes.
-        attempts: in their order; a handout's library has nothing to supply.
-    """
-
-    def attempt(supplied: Sequence[str]) -> Verdict:
-        came = run(sources, given, supplied)
-        return judge(problem, [(case, right, got) for (case, right), got in zip(given, came, strict=True)])
-
-    supplied = sorted(map(str, homework.supplied(problem)))
-    made: dict[str, Verdict] = {}
-    for name in attempts if supplied else (OWN,):
-        made[name] = attempt(supplied if name == SUPPLIED else ())
-        if made[name].share >= 1.0:
-            return made[name]
-    # As good: then what is wrong is its own, unless its backward reads what its own forward saved, and now raises.
-    return max(made.values(), key=lambda v: (v.share, -raises(v), v is made.get(SUPPLIED)))
-
-
-def raises(verdict: Verdict) -> int:
-    """The number of cases that raised something."""
-    return sum(isinstance(got, Raised) for _, _, got in verdict.results)
 
 
 def grade_sources(

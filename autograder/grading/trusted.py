@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from autograder.grading.packed import size_of
 from autograder.grading.reference import reference_library
 from autograder.homeworks import driver
-from autograder.sandbox.frames import LONGEST_MESSAGE, FrameError, bounded, decode, encode, receive, send
+from autograder.sandbox.frames import LONGEST_MESSAGE, FrameError, Opaque, decode, encode, receive, send
 from autograder.sandbox.remote import ENGINE, Remote, replaced
 from autograder.sandbox.values import ProtocolError, name_of, named
 
@@ -125,6 +126,16 @@ class Trusted:
             send(self.replies, encode({"ready": True}))
             while True:
                 send(self.replies, encode(self.run(decode(self.message()))))
+
+
+def bounded(x: Any, most: int) -> Any:
+    """Return an output, or what it is if it has more bytes than ``most``."""
+    try:
+        if size_of(x) <= most:
+            return x
+    except (FrameError, RecursionError):
+        pass
+    return Opaque(f"array of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__)
 
 
 def described(error: BaseException) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Case:
     shown: what an output is called in feedback, where that is not its own name. tol: the largest error relative to the
     largest entry of the reference; exact: outputs that must agree to the bit. seconds: of processor time. memory: the
     bytes that the call may take besides its inputs; 0 for any number. facts: outputs that can be right without being
-    computed, see `autograder.grading.check.facts`; set when the reference is computed.
+    computed, see `autograder.grading.reference.facts`; set when the reference is computed.
     """
 
     name: str
@@ -47,10 +47,9 @@ def request_of(case: Case) -> dict[str, Any]:
 
 def as_data(case: Case) -> dict[str, Any]:
     """Return a case as plain values, for a frame."""
-    return {f.name: getattr(case, f.name) for f in fields(case)} | {
-        "exact": sorted(case.exact),
-        "facts": sorted(case.facts),
-    }
+    changed = {"exact": sorted(case.exact), "facts": sorted(case.facts)}
+    arrays = {name: np.asarray(x) for name, x in case.arrays.items()}  # a NumPy scalar would become a number
+    return {f.name: getattr(case, f.name) for f in fields(case)} | changed | {"arrays": arrays}
 
 
 def from_data(data: Mapping[str, Any]) -> Case:

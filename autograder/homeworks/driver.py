@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autograder.sandbox.frames import normalized
+from autograder.sandbox.frames import MAX_BYTES, FrameError
 from autograder.sandbox.layouts import laid_out
 
 
@@ -21,6 +21,26 @@ def run(mp: Any, drivers: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     with np.errstate(all="ignore"):
         outputs: dict[str, Any] = within(request["memory"], lambda: normalized(driver(mp, arrays, request["params"])))
     return outputs
+
+
+def normalized(x: Any) -> Any:
+    """x as a frame carries it: arrays copied to plain ones, NumPy scalars as 0-d arrays or numbers, tuples as lists.
+
+    What is none of these comes back as it is (`encode` makes an `Opaque` of it).
+    """
+    if isinstance(x, np.ndarray):
+        if x.nbytes > MAX_BYTES:
+            raise FrameError(f"an array of {x.nbytes} bytes: at most {MAX_BYTES} can be returned")
+        return np.array(x, order="C", subok=False)
+    if isinstance(x, np.floating):
+        return np.asarray(x)
+    if isinstance(x, np.generic):
+        return x.item()
+    if isinstance(x, (list, tuple)):
+        return [normalized(v) for v in x]
+    if isinstance(x, Mapping):
+        return {str(k): normalized(v) for k, v in x.items()}
+    return x
 
 
 def within(most: int, call: Callable[[], Any]) -> Any:

@@ -1,30 +1,11 @@
-"""What a homework is: its folder's ``homework.toml``, read and checked.
-
-    name = "hw6_lora"                             the folder's name
-    title = "Low-rank adaptation"
-    points = 30                                   the sum over the problems; checked
-    hide = ["minipeft.peft.lnlora:LNLoRALinear"]  what else would give the answer away: stripped in the handout library
-
-    [[files]]
-    stub = "lora.py"                              the file that a student fills in
-    module = "minipeft.peft.lora"                 the module of the library that it stands for
-
-    [[problems]]
-    id = "6.1"
-    title = "LoRALinear.forward"
-    targets = ["minipeft.peft.lora:LoRALinear.forward"]
-    optional = []                                 targets that a solution may do without: only other targets call them
-    points = 5
-    prerequisites = []                            ids of problems whose reference may stand in while this one is graded
-
-A target is ``module:function`` or ``module:Class.method``.
-"""
+"""What a homework is: its files, its problems, their targets and points. `folder` reads it."""
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOMEWORK = ROOT / "homework"
@@ -120,69 +101,31 @@ class Homework:
         return found - set(problem.targets)
 
 
-def homeworks() -> list[str]:
-    """The names of all homeworks, in order."""
-    return sorted(path.parent.name for path in HOMEWORK.glob("*/homework.toml"))
-
-
-def load_homework(name_or_folder: str | Path) -> Homework:
-    """The homework of that name, or in that folder; HomeworkError where there is none or its file is wrong."""
-    folder = Path(name_or_folder)
-    if not (folder / "homework.toml").is_file():
-        folder = HOMEWORK / str(name_or_folder)
-    if not (folder / "homework.toml").is_file():
-        raise HomeworkError(
-            f"no homework {str(name_or_folder)!r} in {Path.cwd()}; expected a folder with a homework.toml, "
-            f"or a name: {', '.join(homeworks())}"
+def from_raw(raw: Mapping[str, Any], folder: Path) -> Homework:
+    """Return the homework of a folder from what its ``homework.toml`` says. KeyError, TypeError: an entry is wrong."""
+    problems = tuple(
+        Problem(
+            id=p["id"],
+            title=p["title"],
+            targets=tuple(map(Target.parse, p["targets"])),
+            points=p["points"],
+            prerequisites=tuple(p.get("prerequisites", ())),
+            optional=tuple(map(Target.parse, p.get("optional", ()))),
         )
-    folder = folder.resolve()
-    with open(folder / "homework.toml", "rb") as file:
-        try:
-            raw = tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
-            raise HomeworkError(f"{folder.name}/homework.toml is no TOML: {error}") from None
-    try:
-        files = tuple(StubFile(**f) for f in raw["files"])
-        problems = tuple(
-            Problem(
-                id=p["id"],
-                title=p["title"],
-                targets=tuple(map(Target.parse, p["targets"])),
-                points=p["points"],
-                prerequisites=tuple(p.get("prerequisites", ())),
-                optional=tuple(map(Target.parse, p.get("optional", ()))),
-            )
-            for p in raw["problems"]
-        )
-        hide = tuple(map(Target.parse, raw.get("hide", ())))
-        homework = Homework(raw["name"], raw["title"], folder, files, problems, hide)
-        total = raw["points"]
-    except (KeyError, TypeError) as error:
-        raise HomeworkError(f"{folder.name}/homework.toml: missing or unknown entry {error}") from None
-    _check(homework, total)
-    return homework
+        for p in raw["problems"]
+    )
+    files = tuple(StubFile(**f) for f in raw["files"])
+    return Homework(raw["name"], raw["title"], folder, files, problems, tuple(map(Target.parse, raw.get("hide", ()))))
 
 
-def _check(homework: Homework, total: float) -> None:
-    """HomeworkError where the parts do not fit together."""
-    where = f"{homework.folder.name}/homework.toml"
-    if homework.name != homework.folder.name:
-        raise HomeworkError(f"{where}: the name is {homework.name!r}, the folder's is {homework.folder.name!r}")
-    ids = [p.id for p in homework.problems]
-    if len(set(ids)) != len(ids):
-        raise HomeworkError(f"{where}: a problem's id comes twice: {ids}")
-    if homework.points != total:
-        raise HomeworkError(f"{where}: the problems have {homework.points} points, but points = {total}")
-    targets = [str(t) for t in homework.targets]
-    if len(set(targets)) != len(targets):
-        raise HomeworkError(f"{where}: a target belongs to two problems: {sorted(targets)}")
-    modules = {f.module for f in homework.files}
-    for t in homework.targets:
-        if t.module not in modules:
-            raise HomeworkError(f"{where}: the target {t} lies in no file of the homework ({sorted(modules)})")
-    for p in homework.problems:
-        for name in p.prerequisites:
-            homework.problem(name)
-        for t in p.optional:
-            if t not in p.targets:
-                raise HomeworkError(f"{where}: the optional target {t} of {p.id} is not one of its targets")
+@dataclass(frozen=True)
+class Handout:
+    """What the processes of a submission read: the library without the answers, by path, and the stubs, by module.
+
+    needed: returns what a process imports ahead that cannot read the folders of Python.
+    """
+
+    homework: Homework
+    library: Mapping[str, str]
+    stubs: Mapping[str, str]
+    needed: Callable[[], Sequence[str]]

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from autograder.homeworks.homework import ROOT, Homework, HomeworkError, Target, homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
+from autograder.homeworks.homework import ROOT, Handout, Homework, HomeworkError, Target
+from autograder.homeworks.preload import needed_modules
 
 Span = tuple[int, int]  # lines [start, end) of a body without its docstring, counted from 0
 
@@ -189,6 +191,14 @@ def handed_out(homework: Homework) -> dict[Path, str]:
             text = path.read_text("utf-8")
             found[path.relative_to(ROOT)] = strip(text, by_module[module]) if module in by_module else text
     return found
+
+
+@lru_cache(maxsize=2)
+def handout(homework: Homework) -> Handout:
+    """Return what the processes of a submission read."""
+    blank = stubs(homework)
+    library = {path.as_posix(): text for path, text in handed_out(homework).items()}
+    return Handout(homework, library, {f.module: blank[f.stub] for f in homework.files}, needed_modules)
 
 
 def supplied(homework: Homework, module: str, names: set[Target]) -> list[str]:

@@ -23,7 +23,6 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,26 +53,6 @@ class Opaque:
     """The name of a type, instead of a value that no frame can hold."""
 
     type: str
-
-
-def normalized(x: Any) -> Any:
-    """Return x as a frame holds it: arrays as plain copies, NumPy scalars as 0-d arrays or numbers, tuples as lists.
-
-    Any other value is returned as it is (`encode` turns it into an `Opaque`).
-    """
-    if isinstance(x, np.ndarray):
-        if x.nbytes > MAX_BYTES:
-            raise FrameError(f"an array of {x.nbytes} bytes: at most {MAX_BYTES} can be returned")
-        return np.array(x, order="C", subok=False)
-    if isinstance(x, np.floating):
-        return np.asarray(x)
-    if isinstance(x, np.generic):
-        return x.item()
-    if isinstance(x, (list, tuple)):
-        return [normalized(v) for v in x]
-    if isinstance(x, Mapping):
-        return {str(k): normalized(v) for k, v in x.items()}
-    return x
 
 
 def encode(message: Any) -> bytes:
@@ -127,21 +106,6 @@ def encode(message: Any) -> bytes:
 
 def _padded(n: int) -> int:
     return -(-n // ALIGNED) * ALIGNED
-
-
-def size_of(x: Any) -> int:
-    """Return the bytes of an output: those of an array, or of a frame."""
-    return x.nbytes if isinstance(x, np.ndarray) else len(encode(x))
-
-
-def bounded(x: Any, most: int) -> Any:
-    """Return an output, or an `Opaque` if it has more bytes than ``most``."""
-    try:
-        if size_of(x) <= most:
-            return x
-    except (FrameError, RecursionError):
-        pass
-    return Opaque(f"array of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__)
 
 
 @dataclass(frozen=True)

@@ -53,14 +53,6 @@ def children(pid: int) -> list[int]:
     return []
 
 
-def address_space(pid: int) -> int:
-    """Return the most bytes of address space that a process has had; 0 if the system does not tell."""
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        status = Path(f"/proc/{pid}/status").read_text("utf-8").split("\n")
-        return 1024 * int(next(line for line in status if line.startswith("VmPeak:")).split()[1])
-    return 0
-
-
 def states(pid: int) -> str:
     """Return a letter for each thread of a process: R if it runs or wants to, D if it waits for the disk."""
     found = ""
@@ -224,10 +216,10 @@ class Process:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)
 
-    def drain(self) -> None:
-        """Keep the rest of what a killed process printed, and end the threads."""
+    def drain(self, patience: float = PATIENCE) -> None:
+        """Keep the rest of what a process that ends prints, for so many seconds at most, and end the threads."""
         self._requests.put(None)
-        until = time.monotonic() + PATIENCE  # a child that it left behind may hold the pipes open
+        until = time.monotonic() + patience  # a child that it left behind may hold the pipes open
         while self._open and (left := until - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 self._next(left)

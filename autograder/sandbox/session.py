@@ -1,6 +1,6 @@
 """Compute what a submission returns for each case.
 
-with Session(homework) as session:
+with Session(handout) as session:
     session.run(sources, given)      what each case returned, or a `Raised` in its place
 
 A trusted worker runs the drivers, and calls the submission where a driver or the library calls one of the homework's
@@ -16,12 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from autograder.grading.check import Outputs, Raised
-from autograder.grading.reference import OWN, SUPPLIED
+from autograder.grading.check import OWN, SUPPLIED, Outputs, Raised
+from autograder.grading.packed import size_of
 from autograder.homeworks.case import Case, request_of
-from autograder.homeworks.homework import Homework
-from autograder.homeworks.strip import stubs
-from autograder.sandbox.frames import encode, size_of
+from autograder.homeworks.homework import Handout
+from autograder.sandbox.frames import encode
 from autograder.sandbox.parent_limits import Confinement
 from autograder.sandbox.process import LOG_LIMIT, Lost
 from autograder.sandbox.worker import Trusted, Worker, raised
@@ -40,7 +39,7 @@ class Session:
     """The processes of one submission. The handout library is laid out once, and removed at the end.
 
     Args:
-        homework: what was handed in.
+        handout: of the homework that was handed in.
         confinement: see `autograder.sandbox.parent_limits`; None runs workers unconfined, for one's own program.
         deadline: seconds by the clock after which nothing is run any more.
         own: drivers run in the worker, too, and nothing is trusted: to check one's own program, also in a handout.
@@ -48,12 +47,13 @@ class Session:
 
     def __init__(
         self,
-        homework: Homework,
+        handout: Handout,
         confinement: Confinement | None = None,
         deadline: float | None = None,
         own: bool = False,
     ):
-        self.homework, self.confinement, self.own = homework, confinement, own
+        homework = handout.homework
+        self.handout, self.homework, self.confinement, self.own = handout, homework, confinement, own
         self.attempts = (OWN,) if own else (SUPPLIED, OWN)  # the library's own are the faster ones
         self.layers: dict[str, Any] = {}
         self._printed = ""
@@ -71,7 +71,7 @@ class Session:
         try:
             if confinement is not None:
                 self.folder.chmod(0o711)  # other users pass through, and see nothing
-            lay_out(homework, self.library, own)
+            lay_out(handout, self.library, own)
             if not own:
                 self._trusted = Trusted(self)
         except BaseException:
@@ -203,8 +203,7 @@ class Session:
     def _address_space(self) -> int:
         """Return the bytes of address space that a worker takes to import the stubs and multiply two matrices."""
         if not self._empty:
-            blank = stubs(self.homework)
-            worker = Worker(self, {f.module: blank[f.stub] for f in self.homework.files})
+            worker = Worker(self, self.handout.stubs)
             worker.start()
             self._empty = worker.address_space()
             worker.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from autograder.grading.check import Outputs, Raised
 from autograder.homeworks.homework import ROOT
 from autograder.sandbox.frames import LONGEST_MESSAGE, FrameError, decode, encode
 from autograder.sandbox.parent_limits import ConfinementError
-from autograder.sandbox.process import MOST_REPLIED, Lost, Process, Watch, address_space, children, usage
+from autograder.sandbox.process import MOST_REPLIED, Lost, Process, Watch, children, usage
 from autograder.sandbox.workspace import copy_library, environment, remove
 
 if TYPE_CHECKING:
@@ -45,6 +46,14 @@ def raised(said: Any, shown: Mapping[str, str]) -> Raised:
     )
 
 
+def address_space(pid: int) -> int:
+    """Return the most bytes of address space that a process has had; 0 if the system does not tell."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        status = Path(f"/proc/{pid}/status").read_text("utf-8").split("\n")
+        return 1024 * int(next(line for line in status if line.startswith("VmPeak:")).split()[1])
+    return 0
+
+
 class Worker:
     """One process with one set of modules. Make it through `Session`.
 
@@ -66,7 +75,7 @@ class Worker:
         self._shown = {module: session.shown.get(module, Path(file).name) for module, file in files.items()}
         scratch.mkdir()
         if session.confinement is not None:
-            self._confine = session.confinement.settings(self._folder, (session.library,))
+            self._confine = session.confinement.settings(self._folder, (session.library,), session.handout.needed)
             if memory:
                 self._confine["limits"]["AS"] = memory
         try:
@@ -198,7 +207,7 @@ class Trusted:
         if self._confinement is not None:
             library = self._folder / "library"
             copy_library(library)
-            self._confine = self._confinement.settings(self._folder, ())
+            self._confine = self._confinement.settings(self._folder, (), session.handout.needed)
         homework = session.homework
         modules = sorted({t.module for t in homework.targets})
         self._start = encode({"homework": homework.name, "modules": modules, "confine": self._confine})

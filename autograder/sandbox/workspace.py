@@ -12,8 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from autograder.homeworks.homework import ROOT, Homework
-from autograder.homeworks.strip import handed_out
+from autograder.homeworks.homework import ROOT, Handout
 from autograder.sandbox import cgroups
 
 if sys.platform != "win32":
@@ -118,18 +117,19 @@ def environment(scratch: Path) -> dict[str, str]:
     return found
 
 
-def lay_out(homework: Homework, library: Path, drivers: bool) -> None:
+def lay_out(handout: Handout, library: Path, drivers: bool) -> None:
     """Write what all workers of a homework read: the library without the answers, and their part of the grader.
 
     drivers: whether drivers run in a worker.
     """
-    for path, text in handed_out(homework).items():
+    for path, text in handout.library.items():
         place = library / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, "utf-8")
     side = Path(__file__).parent.parent
-    own = ("__init__", "driver", f"{homework.name}/__init__", f"{homework.name}/drivers") if drivers else ()
-    for name in (*SIDE, *(f"homeworks/{name}.py" for name in own)):
+    name = handout.homework.name
+    own = ("__init__", "driver", f"{name}/__init__", f"{name}/drivers") if drivers else ()
+    for name in (*SIDE, *(f"homeworks/{file}.py" for file in own)):
         place = library / "autograder" / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(side / name, place)

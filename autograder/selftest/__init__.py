@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from autograder.homeworks.homework import homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
 from autograder.homeworks.mutant import check_mutants
 from autograder.selftest import guesses
 from autograder.selftest.matrix import as_json, describe, html, summarize, table

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autograder.feedback.report import esc, page
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.selftest.rows import Row
 from minipeft.files.html import table as html_table
 from minipeft.files.table import columns

@@ -12,11 +12,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from autograder.feedback.diagnose import diagnose
-from autograder.grading.check import Verdict
-from autograder.grading.reference import drawn, grade_sources, graded
-from autograder.homeworks.homework import Homework, load_homework
+from autograder.grading.check import Verdict, graded
+from autograder.grading.reference import drawn, grade_sources
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import Homework
 from autograder.homeworks.mutant import Mutant, mutants, mutated
-from autograder.homeworks.strip import replace_bodies, source_path, stubs, targeted
+from autograder.homeworks.strip import handout, replace_bodies, source_path, stubs, targeted
 from autograder.homeworks.variant import Variant, variants, varied
 from autograder.sandbox.session import Session
 
@@ -204,7 +205,7 @@ def differing(shares: Mapping[str, float], again: Mapping[str, float], how: str)
 def in_worker(homework: Homework, sources: Mapping[str, str], seed: int) -> dict[str, float]:
     """The shares of the problems, with the modules run in a worker of its own process, not confined."""
     whole = {f.module: source_path(f.module).read_text("utf-8") for f in homework.files} | dict(sources)
-    with Session(homework) as session:
+    with Session(handout(homework)) as session:
         return {
             p.id: graded(homework, p, whole, drawn(homework.name, p.id, seed), session.run, session.attempts).share
             for p in homework.problems

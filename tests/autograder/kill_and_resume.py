@@ -28,7 +28,7 @@ from typing import Any
 
 from mock_class import make
 
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 
 SECRET = "a secret"
 SECONDS_TO_DIE = 10.0

@@ -15,7 +15,8 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 
-from autograder.homeworks.homework import Homework, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import Homework
 from autograder.homeworks.mutant import mutants, mutated
 from autograder.homeworks.strip import source_path, stubs
 from autograder.homeworks.variant import variants, varied

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from autograder.homeworks.homework import Homework, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import Homework
 
 
 def single_file(name: str) -> Homework:

@@ -11,7 +11,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("workers are confined on Linux only", allow_module_level=True)
 
-from autograder.homeworks.homework import homeworks
+from autograder.homeworks.folder import homeworks
 from autograder.homeworks.strip import stubs
 from autograder.sandbox.parent_limits import Confinement, ConfinementError
 from autograder.selftest.attacks import GROUPS, LAYERS, MARK, PLACES, ROUTES, Attack

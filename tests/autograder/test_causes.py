@@ -10,13 +10,14 @@ from autograder.feedback.causes.terms import term
 from autograder.feedback.details import details
 from autograder.feedback.diagnose import diagnoses, explained
 from autograder.feedback.words import Part, hidden_text, known_names
-from autograder.grading.check import Failure, Verdict, compare
+from autograder.grading.check import Failure, compare, judge
 from autograder.grading.reference import grade_sources
 from autograder.homeworks.case import Case
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.homeworks.strip import replace_bodies, source_path
 
 rng = np.random.default_rng(7)
+PROBLEM = load_homework("hw6_lora").problem("6.1")
 X = rng.standard_normal((3, 5))
 DZ = rng.standard_normal((3, 5))
 GAIN = rng.uniform(0.5, 2.0, 5)
@@ -173,7 +174,7 @@ def test_a_hidden_case_is_told_a_sentence_of_ours_without_what_was_drawn(what):
     name = kwargs.get("name", "dx")
     own = {key: kwargs[key] for key in ("params", "arrays") if key in kwargs}
     case = Case("a case", "driver", **{"arrays": {"x": X, "dz": DZ, "gamma": GAIN}, "checks": {name: "aspect"}, **own})
-    known = known_names(Verdict("1", results=[(case, {name: expected, **kwargs.get("reference", {})}, {})]))
+    known = known_names(judge(PROBLEM, [(case, {name: expected, **kwargs.get("reference", {})}, {})]))
     fixed = r"float\d+|sums? to [01]|is (not )?0 where|1/|of 2:|of 1/2"
     for cause in told(expected, got, **kwargs):
         said = hidden_text(cause.parts, cause.names, known)
@@ -182,7 +183,7 @@ def test_a_hidden_case_is_told_a_sentence_of_ours_without_what_was_drawn(what):
 
 
 def test_a_name_that_is_not_known_is_never_told():
-    known = known_names(Verdict("1", results=[(Case("a case", "driver", {"x": X}, {"dx": "aspect"}), {"dx": E}, {})]))
+    known = known_names(judge(PROBLEM, [(Case("a case", "driver", {"x": X}, {"dx": "aspect"}), {"dx": E}, {})]))
     assert hidden_text((Part.LACKS_TERM,), ("dx", "x"), known) == "dx lacks the term x."
     assert hidden_text((Part.LACKS_TERM,), ("dx", "a secret"), known) == ""
     assert hidden_text((Part.LACKS_TERM,), ("dx",), known) == ""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from autograder.feedback.results import aspects, explanation
-from autograder.grading.check import Raised, compare, facts, judge
+from autograder.grading.check import Raised, compare, judge
+from autograder.grading.reference import facts
 from autograder.homeworks.case import Case
 from autograder.homeworks.homework import Problem, Target
 

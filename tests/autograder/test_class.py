@@ -19,7 +19,7 @@ from autograder.course.classpage import page
 from autograder.course.classroom import alone, grade_all
 from autograder.course.export import ClassError
 from autograder.feedback.results import validate
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.homeworks.strip import stubs
 from autograder.sandbox.parent_limits import Confinement, ConfinementError
 

@@ -10,7 +10,8 @@ import minipeft as mp
 from autograder.grading.reference import grade_sources
 from autograder.homeworks import driver
 from autograder.homeworks.draw import AGAIN
-from autograder.homeworks.homework import Homework, homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
+from autograder.homeworks.homework import Homework
 from autograder.homeworks.strip import functions, source_path, targeted
 
 X, W = np.arange(12.0).reshape(3, 4), np.arange(8.0).reshape(2, 4) ** 2

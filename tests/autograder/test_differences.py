@@ -6,7 +6,7 @@ import pytest
 from autograder.feedback.differences import Comparison, comparisons, read, sentences
 from autograder.grading.check import Raised
 from autograder.grading.reference import grade_sources, library_with, run_case
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.homeworks.strip import replace_bodies, source_path
 
 LORA = "minipeft.peft.lora"

@@ -12,7 +12,7 @@ import pytest
 
 from autograder.course.entries import digest, entries, identify
 from autograder.course.export import LINE, ClassError, Student, plain, submitters
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.submission import intake
 from autograder.submission.intake import IntakeError, take
 

@@ -14,9 +14,11 @@ from autograder.feedback.results import results
 from autograder.feedback.words import NO_EXPLANATION
 from autograder.grading.check import judge
 from autograder.grading.grade import Graded
+from autograder.grading.packed import packed
 from autograder.grading.reference import drawn
 from autograder.homeworks.case import Case
-from autograder.homeworks.homework import ROOT, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import ROOT
 from autograder.sandbox.frames import decode
 from autograder.sandbox.process import Process
 
@@ -108,7 +110,7 @@ def test_it_ends_with_its_grader():
     program = """
 import os, signal
 from autograder.feedback import explain
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 explain.prints(load_homework("hw8_few_shot"), {})
 print(explain._idle[0].pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -126,7 +128,7 @@ def test_a_large_array_of_another_shape_costs_nothing():
     huge = np.broadcast_to(np.float16(1), (8,) * 7 + (16,))  # 64 MiB if it were copied
     case = Case("a case", "by_hand", {"x": right}, {"z": "forward", "dx": "forward"}, {})
     wrong = judge(PROBLEM, [(case, {"z": right, "dx": [right]}, {"z": huge, "dx": [huge]})])
-    frame = exchange.packed(LORA.name, wrong)
+    frame = packed(LORA.name, wrong)
     assert len(frame) < 10_000
     begun = time.process_time()
     found = diagnose(LORA, exchange.unpacked(decode(frame)["explain"]), known=False)
@@ -138,7 +140,7 @@ def test_a_case_with_a_large_input_is_explained_without_it():
     right = np.arange(1.0, 6.0)
     case = Case("a case", "by_hand", {"x": right, "W": np.ones((1000, 1000))}, {"z": "forward"}, {})
     wrong = judge(PROBLEM, [(case, {"z": right}, {"z": -right})])
-    frame = exchange.packed(LORA.name, wrong)
+    frame = packed(LORA.name, wrong)
     assert len(frame) < 10_000
     (found,) = diagnose(LORA, exchange.unpacked(decode(frame)["explain"]))
     assert found.text == "z has the wrong sign everywhere."
@@ -148,7 +150,7 @@ def test_problems_too_large_for_a_frame_lose_cases_and_no_failure():
     x = np.ones((500, 500))
     cases = [Case(str(i), "driver", {"x": x}, {"z": "forward"}) for i in range(12)]
     wrong = judge(PROBLEM, [(case, {"z": x}, {"z": 2 * x}) for case in cases])
-    frame = exchange.packed(LORA.name, wrong)
+    frame = packed(LORA.name, wrong)
     assert len(frame) < 17 * 1024 * 1024
     sent = exchange.unpacked(decode(frame)["explain"])
     assert 0 < len(sent.results) < 12

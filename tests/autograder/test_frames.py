@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from autograder.grading.trusted import bounded
+from autograder.homeworks.driver import normalized
 from autograder.sandbox import frames
 from autograder.sandbox.frames import (
     PREFIX,
     Collector,
     FrameError,
     Opaque,
-    bounded,
     decode,
     encode,
-    normalized,
     parse_header,
 )
 

@@ -17,7 +17,8 @@ from autograder.course.entries import Entry, digest
 from autograder.course.gradebook import GRADED, REFUSED
 from autograder.course.grader import grade_one
 from autograder.grading.grade import Graded
-from autograder.homeworks.homework import HomeworkError, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import HomeworkError
 from autograder.homeworks.strip import put_back, source_path
 from autograder.sandbox.parent_limits import Confinement, ConfinementError
 from autograder.submission import intake

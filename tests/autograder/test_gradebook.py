@@ -23,7 +23,7 @@ from autograder.course.export import ClassError
 from autograder.course.gradebook import Book, harmless, table, tidy
 from autograder.course.grader import grade_one
 from autograder.grading.grade import Graded
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 
 LORA, FEW_SHOT = single_file("hw6_lora"), load_homework("hw8_few_shot")
 

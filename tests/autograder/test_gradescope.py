@@ -18,7 +18,7 @@ from autograder.course.gradescope import build, complaints
 from autograder.feedback.results import FAILED_TEXT, not_run, validate
 from autograder.grading import policy
 from autograder.grading.policy import Policy, PolicyError, applied, attempts_used, duration, late_share, read_metadata
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.homeworks.mutant import mutants, mutated
 from autograder.homeworks.strip import source_path
 

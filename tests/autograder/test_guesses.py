@@ -7,7 +7,7 @@ import pytest
 from autograder.grading import reference
 from autograder.grading.check import compare
 from autograder.homeworks.case import PUBLIC_SEED
-from autograder.homeworks.homework import homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
 from autograder.selftest import guesses
 from autograder.selftest.guesses import GOAL, Guess, guessed, missed, table, totals
 

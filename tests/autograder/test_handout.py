@@ -17,7 +17,8 @@ from autograder.cli import build_parser, main
 from autograder.course.handout import build, pyproject
 from autograder.course.trials import TRIALS
 from autograder.grading.answers import stored
-from autograder.homeworks.homework import INSTALL, ROOT, HomeworkError, homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
+from autograder.homeworks.homework import INSTALL, ROOT, HomeworkError
 from autograder.homeworks.strip import body_span, functions, source_path, targeted
 
 every_homework = pytest.mark.parametrize("name", homeworks())
@@ -139,7 +140,7 @@ from autograder.course import submit
 from autograder import cli, public
 from autograder.homeworks.case import PUBLIC_SEED
 from autograder.homeworks.draw import cases
-from autograder.homeworks.homework import homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
 from autograder.grading.reference import reference
 
 for name in homeworks():

@@ -15,7 +15,7 @@ import pytest
 from handouts import blocks, solve
 
 from autograder.course.handout import build
-from autograder.homeworks.homework import homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
 
 pytestmark = [pytest.mark.handouts, pytest.mark.skipif(os.name != "posix", reason="runs the README's lines for Linux")]
 UNSET = ("PIP_QUIET", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "MPLBACKEND")

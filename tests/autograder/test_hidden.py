@@ -19,8 +19,9 @@ from autograder.feedback.words import KNOWN_ERRORS
 from autograder.grading.check import Raised, judge
 from autograder.grading.grade import Graded
 from autograder.grading.imports import Unloaded
+from autograder.grading.packed import packed
 from autograder.grading.reference import drawn
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.homeworks.strip import stubs
 from autograder.sandbox.frames import Opaque, decode, encode
 
@@ -83,7 +84,7 @@ def test_a_sentence_about_a_hidden_case_is_one_of_ours(problem):
     found = 0
     for result in wicked(problem):
         verdict = judge(problem, [result])
-        sent = exchange.unpacked(decode(exchange.packed(LORA.name, verdict))["explain"])
+        sent = exchange.unpacked(decode(packed(LORA.name, verdict))["explain"])
         answer = decode(exchange.answer(diagnose(LORA, sent, known=False)))
         verdicts = Graded(LORA, {problem.id: verdict}, words={problem.id: exchange.read(answer, LORA.name, verdict)})
         told = results(verdicts)["tests"][LORA.problems.index(problem)]["output"].partition("\n\n")[2]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from single import single_file
 
 from autograder.course.submit import pack, unwritten
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.homeworks.strip import source_path, stubs
 from autograder.submission import intake
 from autograder.submission.intake import IntakeError, decoded, take

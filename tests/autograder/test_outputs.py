@@ -8,7 +8,7 @@ import pytest
 
 from autograder import cli
 from autograder.feedback.results import not_run, write
-from autograder.homeworks.homework import homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
 from minipeft.files import FileError, atomic
 
 NAME = homeworks()[0]

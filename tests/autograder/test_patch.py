@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from autograder.homeworks.homework import homeworks
+from autograder.homeworks.folder import homeworks
 from autograder.homeworks.mutant import mutants
 from autograder.homeworks.patch import PatchError, check_names, replace
 from autograder.homeworks.strip import functions, source_path

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import minipeft as mp
-from autograder.homeworks.homework import homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
 from autograder.sandbox.remote import Remote, replaced
 from autograder.sandbox.values import ProtocolError, named
 from minipeft.peft.lora import LoraLayer

@@ -14,8 +14,9 @@ from autograder.feedback.results import complaints, results
 from autograder.feedback.words import NO_EXPLANATION
 from autograder.grading.check import judge
 from autograder.grading.grade import Graded
+from autograder.grading.packed import packed
 from autograder.homeworks.case import Case
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.sandbox.frames import DTYPES, Opaque, decode, encode
 
 HOMEWORK = load_homework("hw6_lora")
@@ -64,7 +65,7 @@ def test_whatever_comes_is_graded_and_explained(answer, x, s):
         assert not d.trouble
         assert isinstance(d.entries, str)
     told = [d.hidden(KNOWN) for d in found]
-    sent = exchange.unpacked(decode(exchange.packed(HOMEWORK.name, verdict))["explain"])
+    sent = exchange.unpacked(decode(packed(HOMEWORK.name, verdict))["explain"])
     assert [d.hidden(KNOWN) for d in diagnose.diagnose(HOMEWORK, sent, known=False)] == told
     back = exchange.read(decode(exchange.answer(found)), HOMEWORK.name, verdict)
     assert [d.hidden(KNOWN) for d in back] == told

@@ -14,8 +14,9 @@ if sys.platform != "linux":
 
 from autograder.grading.reference import drawn
 from autograder.homeworks.case import request_of
-from autograder.homeworks.homework import ROOT, load_homework
-from autograder.homeworks.strip import replace_bodies, source_path
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import ROOT
+from autograder.homeworks.strip import handout, replace_bodies, source_path
 from autograder.sandbox import cgroups, parent_limits, readable
 from autograder.sandbox.parent_limits import Confinement, ConfinementError
 from autograder.sandbox.process import children, usage
@@ -108,7 +109,7 @@ def test_landlock_leaves_out_the_packages_in_a_readable_folder(folder):
 
 @pytest.fixture
 def session():
-    with Session(HOMEWORK, Confinement(), own=True) as made:
+    with Session(handout(HOMEWORK), Confinement(), own=True) as made:
         yield made
 
 

@@ -26,8 +26,8 @@ from autograder.grading.check import Raised
 from autograder.grading.grade import grade
 from autograder.grading.reference import drawn
 from autograder.homeworks.case import request_of
-from autograder.homeworks.homework import load_homework
-from autograder.homeworks.strip import replace_bodies, source_path
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.strip import handout, replace_bodies, source_path
 from autograder.sandbox import child_limits, parent_limits, readable, system_calls
 from autograder.sandbox.parent_limits import (
     GRADESCOPE,
@@ -63,7 +63,7 @@ def configuration(request):
 
 @pytest.fixture(scope="module")
 def session(configuration):
-    with Session(HOMEWORK, Confinement(**CONFIGURATIONS[configuration]), own=True) as made:
+    with Session(handout(HOMEWORK), Confinement(**CONFIGURATIONS[configuration]), own=True) as made:
         yield made
     assert not made.folder.exists()
 
@@ -364,8 +364,9 @@ def test_a_worker_dies_with_the_grader():
         "import os\n"
         "from autograder.sandbox.session import Session\n"
         "from autograder.sandbox.parent_limits import Confinement\n"
-        "from autograder.homeworks.homework import load_homework\n"
-        "s = Session(load_homework('hw6_lora'), Confinement())\n"
+        "from autograder.homeworks.folder import load_homework\n"
+        "from autograder.homeworks.strip import handout\n"
+        "s = Session(handout(load_homework('hw6_lora')), Confinement())\n"
         "s.probe({})\n"
         "(w,) = s._workers.values()\n"
         "print(w.process.pid, s.folder, flush=True)\n"
@@ -387,7 +388,7 @@ def test_every_worker_is_a_user_of_its_own_and_nothing_of_it_is_left(case):
     made = Confinement(GRADESCOPE)
     body = "import os\nraise RuntimeError((os.getresuid(), os.getresgid(), os.getgroups()))"
     text = replace_bodies(SOURCE, {"LoRALinear.forward": body})
-    with Session(HOMEWORK, made, own=True) as session:
+    with Session(handout(HOMEWORK), made, own=True) as session:
         first, second = (session.run({MODULE: text + line}, [case])[0].message for line in ("", "# another"))
     users = [int(m.split(",")[0].strip("(")) for m in (first, second)]
     assert users[0] != users[1]
@@ -452,7 +453,7 @@ def test_it_fails_closed(monkeypatch, tmp_path, capsys):
 def test_a_layer_that_is_missing_stops_the_grading_before_anything_runs(case, must, tmp_path):
     note = Path(f"/dev/shm/minipeft-test-{os.getpid()}")
     text = SOURCE + f"\nopen({str(note)!r}, 'w')\n"
-    made = Confinement(must, landlock=False)
+    made = {"must": must, "landlock": False}
     with pytest.raises(ConfinementError, match=r"expected (uid and landlock and limits or )?landlock"):
         grade(HOMEWORK, Submission({MODULE: text}), 1, confinement=made)
     assert not note.exists()
@@ -460,7 +461,7 @@ def test_a_layer_that_is_missing_stops_the_grading_before_anything_runs(case, mu
 
 @pytest.mark.skipif(not ROOT, reason="needs root")
 def test_a_worker_that_is_still_root_is_refused_whatever_must_be_there():
-    made = Confinement([["seccomp"]], uid=False)
+    made = {"must": [["seccomp"]], "uid": False}
     with pytest.raises(ConfinementError, match="the worker is still root: uid no: not asked for"):
         grade(HOMEWORK, Submission({MODULE: SOURCE}), 1, confinement=made)
 
@@ -541,7 +542,10 @@ def test_a_folder_that_no_one_else_can_read_is_named(case, tmp_path, monkeypatch
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o700)
     monkeypatch.setattr("tempfile.tempdir", str(shut))
-    with Session(HOMEWORK, Confinement(), own=True) as session, pytest.raises(ConfinementError, match="set TMPDIR"):
+    with (
+        Session(handout(HOMEWORK), Confinement(), own=True) as session,
+        pytest.raises(ConfinementError, match="set TMPDIR"),
+    ):
         session.run({MODULE: SOURCE}, [case])
 
 

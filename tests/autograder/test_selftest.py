@@ -6,7 +6,7 @@ import pytest
 
 from autograder import selftest
 from autograder.grading.library import changed_bodies, patched
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.homeworks.mutant import Mutant, mutants, mutated
 from autograder.homeworks.strip import replace_bodies, source_path
 from autograder.homeworks.variant import Variant

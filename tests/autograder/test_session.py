@@ -14,8 +14,8 @@ import pytest
 import minipeft as mp
 from autograder.grading.check import Raised
 from autograder.grading.reference import drawn
-from autograder.homeworks.homework import load_homework
-from autograder.homeworks.strip import body_span, functions, replace_bodies, source_path, stubs
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.strip import body_span, functions, handout, replace_bodies, source_path, stubs
 from autograder.sandbox import process, workspace
 from autograder.sandbox.frames import LONGEST_MESSAGE
 from autograder.sandbox.session import Session, Stalled
@@ -44,7 +44,7 @@ def forward():
 
 @pytest.fixture(scope="module")
 def session():
-    with Session(HOMEWORK) as made:
+    with Session(handout(HOMEWORK)) as made:
         yield made
     assert not made.folder.exists()
 
@@ -134,14 +134,14 @@ def test_without_cpu_time_the_clock_stops_a_loop(session, forward, monkeypatch):
 
 
 def test_what_is_printed_without_a_flush_is_kept(forward):
-    with Session(HOMEWORK) as made:
+    with Session(handout(HOMEWORK)) as made:
         made.run(written('print("kept"); import os; os._exit(0)'), forward[:1])
         assert made.log == "kept\n"
 
 
 def test_what_it_prints_is_kept_apart_and_cut(session, forward):
     body = 'print("PASSED" * 100000, flush=True); import sys; sys.stderr.write("warned"); return x @ weight.T'
-    with Session(HOMEWORK) as made:
+    with Session(handout(HOMEWORK)) as made:
         results = made.run(written(body), forward)
         assert all("z" in r for r in results)
         assert made.log.startswith("PASSEDPASSED")
@@ -198,12 +198,12 @@ def test_a_huge_answer_is_an_error_of_its_own(run):
 
 
 def test_after_the_deadline_nothing_is_run(forward):
-    with Session(HOMEWORK, deadline=0.0) as made:
+    with Session(handout(HOMEWORK), deadline=0.0) as made:
         assert [r.error for r in made.run(written(""), forward)] == ["not run", "not run"]
 
 
 def test_a_deadline_that_a_slow_machine_misses_costs_no_points(forward):
-    with Session(HOMEWORK, deadline=60.0) as made:
+    with Session(handout(HOMEWORK), deadline=60.0) as made:
         made.run(written("return x @ weight.T + bias"), forward)
         made.until = time.monotonic()  # the machine did something else all the time
         with pytest.raises(Stalled, match=r"after 60 s the submission had used \d\.\d s, and cases were left"):
@@ -212,7 +212,7 @@ def test_a_deadline_that_a_slow_machine_misses_costs_no_points(forward):
 
 @pytest.mark.parametrize("body", ["import time; time.sleep(60)", "while True: pass"])
 def test_a_deadline_that_a_submission_uses_up_costs_its_points(forward, body):
-    with Session(HOMEWORK, deadline=1.0) as made:
+    with Session(handout(HOMEWORK), deadline=1.0) as made:
         made.until = math.inf
         made.run(written(""), forward)  # starts the trusted worker
         made.until = time.monotonic() + 3.0
@@ -225,7 +225,7 @@ def test_children_of_a_worker_end_with_it(forward, tmp_path):
     note = tmp_path / "pid"
     body = 'import subprocess; p = subprocess.Popen(["sleep", "1000"]); '
     body += f'open({str(note)!r}, "w").write(str(p.pid)); return x'
-    with Session(HOMEWORK) as made:
+    with Session(handout(HOMEWORK)) as made:
         made.run(written(body), forward[:1])
     pid = int(note.read_text())
     for _ in range(100):
@@ -254,7 +254,7 @@ def test_its_environment_holds_nothing_of_ours(session, forward, monkeypatch):
 
 def test_what_a_killed_grader_left_is_removed_and_what_another_uses_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with Session(HOMEWORK) as other:
+    with Session(handout(HOMEWORK)) as other:
         left = tmp_path / f"{workspace.PREFIX}left"
         (left / "worker-1").mkdir(parents=True)
         (left / "lock").touch()
@@ -285,7 +285,7 @@ def test_the_kernel_says_whether_an_array_as_large_as_the_weight_was_made(body, 
     assert len(little) == 1
     header = "\nPOOL = np.empty((1600, 1500))\n" if body == POOLED else ""
     source = written(f"{body}return z if bias is None else z + bias", f"\nimport numpy as np{header}")
-    with Session(HOMEWORK, Confinement()) as made:
+    with Session(handout(HOMEWORK), Confinement()) as made:
         (got,) = made.run(source, little)
     assert ("z" in got) if right else isinstance(got, Raised)
 
@@ -310,7 +310,7 @@ def test_a_backward_knows_nothing_but_what_was_saved(forward):
     used = "x, W, A, B = globals()['KEPT']\nreturn dz @ W, None, None, None, None, None"
     cheats = replace_bodies(source, {FORWARD: kept, "LoRALinear.backward": used})
     cases = [one for one in drawn("hw6_lora", "6.2", "a test") if "dz" in one[0].arrays][:1]
-    with Session(HOMEWORK) as made:
+    with Session(handout(HOMEWORK)) as made:
         (got,) = made.run({MODULE: cheats}, cases)
     assert (got.kind, got.error) == ("raised", "KeyError")
 
@@ -331,7 +331,7 @@ def test_the_library_computes_a_supplied_target_and_its_body_is_nowhere_in_the_s
     search = SEARCH.replace("CODE", repr(code)).replace("LINE", repr(line))
     stub[MODULE] = replace_bodies(stub[MODULE], {"LoRALinear.backward": search})
     case, right = next(one for one in drawn("hw6_lora", "6.2", "a test") if "dz" in one[0].arrays)
-    with Session(HOMEWORK) as made:
+    with Session(handout(HOMEWORK)) as made:
         (got,) = made.run(stub, [(case, right)], [f"{MODULE}:{FORWARD}"])
         assert got.message == "True False False"
         (got,) = made.run(stub, [(case, right)])

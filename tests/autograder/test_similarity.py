@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.homeworks.strip import replace_bodies, stubs
 from autograder.submission.similarity import MOST, fingerprints, pairs, regions, tokens
 

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from autograder.grading.library import Library
-from autograder.homeworks.homework import HomeworkError, homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
+from autograder.homeworks.homework import HomeworkError
 from autograder.homeworks.strip import (
     drift,
     functions,

@@ -23,7 +23,7 @@ from autograder.course.supervisor import Graders
 from autograder.feedback.results import FAILED_TEXT, validate
 from autograder.grading.check import Verdict
 from autograder.grading.grade import Graded
-from autograder.homeworks.homework import load_homework
+from autograder.homeworks.folder import load_homework
 from autograder.sandbox.parent_limits import ConfinementError
 
 LORA = single_file("hw6_lora")
@@ -76,7 +76,7 @@ def test_a_failure_of_the_grader_is_a_row_and_the_class_goes_on(handed, monkeypa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing can be confined")
 def test_a_submission_that_cannot_be_confined_is_a_row(handed, monkeypatch):
-    breaks(monkeypatch, grader, "Confinement", ConfinementError(SECRET))
+    breaks(monkeypatch, grader, "grade", ConfinementError(SECRET))
     done = [grade_one(entry, Rules("hw6_lora", "s")) for entry in classroom.entries(handed)[0]]
     assert [d["record"]["status"] for d in done] == [GRADED, FAILED, GRADED]
 

@@ -7,7 +7,8 @@ import tomllib
 
 import pytest
 
-from autograder.homeworks.homework import ROOT, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import ROOT
 from autograder.homeworks.strip import source_path
 from autograder.submission.syntax import HERE, LEAST, QUOTES, too_new, too_new_files, why_not, written
 

@@ -12,7 +12,8 @@ from autograder.course import trials
 from autograder.course import tryout as plugin
 from autograder.course.submit import pack
 from autograder.grading.library import Library
-from autograder.homeworks.homework import INSTALL, ROOT, HomeworkError, homeworks, load_homework
+from autograder.homeworks.folder import homeworks, load_homework
+from autograder.homeworks.homework import INSTALL, ROOT, HomeworkError
 from autograder.homeworks.strip import functions, replace_bodies, source_path, stubs
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from autograder.cli import main
-from autograder.homeworks.homework import ROOT, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import ROOT
 from autograder.homeworks.strip import replace_bodies, source_path
 
 STAND_IN = Path(__file__).parent.parent / "windows.py"
@@ -185,11 +186,11 @@ def test_a_trusted_program_is_graded_without_linux(solved):
 CRASH = f"""
 from autograder.grading.reference import drawn
 from autograder.sandbox.session import Session
-from autograder.homeworks.homework import load_homework
-from autograder.homeworks.strip import replace_bodies, source_path
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.strip import handout, replace_bodies, source_path
 source = source_path({MODULE!r}).read_text("utf-8")
 forward = drawn({NAME!r}, "6.1", "a test")[:2]
-with Session(load_homework({NAME!r})) as session:
+with Session(handout(load_homework({NAME!r}))) as session:
     for lines in ("import os; os._exit(3)", "import ctypes; ctypes.string_at(0)"):
         body = f"if x.ndim == 2:\\n    {{lines}}\\nreturn x @ weight.T"
         first, second = session.run({{{MODULE!r}: replace_bodies(source, {{{FIRST!r}: body}})}}, forward)

@@ -7,8 +7,8 @@ from itertools import combinations, permutations
 import numpy as np
 
 from autograder.feedback.causes.wrong import Wrong
-from autograder.feedback.exchange import SEARCHED
 from autograder.feedback.words import Cause, Part
+from autograder.grading.packed import SEARCHED
 
 MOST_AXES = 6  # of such an array: each set of axes is tried
 

@@ -12,7 +12,8 @@ from typing import Any
 
 assert sys.platform == "linux"
 
-from autograder.homeworks.homework import HOMEWORK, ROOT, Homework, Target, load_homework
+from autograder.homeworks.folder import load_homework
+from autograder.homeworks.homework import HOMEWORK, ROOT, Homework, Target
 from autograder.homeworks.strip import body_span, functions, replace_bodies, source_path, stubs
 from autograder.selftest.attacks import Attack, Place, indented
 from autograder.selftest.attacks.replay import KEY, recorded
