@@ -1,1 +1,1 @@
-"""What students and staff read: causes, reasons, reports, results.json."""
+"""Write what students and staff read: causes, reasons, reports, results.json."""

@@ -1,4 +1,4 @@
-"""What a public case is told besides the cause: the worst entry, how many are wrong, and a map of where."""
+"""Describe a wrong output of a public case besides its cause: the worst entry, the number of wrong ones, a map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autograder.homeworks.case import Case
 
 @dataclass(frozen=True)
 class Details:
-    """The wrong entries of an array: which, the index of the worst, and what was expected and came there."""
+    """The wrong entries of an array: which they are, the index of the worst, and the two values there."""
 
     bad: np.ndarray
     worst: tuple[int, ...]

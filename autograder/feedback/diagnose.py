@@ -1,8 +1,8 @@
-"""Why is an output wrong? The cause, where it can be recognized, in at most two sentences.
+"""Explain why an output is wrong, in at most two sentences, if the cause can be recognized.
 
-A public case is told everything: the cause with sizes and parameters, the worst entry, both values. What a hidden case
-is told is chosen here and written by `words`. No explanation changes a score. If making one raises, the student reads
-that there is none, and `trouble` says to the staff what was raised.
+For a public case a student reads everything: the cause with sizes and parameters, the worst entry, both values. For a
+hidden case the sentence is chosen here and written by `words`. No explanation changes a score. If an explanation raises
+an exception, the student reads that there is none, and `trouble` tells the staff what was raised.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The student's own check of a backward: its gradients beside central differences of the student's own forward.
+"""Compare a student's gradients with central differences of the student's own forward.
 
-No reference is needed for it, so it tells two mistakes apart: a backward that does not fit its forward, and a backward
-that does, of a forward that is wrong.
+This needs no reference, so it tells two mistakes apart: a backward that does not fit its forward, and a backward that
+fits a wrong forward.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_ENTRIES = 5000  # of all inputs of a case: larger ones take too long
 
 @dataclass(frozen=True)
 class Comparison:
-    """A gradient beside differences: the worst entry and both its values; error: relative to the largest gradient."""
+    """A gradient compared with differences: the worst entry and its values. error: relative to the largest gradient."""
 
     case: str
     argument: str
@@ -33,7 +33,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether backward and differences are the same up to what differences can tell (NaN is not)."""
+        """Return whether backward and differences agree as far as differences are accurate (NaN does not)."""
         return self.error <= DISAGREES
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Comparison:
 
 
 def comparisons(homework: Homework, verdict: Verdict, sources: Mapping[str, str], run: Run) -> list[Comparison]:
-    """The comparisons for a problem: for each gradient that is wrong, on the smallest case in which it is, in float64.
+    """Return the comparisons of a problem: of each wrong gradient, on the smallest case where it is wrong, in float64.
 
     ``run``: what cases return with some modules (`Session.run`). A gradient of the library's own that differs from
     differences (at a kink, say) is left out; a handout's library has none, and nothing is left out.
@@ -71,24 +71,24 @@ def comparisons(homework: Homework, verdict: Verdict, sources: Mapping[str, str]
 
 
 def differentiable(case: Case) -> bool:
-    """Whether a case gives a cotangent in float64 and is small enough."""
+    """Return whether a case gives a cotangent in float64 and is small enough."""
     dz = case.arrays.get("dz")
     return dz is not None and dz.dtype == np.float64 and size(case) <= MOST_ENTRIES
 
 
 def size(case: Case) -> int:
-    """The number of entries of a case's inputs."""
+    """Return the number of entries of a case's inputs."""
     return sum(x.size for x in case.arrays.values())
 
 
 def asking(homework: str, case: Case) -> Case:
-    """The case that asks for differences."""
+    """Return the case that asks for differences."""
     params = {"homework": homework, "driver": case.driver, "params": dict(case.params)}
     return replace(case, driver="finite_differences", params=params, checks={}, seconds=20.0)
 
 
 def read(case: str, came: Outputs | Raised) -> Iterator[Comparison]:
-    """The comparisons out of what a worker sent: nothing where it sent something else."""
+    """Return the comparisons in a worker's reply; none if it sent something else."""
     listed = [] if isinstance(came, Raised) else came.get("compared")
     for one in listed if isinstance(listed, list) else []:
         if not isinstance(one, Mapping):
@@ -99,7 +99,7 @@ def read(case: str, came: Outputs | Raised) -> Iterator[Comparison]:
 
 
 def sentences(found: Sequence[Comparison]) -> list[str]:
-    """What is told of a problem."""
+    """Return the sentences about a problem."""
     if not found:
         return []
     wrong = [str(c) for c in found if not c.agrees]

@@ -1,4 +1,4 @@
-"""Words for a graded submission, from a process that may die: the points are known before it is asked.
+"""Explain a graded submission in a process that may die: the points are known before.
 
 explain(homework, verdicts)   the diagnoses of every problem that lost points
 prints(homework, sources)     the fingerprints of a program

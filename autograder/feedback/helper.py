@@ -1,8 +1,8 @@
-"""The process that explains: it has limits, and if it dies, points and results stand.
+"""Serve as the process that explains. It has limits; if it dies, points and results stand.
 
     python -I -B helper.py ROOT
 
-It runs nothing of a submission, but reads arrays and programs that a submission chose. `explain` is the other side.
+It runs no code of a submission, but reads arrays and programs that a submission chose. `explain` is the other side.
 """
 
 from __future__ import annotations

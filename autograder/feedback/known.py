@@ -1,4 +1,4 @@
-"""Is it a known mistake? The mutants of a homework run on the cases, and their outputs compared with what came."""
+"""Recognize known mistakes: run the mutants of a homework on the cases, and compare their outputs."""
 
 from __future__ import annotations
 

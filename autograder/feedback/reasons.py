@@ -1,4 +1,4 @@
-"""Why points were lost, as it is known to the grader: diagnoses, and the reasons that a report gives.
+"""Collect why points were lost: diagnoses, and the reasons that a report gives.
 
 `diagnose` makes diagnoses in another process. Here are only their words.
 """
@@ -19,7 +19,7 @@ MAP_CELLS = 24  # a map has at most so many squares a side
 
 @dataclass(frozen=True)
 class Picture:
-    """Where an array is wrong.
+    """A map of where an array is wrong.
 
     errors: at most `MAP_CELLS` × `MAP_CELLS` absolute errors, 0 where it is right and inf where it is not finite.
     caption: what is shown.
@@ -81,7 +81,7 @@ class Reason:
 
 
 def reasons(verdict: Verdict, found: Sequence[Diagnosis], hidden: bool) -> list[Reason]:
-    """Why a problem lost points: its diagnoses, those that differ only in drawn numbers taken together."""
+    """Return why a problem lost points. Diagnoses that differ only in drawn numbers are one reason."""
     known = known_names(verdict)
     by_text: dict[str, Reason] = {}
     for d in found:

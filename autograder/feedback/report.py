@@ -1,8 +1,8 @@
-"""What a student or the staff reads: a graded submission as text, Markdown and HTML.
+"""Write the report of a graded submission for a student or the staff, as text, Markdown and HTML.
 
-The HTML is one file without a script and without anything fetched; whatever a submission wrote is escaped, and control
-characters and direction marks are taken out before. Where the place of an error says more than words, a small map of it
-stands beside: one square an entry, the darker the larger the error. A hidden case is told by its category alone.
+The HTML is one file that has no script and fetches nothing. All text from a submission is escaped, after control
+characters and direction marks are removed. If the place of an error says more than words, a small map shows it: one
+square for each entry, darker for larger errors. Of a hidden case only the category of the mistake is named.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Part:
 
 
 def parts(done: Graded, hidden: bool) -> list[Part]:
-    """The problems of a graded submission, in order."""
+    """Return the problems of a graded submission, in order."""
     found = []
     for problem in done.homework.problems:
         verdict = done.verdicts.get(problem.id)
@@ -77,7 +77,7 @@ COLOURS = {FULL: "\x1b[32m", PART: "\x1b[33m", NONE: "\x1b[31m"}
 
 
 def text(done: Graded, hidden: bool, colour: bool = False) -> str:
-    """For a terminal; ``colour`` where it is one."""
+    """Return the report for a terminal. colour: with escape sequences."""
 
     def paint(words: str, state: str) -> str:
         return f"{COLOURS[state]}{words}\x1b[0m" if colour else words
@@ -101,7 +101,7 @@ def text(done: Graded, hidden: bool, colour: bool = False) -> str:
 
 
 def total(done: Graded) -> float:
-    """The points, rounded as in results.json."""
+    """Return the points, rounded as in results.json."""
     return points(sum(earned(p, done.verdicts.get(p.id)) for p in done.homework.problems))
 
 
@@ -109,14 +109,14 @@ def total(done: Graded) -> float:
 
 
 def escaped(words: str) -> str:
-    """Text in which Markdown finds nothing to do."""
+    """Return a text without any markup that Markdown would act on."""
     for sign in "\\`*_{}[]()<>#+-.!|~&$":
         words = words.replace(sign, f"\\{sign}")
     return words.replace("\n", " ")
 
 
 def markdown(done: Graded, hidden: bool) -> str:
-    """For a page that renders Markdown."""
+    """Return the report as Markdown."""
     lines = [f"# {escaped(done.homework.title)}", "", f"**{total(done):g} of {done.homework.points:g} points**", ""]
     lines += [f"- {escaped(clean(note))}" for note in notes(done, hidden)]
     lines += ["", "| problem | | points |", "|---|---|---:|"]
@@ -164,7 +164,7 @@ pre { white-space: pre-wrap; background: var(--panel); padding: .8rem; border-ra
 
 
 def esc(words: Any, limit: int = OUTPUT_LIMIT) -> str:
-    """Return a text in which HTML finds nothing to do, cut, without control characters and direction marks."""
+    """Return a text escaped for HTML and cut, without control characters and direction marks."""
     return escape(clean(str(words), limit))
 
 
@@ -174,12 +174,12 @@ def named(words: str) -> str:
 
 
 def page(title: str, body: Iterable[str], style: str = "") -> str:
-    """Return a whole page of the grader's; ``body``: pieces of HTML, escaped where they were text."""
+    """Return a whole page. body: pieces of HTML in which text is escaped."""
     return whole_page(clean(title), body, STYLE + style)
 
 
 def html(done: Graded, hidden: bool, title: str = "") -> str:
-    """A page of its own. title: what stands above, the homework's title by default."""
+    """Return the report as a page. title: its heading, the homework's title by default."""
     title = title or done.homework.title
     found = parts(done, hidden)
     body = [f"<h1>{esc(title)}</h1>", f'<p class="score">{total(done):g} of {done.homework.points:g} points</p>']
@@ -209,7 +209,7 @@ def plain(title: str, made: Mapping[str, Any]) -> str:
 
 
 def section(part: Part) -> str:
-    """One problem that has not all its points."""
+    """Return the section about a problem that lost points."""
     p = part.problem
     score = f"{part.points:g} of {points(p.points):g}" if part.run else NOT_RUN
     lines = [
@@ -239,7 +239,7 @@ def section(part: Part) -> str:
 
 
 def error_map(picture: Picture) -> str:
-    """A drawing of where an output is wrong."""
+    """Return a drawing of where an output is wrong."""
     error = picture.errors
     finite = error[np.isfinite(error)]
     scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
@@ -259,7 +259,7 @@ def error_map(picture: Picture) -> str:
 
 
 def blend(share: float) -> str:
-    """From a light to a dark red, by the logarithm of the share of the largest error over four decades."""
+    """Return a red between light and dark, by the logarithm of the share of the largest error over four decades."""
     t = min(1.0, max(0.0, 1 + np.log10(max(share, 1e-4)) / 4))
     light, dark = (253, 224, 210), (140, 20, 20)
     return "#" + "".join(f"{round(a + (b - a) * t):02x}" for a, b in zip(light, dark))

@@ -1,8 +1,8 @@
-"""Gradescope's results.json: there and valid from the first second, written anew after every problem, in one stroke.
+"""Write Gradescope's results.json: valid from the first second, and rewritten atomically after every problem.
 
 not_run(homework)       before anything ran: every problem with no points
 results(graded)         what is known by now
-write(path, document)   checked, then put in place by a rename, so that no one ever sees half of it
+write(path, document)   checked, then renamed to its place, so that nobody sees half of it
 validate(path)          what is wrong with any results.json
 """
 
@@ -44,7 +44,7 @@ PLACES = 3  # so many places are listed for one reason
 
 
 def clean(text: str, limit: int = OUTPUT_LIMIT) -> str:
-    """Text without control characters (newline and tab stay), direction marks and half surrogates, cut at ``limit``."""
+    """Return text without control characters (except \n, \t), direction marks and half surrogates, cut at a limit."""
     text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode("utf-8")
     kept = "".join(
         c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn") else "�" for c in text
@@ -56,12 +56,12 @@ def clean(text: str, limit: int = OUTPUT_LIMIT) -> str:
 
 
 def points(x: float) -> float:
-    """Points as they are written: with two decimals."""
+    """Return points as they are written, with two decimals."""
     return round(float(x), 2) + 0.0
 
 
 def earned(problem: Problem, verdict: Verdict | None) -> float:
-    """The points of a problem, rounded; never all of them where something is wrong."""
+    """Return the points of a problem, rounded; never all of them if something is wrong."""
     if verdict is None:
         return 0.0
     most = points(problem.points)
@@ -70,12 +70,12 @@ def earned(problem: Problem, verdict: Verdict | None) -> float:
 
 
 def not_run(homework: Homework, why: str = NOT_RUN) -> dict[str, Any]:
-    """The results before anything ran: no points, every problem "not run"."""
+    """Return the results before anything ran: no points, every problem "not run"."""
     return document(homework, why, {})
 
 
 def refused(homework: Homework, why: str) -> dict[str, Any]:
-    """The results of a submission that could not be taken in: no points, and no attempt used."""
+    """Return the results of a refused submission: no points, and no attempt used."""
     text = f"{why}\nNothing was graded, and this does not count as an attempt."
     return document(homework, text, {"attempt": False})
 
@@ -86,7 +86,7 @@ def failed_results() -> dict[str, Any]:
 
 
 def results(graded: Graded, *, hidden: bool = True, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The results of what is graded so far. hidden: the cases are secret, so only the category of a mistake is told."""
+    """Return the results so far. hidden: the cases are secret, so only the category of a mistake is named."""
     homework = graded.homework
     lines = notes(graded, hidden)
     if graded.remarks:
@@ -111,7 +111,7 @@ def document(
     verdicts: Mapping[str, Verdict] | None = None,
     said: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A results.json with one test for each problem, in order; a problem without a verdict is "not run"."""
+    """Return a results.json with one test for each problem, in order; a problem without a verdict is "not run"."""
     tests = [_test(p, (verdicts or {}).get(p.id), (said or {}).get(p.id, NOT_RUN)) for p in homework.problems]
     return {
         **SETTINGS,
@@ -134,7 +134,7 @@ def _test(problem: Problem, verdict: Verdict | None, said: str) -> dict[str, Any
 
 
 def explanation(verdict: Verdict, found: Sequence[Diagnosis], hidden: bool) -> str:
-    """What is said of a problem: its aspects, and why some failed."""
+    """Return the text about a problem: its aspects, and why some failed."""
     if verdict.share == 1.0:
         return "All right."
     if verdict.not_run:
@@ -162,7 +162,7 @@ def state(got: float, most: float) -> str:
 
 
 def said(verdict: Verdict, found: Sequence[Diagnosis], hidden: bool) -> Iterator[str]:
-    """Why points are lost: each reason once, behind where it was seen."""
+    """Yield why points are lost: each reason once, after the aspects where it was seen."""
     for reason in reasons(verdict, found, hidden):
         if hidden:
             yield f"{', '.join(reason.aspects)}: {reason.text}"
@@ -174,7 +174,7 @@ def said(verdict: Verdict, found: Sequence[Diagnosis], hidden: bool) -> Iterator
 
 
 def write(path: str | Path, made: Mapping[str, Any]) -> None:
-    """Put the results in place. ValueError, with nothing written, where they are not valid."""
+    """Write the results atomically. Raises ValueError, and writes nothing, if they are not valid."""
     wrong = [c for c in complaints(made) if c.error]
     if wrong:
         raise ValueError(f"these are no results: {wrong[0].text}")
@@ -192,7 +192,7 @@ class Complaint:
 
 
 def validate(path: str | Path) -> list[Complaint]:
-    """What is wrong with the results.json at ``path``. OSError where there is none."""
+    """Return what is wrong with the results.json at ``path``. Raises OSError if there is none."""
     data = Path(path).read_bytes()
     if len(data) > FILE_LIMIT:
         return [Complaint(f"the file has {len(data)} bytes: at most {FILE_LIMIT}")]
@@ -248,7 +248,7 @@ ENTRY: dict[str, Any] = {"name": str, "value": (int, float, str), "order": ("asc
 
 
 def complaints(made: Any) -> Iterator[Complaint]:
-    """What is wrong with results that were read or made."""
+    """Yield what is wrong with results that were read or made."""
     if not isinstance(made, Mapping):
         yield Complaint(f"expected an object, got {type(made).__name__}")
         return
@@ -314,7 +314,7 @@ def _fields(where: str, found: Mapping[str, Any], known: Mapping[str, Any]) -> I
 
 
 def _values(where: str, x: Any) -> Iterator[Complaint]:
-    """Numbers that are finite, texts that are short and harmless, all the way down."""
+    """Yield complaints about numbers that are not finite and texts that are long or harmful, at any depth."""
     if isinstance(x, float) and not math.isfinite(x):
         yield Complaint(f"{where} is {x}: JSON has no such number")
     elif isinstance(x, str):

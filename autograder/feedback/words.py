@@ -1,8 +1,8 @@
-"""What a student may read about a hidden case: sentences that are listed here, with names that were known before.
+"""List the sentences that a student may read about a hidden case, and fill them with names that were known before.
 
 A worker's reply decides which sentence is chosen and never what it says. `hidden_text` fills the slots of a sentence
-and returns "" if a name is not among those that `known_names` collects from the cases. Text for public cases may hold
-anything: there, the student has the inputs and the answers.
+and returns "" if a name is not among those that `known_names` collects from the cases. Text for public cases may
+contain anything, because the student has their inputs and answers.
 """
 
 from __future__ import annotations
@@ -145,10 +145,10 @@ PLAIN = {kind: Part[f"PLAIN_{kind.upper()}"] for kind in (
 
 @dataclass(frozen=True)
 class Cause:
-    """Why something is wrong.
+    """A cause of a wrong output.
 
-    kind: its category. parts, names: what a hidden case is told, and what goes into the slots. public: what a public
-    case is told instead, which may hold sizes, values and the submission's own words.
+    kind: its category. parts, names: the sentence for a hidden case, and what fills its slots. public: the text for a
+    public case, which may contain sizes, values and the submission's own words.
     """
 
     kind: str
@@ -158,7 +158,7 @@ class Cause:
 
     @property
     def text(self) -> str:
-        """What a public case is told."""
+        """Return the text for a public case."""
         return self.public or filled(self.parts, self.names)
 
 
@@ -203,7 +203,7 @@ def known_names(verdict: Verdict) -> frozenset[str]:
 
 
 def raised(got: Raised, little: bool = False) -> Cause:
-    """Return what an exception tells: its type; of a public case its line and message too. little: memory was short."""
+    """Return the cause for an exception: its type; in a public case also line and message. little: memory was short."""
     if little and got.error == "MemoryError":
         return Cause("memory", (Part.MEMORY,))
     if got.error == NOT_WRITTEN:

@@ -1,9 +1,9 @@
-"""Comparing what came with the reference: the pass rule, aspects, and the score of a problem.
+"""Compare outputs with the reference: the pass rule, aspects, and the score of a problem.
 
-The rule for an array: the same shape and kind, every entry finite where the reference is, the same where it is not,
-and max |a - ref| ≤ tol · max |ref|, or below what rounding leaves of a zero. Where the reference is float32, tol is at
-least what two float32 programs may differ by. Comparisons are written so that a NaN fails them. Everything else must be
-equal.
+An array passes if it has the right shape and kind, if its entries are finite where the reference is and equal to it
+where it is not, and if max |a - ref| ≤ tol · max |ref|, or below what rounding leaves of a zero. If the reference is
+float32, tol is at least what two float32 programs may differ by. A NaN fails every comparison. Any other value must be
+equal to the reference.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEARLY = 0.25  # an aspect that is wrong in at most this share of its cases coun
 
 @dataclass(frozen=True)
 class Failure:
-    """One output of one case that is not right. reason: a sentence that shows no value of a hidden case."""
+    """One wrong output of one case. reason: a sentence that shows no value of a hidden case."""
 
     case: str
     aspect: str
@@ -42,7 +42,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Raised:
-    """In place of outputs: the call raised, ran out of time or crashed. line: in the student's file, 0 if unknown."""
+    """A call without outputs: it raised, ran out of time or crashed. line: of the student's file, or 0."""
 
     kind: str  # raised, timeout, crash
     error: str
@@ -82,7 +82,7 @@ class Verdict:
 
 
 def compare(case: Case, output: str, expected: Any, got: Any) -> tuple[str, str] | None:
-    """None where ``got`` is right, else (kind, reason)."""
+    """Return None if ``got`` is right, else (kind, reason)."""
     if expected is None:
         return None if got is None else ("value", f"expected None, got {described(got)}")
     if isinstance(expected, np.ndarray):
@@ -107,7 +107,7 @@ def compare(case: Case, output: str, expected: Any, got: Any) -> tuple[str, str]
 
 
 def identical(a: Any, b: Any) -> bool:
-    """Whether two values of a frame are equal, of one type and, if they hold arrays, to the bit."""
+    """Return whether two values of a frame are equal, of one type and, if they hold arrays, to the bit."""
     if type(a) is not type(b):
         return False
     if isinstance(a, np.ndarray):
@@ -121,7 +121,7 @@ def identical(a: Any, b: Any) -> bool:
 
 @np.errstate(all="ignore")
 def compare_arrays(expected: np.ndarray, got: Any, tol: float, exact: bool) -> tuple[str, str] | None:
-    """None where the arrays agree, else (kind, reason)."""
+    """Return None if the arrays agree, else (kind, reason)."""
     if isinstance(got, (int, float)) and not isinstance(got, bool) and expected.shape == ():
         got = np.asarray(got, expected.dtype) if expected.dtype.kind == "f" else np.asarray(got)
     if not isinstance(got, np.ndarray):
@@ -149,7 +149,7 @@ def compare_arrays(expected: np.ndarray, got: Any, tol: float, exact: bool) -> t
 
 
 def allowance(expected: np.ndarray, tol: float) -> float:
-    """The largest absolute error that passes, for a reference of floating-point numbers."""
+    """Return the largest absolute error that passes, for a reference of floating-point numbers."""
     finite = np.isfinite(expected)
     scale = float(np.abs(expected[finite].astype(np.float64)).max()) if finite.any() else 0.0
     size = expected.dtype.itemsize
@@ -162,7 +162,7 @@ def shown(x: Any) -> str:
 
 
 def described(x: Any) -> str:
-    """What a thing is, in a few words, without its values."""
+    """Return what a value is, in a few words, without its numbers."""
     if isinstance(x, np.ndarray):
         return f"an array of shape {x.shape}"
     if isinstance(x, (list, tuple)):
@@ -173,12 +173,12 @@ def described(x: Any) -> str:
 
 
 def judge(problem: Problem, results: Sequence[Result]) -> Verdict:
-    """The verdict of a problem from (case, reference, what came) of every case.
+    """Return the verdict of a problem from (case, reference, result) of every case.
 
     An aspect passes if every output that counts for it is right in every case. It counts half if it is wrong in at most
     a quarter of its cases, and of those with evidence: an edge that was not thought of. An output is evidence if it is
-    not a fact (see `facts`). An aspect without evidence counts only as far as the others are right: a program that does
-    nothing leaves the inputs untouched, too.
+    not a fact (see `facts`). An aspect without evidence counts only as much as the others do on average, because a
+    program that does nothing leaves the inputs untouched too.
     """
     verdict = Verdict(problem.id, results=list(results))
     verdict.inputs = frozenset(name for case, _, _ in results for name in (*case.arrays, *case.params))

@@ -1,4 +1,4 @@
-"""Grading a submission: taken in, run in workers, compared here, a problem at a time.
+"""Grade a submission: run it in workers, and compare its outputs here, one problem at a time.
 
 grade(homework, take(path, homework), seed)    a `Graded`, with a `Verdict` for each problem
 """
@@ -30,14 +30,14 @@ WORDS = 0.03  # of the deadline: the least time for explanations
 
 @dataclass
 class Graded:
-    """A submission graded, as far as it has come.
+    """A submission and its grades so far.
 
     verdicts: of the problems that are done. notes: sentences for the student. unloaded: files that cannot be imported.
-    layers: what kept the workers apart.
+    layers: how the workers were confined.
     words: by problem, why points were lost; known only once all problems are graded.
     more: sentences about a problem, for its author.
-    log: what the submission printed, cut. seconds: since the beginning. counts: True if these points stand should
-    grading end now: all problems are done, or the submission has used up the time itself.
+    log: what the submission printed, cut. seconds: since the beginning.
+    counts: True if these points stand if grading ends now: all problems are done, or the submission used up the time.
     """
 
     homework: Homework
@@ -54,7 +54,7 @@ class Graded:
 
     @property
     def score(self) -> float:
-        """The points so far."""
+        """The sum of the points so far."""
         return sum(p.points * self.verdicts[p.id].share for p in self.homework.problems if p.id in self.verdicts)
 
 

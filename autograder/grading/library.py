@@ -1,6 +1,6 @@
-"""Copies of the library with some modules replaced, side by side in one process, each with its own modules.
+"""Load copies of the library with some modules replaced, several in one process, each with its own modules.
 
-For the trusted side alone: the reference, and our own mutants and variants. A submission is never loaded here.
+Only for the trusted side: the reference, and our own mutants and variants. A submission is never loaded here.
 
 A copy takes some 0.1 s. Modules that differ from the library's in the bodies of functions alone, as a mutant's do, need
 none: `Patched` gives one shared copy those bodies while it is active.

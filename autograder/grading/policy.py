@@ -1,6 +1,6 @@
-"""What a course rules beside the points: lateness and the number of attempts, from Gradescope's metadata file alone.
+"""Apply a course's rules for lateness and the number of attempts, using only Gradescope's metadata file.
 
-Every time is that of the submission, never the clock's: grading again next year changes nothing. Every key of the file
+All times are those of the submission, so grading it again next year changes nothing. Every key of the file
 may be missing. A policy is a small JSON file:
 
     {"late": [[24, 0.9], [48, 0.8]], "attempts": 20}
@@ -37,7 +37,7 @@ class Policy:
 
     @staticmethod
     def read(text: str) -> Policy:
-        """From JSON; PolicyError for what is no policy."""
+        """Read a policy from JSON. Raises PolicyError if it is none."""
         try:
             raw = json.loads(text)
             late = tuple((float(h), float(s)) for h, s in raw.get("late", ()))
@@ -55,7 +55,7 @@ class Policy:
 
 
 def moment(text: Any) -> datetime | None:
-    """An ISO time with its offset; None for anything else."""
+    """Return an ISO time with its offset; None for anything else."""
     try:
         found = datetime.fromisoformat(text)
     except (TypeError, ValueError):
@@ -64,7 +64,7 @@ def moment(text: Any) -> datetime | None:
 
 
 def late_share(policy: Policy, metadata: Mapping[str, Any]) -> tuple[float, str]:
-    """The share of the points that is kept, and a sentence ("" where nothing is to be said)."""
+    """Return the share of the points that is kept, and a sentence about it, which may be ""."""
     created = moment(metadata.get("created_at"))
     due = due_date(metadata)
     if not policy.late or created is None or due is None or created <= due:
@@ -98,7 +98,7 @@ def _due(assignment: Any) -> datetime | None:
 
 
 def attempts_used(metadata: Mapping[str, Any]) -> int:
-    """How many earlier submissions count."""
+    """Return how many earlier submissions count."""
     earlier = metadata.get("previous_submissions")
     used = 0
     for one in earlier if isinstance(earlier, list) else []:
@@ -123,7 +123,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def applied(policy: Policy, metadata: Mapping[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    """The results with what lateness takes as a line of its own; the points before it stay in extra_data."""
+    """Return the results with a separate line for lateness; extra_data keeps the points before it."""
     share, sentence = late_share(policy, metadata)
     if share == 1.0:
         return results

@@ -1,4 +1,4 @@
-"""Grading inside this process: the reference, and our own mutants and variants. Never a submission.
+"""Grade inside this process: the reference, and our own mutants and variants. Never a submission.
 
 grade_sources(homework, mutated(mutant), seed)   {problem: Verdict}
 """
@@ -33,7 +33,7 @@ OTHER_SEED = "another"  # what public cases are compared with
 
 @lru_cache(maxsize=1)
 def reference_library() -> Library:
-    """The library as it is."""
+    """Return the unchanged library."""
     return Library()
 
 
@@ -55,7 +55,7 @@ def library_with(sources: Mapping[str, str]) -> Library | Patched:
 
 
 class OutOfTime(BaseException):
-    """A case took more processor time than it may. No Exception, so that what is graded does not catch it by chance."""
+    """A case took too much processor time. It is not an Exception, so that graded code does not catch it by chance."""
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def processor_time(seconds: float) -> Iterator[None]:
 
 
 def run_case(library: Library | Patched, homework: str, case: Case) -> Outputs | Raised:
-    """What the case's driver returns with this copy of the library, or what it raised."""
+    """Return what the case's driver returns with this copy of the library, or what it raised."""
     drivers = import_module(f"autograder.homeworks.{homework}.drivers")
     with library.active() as mp, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a warning is no mistake
@@ -93,7 +93,7 @@ def run_case(library: Library | Patched, homework: str, case: Case) -> Outputs |
 
 
 def reference(homework: str, case: Case) -> Outputs:
-    """The library's answer. RuntimeError where it has none: then the case is wrong, not the submission."""
+    """Return the library's answer. Raises RuntimeError if it has none: then the case is wrong, not the submission."""
     got = run_case(reference_library(), homework, case)
     if isinstance(got, Raised):
         raise RuntimeError(f"{homework}, case {case.name!r}: the library itself raised {got.error}: {got.message}")
@@ -105,7 +105,7 @@ def reference(homework: str, case: Case) -> Outputs:
 
 @lru_cache(maxsize=512)
 def answered(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, Outputs], ...]:
-    """The cases of a problem for a seed, each with the library's answer (kept for the next call)."""
+    """Return the cases of a problem for a seed, each with the library's answer (cached)."""
     return tuple((case, reference(homework, case)) for case in cases(homework, problem, seed))
 
 
@@ -143,7 +143,7 @@ def _constant(x: np.ndarray) -> bool:
 
 @lru_cache(maxsize=512)
 def drawn(homework: str, problem: str, seed: str | int) -> tuple[tuple[Case, Outputs], ...]:
-    """As `answered`, and each case with its facts."""
+    """Return the same as `answered`, each case with its facts."""
     other = answered(homework, problem, OTHER_SEED if seed == PUBLIC_SEED else PUBLIC_SEED)
     public = {case.name: right for case, right in other}
     return tuple(
@@ -166,7 +166,7 @@ def with_targets(sources: Mapping[str, str], supplied: Sequence[str]) -> dict[st
 def grade_sources(
     homework: Homework, sources: Mapping[str, str], seed: str | int, problems: Iterable[str] | None = None
 ) -> dict[str, Verdict]:
-    """The verdict on each problem for modules of ours (a mutant's, a variant's, the stubs)."""
+    """Return the verdict on each problem for our own modules (a mutant's, a variant's, the stubs)."""
 
     def run(
         own: Mapping[str, str], given: Sequence[tuple[Case, Outputs]], supplied: Sequence[str]

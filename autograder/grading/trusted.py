@@ -1,8 +1,8 @@
-"""The trusted worker: a process that runs drivers with the library, and calls a submission where a target is called.
+"""Serve as the trusted worker: run drivers with the library, and call a submission when a target is called.
 
-Its messages go through the grader, which passes the submission's on unread. It holds the library with its answers, and
-no seed, case or score but the case that it runs. What a submission sends is read here and nowhere else, so the worker
-is confined as a submission's is, and the grader replaces it when it ends.
+Its messages go through the grader, which passes those of a submission on unread. It holds the library with its answers
+and the case that it runs, but no seed, no other case and no score. Only this process reads what a submission sends. So
+it is confined like a worker with a submission, and the grader replaces it when it ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORWARD, BACKWARD = "forward", "backward"
 
 
 class Gone(BaseException):
-    """The submission's process is gone. No Exception, so that no driver catches it."""
+    """The submission's process is gone. This is not an Exception, so that no driver catches it."""
 
 
 class Trusted:

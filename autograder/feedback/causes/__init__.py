@@ -1,7 +1,7 @@
-"""What is wrong with an output, seen from its numbers alone: a factor, a transpose, a missing sum, a region.
+"""Recognize what is wrong with an output from its numbers: a factor, a transpose, a missing sum, a region.
 
-Each function looks for one family of causes and returns what it found, the surest first. A cause is named only where
-the numbers say so in every entry, up to rounding; what is a guess is worded as a question.
+Each function searches for one family of causes and returns what it found, the most certain first. A cause is named only
+if every entry agrees with it, up to rounding. A guess is worded as a question.
 
 The arrays come from a submission and may hold anything. Three rules keep every function from raising: products that are
 divided are computed by `multiple`, which scales first; numbers that are divided or raised to powers are NumPy's, not
@@ -42,7 +42,7 @@ WHOLE = EQUALS | {"zero", "sign", "factor", "transpose", "order", "shift", "fact
 
 
 def causes(w: Wrong) -> list[Cause]:
-    """What the numbers say about a wrong array of the right shape, all finite where it must be: the surest first."""
+    """Return the causes for a wrong array of the right shape, finite where it must be: the most certain first."""
     if w.expected.size == 0:
         return []
     if w.expected.dtype.kind == "f":

@@ -1,4 +1,4 @@
-"""The right numbers, but zero, unchanged, in another order or with other signs; and numbers that are nearly right."""
+"""Recognize the right numbers, but zero, unchanged, in another order or with other signs; or nearly right ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A factor: a constant with or without a name, an input, one for each row; and other functions of what is right."""
+"""Recognize a factor: a constant with or without a name, an input, one for each row; or another function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why an output has another shape than the right one."""
+"""Explain why an output has a wrong shape."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ MOST_AXES = 6  # of such an array: each set of axes is tried
 
 
 def wrong_shape(w: Wrong) -> list[Cause]:
-    """Why the shape is another: a transpose, a missing or unwanted sum, an axis too many.
+    """Return why the shape is wrong: a transpose, a missing or unwanted sum, an extra axis.
 
-    The shapes decide; the values of an array that a submission made large are not looked at.
+    Only the shapes are compared, so a submission cannot cost time with a large array.
     """
     e, g = w.expected, w.got
     small = g.size <= max(SEARCHED, e.size) and g.ndim <= MOST_AXES

@@ -1,4 +1,4 @@
-"""A term that is missing or too much, and sums along an axis that are not what they must be."""
+"""Recognize a missing or an extra term, and wrong sums along an axis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An array that is not right, and what it may be compared with."""
+"""Hold a wrong array with what it may be compared with."""
 
 from __future__ import annotations
 
