@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from autograder.cli.arguments import add_command, add_output, add_shared, part
+from autograder.homeworks.folder import homeworks
 from minipeft.cli.arguments import Subparsers
 from minipeft.cli.process import UserError
 
@@ -23,6 +24,9 @@ def add_selftest(commands: Subparsers) -> None:
     selftest.add_argument("--seeds", type=int, default=20, metavar="N", help="how many seeds (default: %(default)s)")
     add_output(selftest, "--out", "FOLDER", help="where to write the result as JSON and HTML")
     selftest.add_argument("--quick", action="store_true", help="two seeds, one number of threads")
+    selftest.add_argument(
+        "--leave-out", action="store_true", help="only: is the cause of each mutant named by a grader that lacks it?"
+    )
     selftest.add_argument(
         "--attacks",
         nargs="?",
@@ -44,6 +48,9 @@ def run_selftest(args: argparse.Namespace) -> int:
     require_linux()
     if args.attacks:
         return _run_attacks(args)
+    if args.leave_out:
+        named: int = part("selftest.leave_out").main(args.names or homeworks())
+        return named
     for option in ("attack", "sample", "markdown"):
         if getattr(args, option) is not None:
             raise UserError(f"--{option} goes with --attacks")

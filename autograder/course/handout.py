@@ -2,7 +2,8 @@
 
     python -m autograder handout hw6_lora --out hw6
 
-The answers of the public cases are stored as arrays. Mutants, variants, other homeworks and other cases are left out.
+The answers of the public cases are stored as arrays. Formulas, mutants, variants, other homeworks and other cases are
+left out.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def _write_autograder(homework: Homework, out: Path) -> None:
         if not staff and source.parent not in (own, *_others(own)) and "selftest" not in source.parts:
             _copy(source, out)
     for file in sorted(own.glob("*.py")):
-        if file.stem not in ("mutants", "variants"):
+        if file.stem not in ("formulas", "mutants", "variants"):
             _copy(file, out)
     _write(out / own.relative_to(ROOT) / "mutants.py", NO_MUTANTS)
 

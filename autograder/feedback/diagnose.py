@@ -8,7 +8,7 @@ an exception, the student reads that there is none, and `trouble` tells the staf
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TypeVar
 
@@ -16,13 +16,15 @@ import numpy as np
 
 from autograder.feedback.causes import Wrong, causes, not_finite, wrong_entries, wrong_shape
 from autograder.feedback.details import details, entries, picture
+from autograder.feedback.fits import formula_hints
 from autograder.feedback.known import known_mistakes
 from autograder.feedback.reasons import Diagnosis
-from autograder.feedback.words import Cause, Part, entry_of, raised, sentence
+from autograder.feedback.words import QUESTION, Cause, Part, entry_of, raised
 from autograder.grading.check import Failure, Outputs, Raised, Result, Verdict
 from autograder.homeworks.case import Case
 from autograder.homeworks.homework import Homework
 
+CALLS = {"none", "not none", "raised", "not written", "timeout", "crash", "memory", "written", "kept", "promoted"}
 LOG = logging.getLogger("autograder")
 T = TypeVar("T")
 
@@ -40,25 +42,35 @@ def attempt(what: str, work: Callable[[], T], otherwise: T) -> tuple[T, str]:
         return otherwise, f"{type(error).__name__}: {error}"
 
 
-def diagnose(homework: Homework, verdict: Verdict, known: bool = True) -> list[Diagnosis]:
-    """Return a diagnosis for each failure of a verdict. known False: without comparing with the mutants' outputs."""
-    return diagnoses(homework.name, verdict, known)
+def diagnose(
+    homework: Homework, verdict: Verdict, known: bool = True, without: Collection[str] = ()
+) -> list[Diagnosis]:
+    """Return a diagnosis for each failure of a verdict.
+
+    Args:
+        homework: the homework.
+        verdict: a problem's.
+        known: compare with the mutants and with the formulas; otherwise only the numbers are looked at.
+        without: ids of mutants that are taken for unknown.
+    """
+    return diagnoses(homework.name, verdict, known, without)
 
 
-def diagnoses(homework: str, verdict: Verdict, known: bool = True) -> list[Diagnosis]:
+def diagnoses(homework: str, verdict: Verdict, known: bool = True, without: Collection[str] = ()) -> list[Diagnosis]:
     """Return the same for a homework's name."""
     what = f"{homework} {verdict.problem}"
-    told: dict[tuple[str, str], str] = {}
-    no_hints = ""
-    if known:
-        told, no_hints = attempt(what, partial(known_mistakes, homework, verdict), told)
+    nothing: dict[tuple[str, str], str] = {}
+    mutant, trouble = attempt(what, partial(known_mistakes, homework, verdict, without), nothing) if known else ({}, "")
+    formula, more = attempt(what, partial(formula_hints, homework, verdict), nothing) if known else ({}, "")
+    sure = {place: hint for place, hint in mutant.items() if not hint.startswith(QUESTION)}
+    told = {**mutant, **formula, **sure}
     results = {result[0].name: result for result in verdict.results}
     found = []
     for f in verdict.failures:
         hint = told.get((f.case, f.key), "")
-        work = partial(diagnosed, f, results.get(f.case), sentence(hint) if hint else "")
-        d, trouble = attempt(f"{what}, {f.case}: {f.output}", work, Diagnosis(f, hint=hint))
-        found.append(Diagnosis(f, d.causes, d.hint, d.entries, d.picture, trouble or no_hints))
+        work = partial(diagnosed, f, results.get(f.case), hint)
+        d, raised_here = attempt(f"{what}, {f.case}: {f.output}", work, Diagnosis(f, hint=hint))
+        found.append(Diagnosis(f, d.causes, d.hint, d.entries, d.picture, raised_here or trouble or more))
     return found
 
 
@@ -68,6 +80,8 @@ def diagnosed(f: Failure, result: Result | None, hint: str) -> Diagnosis:
         return Diagnosis(f, hint=hint)
     case, right, got = result
     seen, found = explained(f, case, right, got), details(f, case)
+    if hint and not hint.startswith(QUESTION):
+        seen = [c for c in seen if c.kind in CALLS]  # what the numbers look like says less
     return Diagnosis(f, tuple(seen), hint, entries(f, found), picture(f, found, bool(seen or hint)))
 
 

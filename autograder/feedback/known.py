@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from autograder.feedback.words import NOT_WRITTEN
+from autograder.feedback.words import NOT_WRITTEN, QUESTION, question, sentence
 from autograder.grading.check import Outputs, Raised, Result, Verdict, identical
 from autograder.grading.library import Library, Patched
 from autograder.grading.packed import CASES, nbytes, size
@@ -23,33 +23,82 @@ PATIENCE = 2.0  # seconds of processor time that a mutant may take for a case: w
 MOST_KEPT = 64 * 1024 * 1024  # bytes of mutants' outputs, for the next submission
 
 
-def known_mistakes(homework: str, verdict: Verdict) -> dict[tuple[str, str], str]:
-    """Return, by (case, output), for what is wrong, the hint of the mutant whose output is the same.
+def known_mistakes(homework: str, verdict: Verdict, without: Collection[str] = ()) -> dict[tuple[str, str], str]:
+    """Return, by (case, output), for what is wrong, the hint of a mutant that explains it.
 
-    Of several that fit, the one that gives most of the other outputs too, right or wrong.
+    A hint is given if the mutant's outputs are what came wherever it was tried: in all that is wrong, and in all that
+    is right. If only some of what is wrong fits, or nothing but yes and no, the hint is a question. A mutant that is
+    wrong where the student is right gives none.
+
+    Args:
+        homework: its name.
+        verdict: the problem's.
+        without: ids of mutants that are not known.
     """
     wrong: dict[str, set[str]] = {}
     for f in verdict.failures:
         wrong.setdefault(f.case, set()).add(f.key)
     chosen = sorted(filter(is_written, verdict.results), key=lambda r: (r[0].name not in wrong, size(r[0])))[:CASES]
-    found: list[tuple[Mutant, set[tuple[str, str]]]] = []
+    found: list[tuple[str, Places]] = []
     if any(case.name in wrong for case, _, _ in chosen):
-        digests = {case.name: _digest(homework, case) for case, _, _ in chosen}
         for m in mutants(homework):
-            if verdict.problem in (m.problem, *m.also) and not m.equivalent:
-                found.append((m, agrees(m, homework, chosen, digests)))
-    found.sort(key=lambda pair: -len(pair[1]))
+            if verdict.problem in (m.problem, *m.also) and not m.equivalent and m.id not in without:
+                fits, misses, evidence = compared(m, homework, chosen, wrong)
+                if evidence and not misses:
+                    found.append((sentence(m.hint), fits))
+                elif len(fits) > len(misses):
+                    found.append((question(m.hint), fits))
+    found.sort(key=lambda pair: (pair[0].startswith(QUESTION), -len(pair[1])))
     hints: dict[tuple[str, str], str] = {}
-    for m, places in found:
-        for case, output in places:
-            if output in wrong.get(case, ()):
-                hints.setdefault((case, output), m.hint)
+    for hint, places in found:
+        for place in places:
+            hints.setdefault(place, hint)
     tried = {case.name for case, _, _ in chosen}
     for f in verdict.failures:  # the same output of a case that was not tried
         same = {hints.get((case, f.key), "") for case in tried if f.key in wrong.get(case, ())}
-        if f.case not in tried and len(same) == 1:
-            hints[f.case, f.key] = same.pop()
+        if f.case not in tried and len(same) == 1 and (hint := same.pop()):
+            hints[f.case, f.key] = hint
     return hints
+
+
+Places = set[tuple[str, str]]  # cases and outputs
+
+
+def compared(
+    mutant: Mutant, homework: str, results: list[Result], wrong: Mapping[str, set[str]]
+) -> tuple[Places, Places, bool]:
+    """Return where what is wrong is what the mutant gives, where it is not, and whether what fits is evidence.
+
+    Nothing fits if the mutant is wrong where the student is right.
+    """
+    fits: Places = set()
+    misses: Places = set()
+    evidence = False
+    for case, _, got in results:
+        bad = wrong.get(case.name, set())
+        its = mutant_outputs(mutant, homework, case, _digest(homework, case))
+        if isinstance(got, Raised) or isinstance(its, Raised):
+            same = isinstance(got, Raised) and isinstance(its, Raised) and same_exception(its, got)
+            if not same and not bad:
+                return set(), set(), False
+            (fits if same else misses).update((case.name, key) for key in bad)
+            evidence = evidence or same
+            continue
+        for key in case.checks:
+            same = (key in its) == (key in got) and (key not in its or alike(its[key], got[key], 0.1 * case.tol))
+            if key in bad:
+                (fits if same else misses).add((case.name, key))
+                evidence = evidence or (same and is_evidence(got.get(key)))
+            elif not same:
+                return set(), set(), False
+    return fits, misses, evidence
+
+
+def is_evidence(x: Any) -> bool:
+    """Return whether another mistake can hardly give the same: not for yes and no, None, and the name of an error."""
+    if isinstance(x, np.ndarray):
+        return x.size > 1 and x.dtype.kind == "f" and bool(x.any())
+    return (isinstance(x, float) and x not in (0.0, 1.0)) or (isinstance(x, (list, tuple)) and len(x) > 1)
 
 
 def is_written(result: Result) -> bool:
@@ -58,21 +107,6 @@ def is_written(result: Result) -> bool:
     if not case.driver:  # its inputs were too large to be sent
         return False
     return not isinstance(got, Raised) or (got.kind == "raised" and got.error != NOT_WRITTEN)
-
-
-def agrees(mutant: Mutant, homework: str, results: list[Result], digests: Mapping[str, bytes]) -> set[tuple[str, str]]:
-    """Return the (case, output) for which the mutant gives what came."""
-    found: set[tuple[str, str]] = set()
-    for case, _, got in results:
-        its = mutant_outputs(mutant, homework, case, digests[case.name])
-        if isinstance(got, Raised) or isinstance(its, Raised):
-            if isinstance(got, Raised) and isinstance(its, Raised) and same_exception(its, got):
-                found.update((case.name, output) for output in case.checks)
-            continue
-        for output in case.checks:
-            if output in its and output in got and alike(its[output], got[output], 0.1 * case.tol):
-                found.add((case.name, output))
-    return found
 
 
 @lru_cache(maxsize=1024)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from autograder.feedback.words import NO_EXPLANATION, PLAIN, Cause, filled, hidden_text, known_names, sentence
+from autograder.feedback.words import NO_EXPLANATION, PLAIN, Cause, filled, hidden_text, known_names, question, sentence
 from autograder.grading.check import Failure, Verdict
+from autograder.homeworks.formula import sentences
 from autograder.homeworks.mutant import mutants
 
 MAP_CELLS = 24  # a map has at most so many squares a side
@@ -97,5 +98,6 @@ def reasons(verdict: Verdict, found: Sequence[Diagnosis], hidden: bool) -> list[
 
 
 def hints(homework: str) -> frozenset[str]:
-    """Return the sentences about a homework's known mistakes."""
-    return frozenset(sentence(m.hint) for m in mutants(homework))
+    """Return the sentences about a homework's known mistakes, also as questions, and about its formulas."""
+    known = [m.hint for m in mutants(homework)]
+    return frozenset([*map(sentence, known), *map(question, known)]) | sentences(homework)

@@ -19,6 +19,7 @@ KNOWN_ERRORS = {name for name in dir(builtins) if name.endswith(("Error", "Exit"
 KNOWN_ERRORS |= {"LinAlgError", "AxisError", "TooLarge"}
 NOT_WRITTEN = "NotImplementedError"
 TRANSPOSED = "the transpose of what is expected"
+QUESTION = "Could this be it? "
 NO_EXPLANATION = "There is no explanation: making one failed. The points do not depend on it."
 
 
@@ -65,8 +66,7 @@ class Part(Enum):
     TO_THE_BIT = "{0} is right up to rounding, and must be equal to the bit"
     HALF = "{0} has float16's accuracy"
     SINGLE = "{0} has float32's accuracy"
-    NEARLY_SINGLE = "{0} is nearly right: computed in float32?"
-    NEARLY = "{0} is nearly right: another ε, an approximation, or computed in float16?"
+    NEARLY = "{0} is nearly right"
     # factors
     SIGN = "{0} has the wrong sign everywhere"
     FACTOR = "{0} is off by a constant factor"
@@ -76,7 +76,6 @@ class Part(Enum):
     FACTOR_SQUARE = "{0} is off by the constant factor {1}²"
     FACTOR_INVERSE_ROOT = "{0} is off by the constant factor 1/√{1}"
     FACTOR_ROOT = "{0} is off by the constant factor √{1}"
-    FACTOR_RATIO = "{0} is off by the constant factor {1}/{2}"
     FACTOR_TWO = "{0} is off by a factor of 2: something is counted twice"
     FACTOR_HALF = "{0} is off by a factor of 1/2"
     FACTOR_LENGTH = "{0} is off by a constant factor made of the length of an axis"
@@ -100,7 +99,7 @@ class Part(Enum):
     SAME_ALONG = "{0} is off by an amount that is the same all along an axis"
     SUMS_TO_ONE = "{0} sums to 1 along another axis than it must"
     NO_SUM_TO_ONE = "{0} must sum to 1 along an axis, and does not"
-    NO_SUM_TO_ZERO = "The right {0} sums to 0 along an axis; this one does not, so a term is missing"
+    NO_SUM_TO_ZERO = "The right {0} sums to 0 along an axis; this one does not"
     # shapes
     TRANSPOSED_SHAPE = "{0} has the shape of the transpose of what is expected"
     NOT_SUMMED = "{0} is not summed over the axes along which the input was broadcast or over the batch"
@@ -170,6 +169,11 @@ def filled(parts: Sequence[Part], names: Sequence[str]) -> str:
 def sentence(text: str) -> str:
     """Return a text with a mark at its end."""
     return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def question(text: str) -> str:
+    """Return a hint as a question, for what does not explain everything."""
+    return f"{QUESTION}{sentence(text)}"
 
 
 def hidden_text(parts: Sequence[Part], names: Sequence[str], known: Collection[str]) -> str:

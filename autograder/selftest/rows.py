@@ -20,6 +20,7 @@ from autograder.homeworks.mutant import Mutant, mutants, mutated
 from autograder.homeworks.strip import handout, replace_bodies, source_path, stubs, targeted
 from autograder.homeworks.variant import Variant, variants, varied
 from autograder.sandbox.session import Session
+from autograder.selftest.leave_out import left_out
 
 SMALLEST, LARGEST = 1e-3, 1e4  # of what a reference output's largest entry may be: sums of many terms may be large
 
@@ -43,7 +44,8 @@ class Row:
         shares: of the points of the problems, by seed.
         told: what a student with this mistake reads.
         hint_right: the mutant's own hint is part of it.
-        named_alone: a cause is named also if the grader does not know this mistake from its mutants.
+        one_out, family_out: whether the cause is named to a grader that does not know this mutant, or none of its kin;
+            see `selftest.leave_out`.
         unstable: what differed by seed, by number of threads, or in the worker.
         failures: where a reference or a variant lost points, and what passes though nothing was done.
         seconds: of processor time.
@@ -59,7 +61,8 @@ class Row:
     shares: dict[str, dict[str, float]] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     hint_right: bool = False
-    named_alone: bool = False
+    one_out: str = ""
+    family_out: str = ""
     unstable: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -218,7 +221,7 @@ def judge_hint(row: Row, homework: Homework, verdict: Verdict) -> None:
     row.told = list(dict.fromkeys(d.text for d in found))
     row.unstable += [f"the diagnosis of {d.failure.output} raised {d.trouble}" for d in found if d.trouble]
     row.hint_right = any(row.hint in text for text in row.told)
-    row.named_alone = any(d.cause for d in diagnose(homework, verdict, known=False))
+    row.one_out, row.family_out, _ = left_out(homework, mutant_of(Item(row.homework, row.kind, row.id)), verdict)
 
 
 def told_failures(seed: int, verdicts: Mapping[str, Verdict]) -> list[str]:

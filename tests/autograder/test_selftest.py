@@ -36,14 +36,14 @@ def test_the_counts():
         row("mutant", {"1": 0.5, "2": 1.0}, problem="1", hint_right=True),
         row("mutant", {"1": 1.0, "2": 1.0}, problem="1"),  # survives
         row("mutant", {"1": 0.5, "2": 0.5}, problem="1", hint_right=True),  # elsewhere too
-        row("mutant", {"1": 0.5, "2": 0.5}, problem="1", also=("2",), hint_right=True),
+        row("mutant", {"1": 0.5, "2": 0.5}, problem="1", also=("2",), hint_right=True, family_out="right"),
         row("mutant", {"1": 1.0, "2": 1.0}, problem="1", equivalent="a reason"),
         row("variant", {"1": 1.0, "2": 1.0}),
     ]
     s = summarize(rows)
-    assert (s.mutants, s.killed, s.localized, s.hints) == (4, 3, 3, 3)
+    assert (s.mutants, s.killed, s.localized, s.known, s.hints) == (4, 3, 3, 3, 1)
     assert (s.equivalent, s.equivalent_wrong, s.variants, s.false_positives) == (1, 0, 1, 0)
-    assert [line.partition(":")[0] for line in s.missed] == ["killed", "localized", "hints"]
+    assert [line.partition(":")[0] for line in s.missed] == ["killed", "localized", "known"]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,6 @@ FAMILIES: tuple[Callable[[Wrong], Cause | None], ...] = (
 )  # fmt: skip
 
 EQUALS = {"cotangent", "an input", "another output"}
-WHOLE = EQUALS | {"zero", "sign", "factor", "transpose", "order", "shift", "factor of an input", "term"}
 
 
 def causes(w: Wrong) -> list[Cause]:
@@ -51,8 +50,7 @@ def causes(w: Wrong) -> list[Cause]:
         w = replace(w, expected=w.expected.astype(np.float64), got=w.got.astype(np.float64))
         families = (accuracy,) if w.same(w.got, w.expected) else FAMILIES
         found = list(islice(filter(None, (f(w) for f in families)), 2))
-        whole = found and found[0].kind in WHOLE  # says all there is; what it equals besides may still be told
-        return found[:1] if whole and found[1:] and found[1].kind not in EQUALS else found
+        return found if found[1:] and found[1].kind in EQUALS else found[:1]  # what it equals besides may be told
     simple = [c for f in (nothing, complement) if (c := f(w)) is not None]
     real = replace(w, expected=w.expected.astype(np.float64), got=w.got.astype(np.float64))  # integers wrap around
     return simple or list(filter(None, (reordered(real), region(w))))

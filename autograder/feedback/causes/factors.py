@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from autograder.feedback.causes.wrong import Wrong
 from autograder.feedback.words import Cause, Part
 
+OF_THE_CASE = {"at_most", "seed", "steps", "count", "memory"}  # numbers that no formula has
 LARGEST = np.finfo(np.float64).max
 
 
@@ -68,7 +68,9 @@ def name_factor(c: float, w: Wrong) -> Named | None:
         return abs(c - value) <= max(w.tol, 1e-9) * abs(value) < np.inf
 
     given: dict[str, Any] = {
-        n: v for n, v in w.case.params.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
+        n: v
+        for n, v in w.case.params.items()
+        if isinstance(v, (int, float)) and not isinstance(v, bool) and n not in OF_THE_CASE
     }
     given.update({n: x for n, x in w.case.arrays.items() if x.shape == () and x.dtype.kind in "fi"})
     numbers = {n: np.float64(v) for n, v in given.items() if 0.0 < abs(v) <= LARGEST and abs(v) != 1.0}
@@ -88,9 +90,6 @@ def name_factor(c: float, w: Wrong) -> Named | None:
         ):
             if near(value):
                 found.append((label, meaning + is_, part, (n,)))
-    for (n, v), (m, u) in permutations(numbers.items(), 2):
-        if near(v / u):
-            found.append((f"{n}/{m}", f"{n} = {v:.6g}, {m} = {u:.6g}", Part.FACTOR_RATIO, (n, m)))
     if near(2.0):
         found.append(("2", "something is counted twice", Part.FACTOR_TWO, ()))
     if near(0.5):

@@ -19,7 +19,7 @@ def term(w: Wrong) -> Cause | None:
         known.append((TRANSPOSED, w.expected.T))
     for name, x in known:
         k = w.spread(x)
-        if k is None:
+        if k is None or name == w.name:
             continue
         c = float(multiple(d, k))
         if not w_close(d, c * k, w):
