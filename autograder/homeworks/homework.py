@@ -62,7 +62,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Homework:
-    """A homework: its folder, the files of its handout, its problems."""
+    """A homework: its folder, the files of its handout, its problems.
+
+    hide: what the handout's library lacks besides the targets, since it answers them. instead: functions that have
+    another body there.
+    """
 
     name: str
     title: str
@@ -70,6 +74,7 @@ class Homework:
     files: tuple[StubFile, ...]
     problems: tuple[Problem, ...]
     hide: tuple[Target, ...] = ()
+    instead: tuple[tuple[Target, str], ...] = ()
 
     @property
     def points(self) -> float:
@@ -115,7 +120,9 @@ def from_raw(raw: Mapping[str, Any], folder: Path) -> Homework:
         for p in raw["problems"]
     )
     files = tuple(StubFile(**f) for f in raw["files"])
-    return Homework(raw["name"], raw["title"], folder, files, problems, tuple(map(Target.parse, raw.get("hide", ()))))
+    hide = tuple(map(Target.parse, raw.get("hide", ())))
+    instead = tuple((Target.parse(t), body) for t, body in raw.get("instead", {}).items())
+    return Homework(raw["name"], raw["title"], folder, files, problems, hide, instead)
 
 
 @dataclass(frozen=True)

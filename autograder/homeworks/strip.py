@@ -128,9 +128,14 @@ def messages(homework: Homework, module: str) -> dict[str, str]:
 
 def stubs(homework: Homework) -> dict[str, str]:
     """The text of each stub file by its name."""
-    return {
-        f.stub: strip(source_path(f.module).read_text("utf-8"), messages(homework, f.module)) for f in homework.files
-    }
+    return {f.stub: _without_answers(homework, f.module, source_path(f.module)) for f in homework.files}
+
+
+def _without_answers(homework: Homework, module: str, path: Path) -> str:
+    """The text of a module without the targets and what answers them."""
+    hidden = {t.name: "not part of this handout" for t in homework.hide if t.module == module}
+    text = strip(path.read_text("utf-8"), hidden | messages(homework, module))
+    return replace_bodies(text, {t.name: body for t, body in homework.instead if t.module == module})
 
 
 def drift(homework: Homework) -> list[str]:
@@ -176,11 +181,6 @@ NO_FAST = '"""Faster classes for the operations are not part of a handout: each 
 
 def handed_out(homework: Homework) -> dict[Path, str]:
     """Return the library without the answers, path below the root -> text: for students, and for workers."""
-    by_module: dict[str, dict[str, str]] = {}
-    for t in homework.targets:
-        by_module.setdefault(t.module, {}).update(messages(homework, t.module))
-    for t in homework.hide:
-        by_module.setdefault(t.module, {})[t.name] = "not part of this handout"
     found = {}
     for path in sorted((ROOT / "minipeft").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -188,8 +188,7 @@ def handed_out(homework: Homework) -> dict[Path, str]:
         if module == FAST:
             found[path.relative_to(ROOT)] = NO_FAST
         elif not module.startswith(f"{FAST}."):
-            text = path.read_text("utf-8")
-            found[path.relative_to(ROOT)] = strip(text, by_module[module]) if module in by_module else text
+            found[path.relative_to(ROOT)] = _without_answers(homework, module, path)
     return found
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import minipeft as mp
-from autograder.grading.reference import grade_sources
+from autograder.grading.reference import grade_sources, library_with, reference_library
 from autograder.homeworks import driver
 from autograder.homeworks.draw import AGAIN
 from autograder.homeworks.folder import homeworks, load_homework
 from autograder.homeworks.homework import Homework
-from autograder.homeworks.strip import functions, source_path, targeted
+from autograder.homeworks.strip import functions, put_back, source_path, stubs, targeted
 
 X, W = np.arange(12.0).reshape(3, 4), np.arange(8.0).reshape(2, 4) ** 2
 
@@ -130,3 +130,21 @@ def test_each_refusal_has_a_case(name):
         and not any(words in text for words in EQUIVALENT)
     ]
     assert not survivors
+
+
+def test_the_attention_of_the_prefix_homework_is_that_of_the_library():
+    homework, module = load_homework("hw4_prefix"), "minipeft.ops.attention"
+    text = put_back(stubs(homework)["ops_attention.py"], source_path(module).read_text("utf-8"), ["mask_bias"])
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((2, heads, n, 3)) for heads, n in ((4, 3), (2, 5), (2, 5))]
+    mask, dz = np.arange(5) < np.array([[3], [5]]), rng.standard_normal((2, 4, 3, 3))
+
+    def results(library):
+        with library.active() as copy:
+            tensors = [copy.Tensor(x, requires_grad=True) for x in arrays]
+            z = copy.ops.attention(*tensors, mask=mask, causal=True)
+            z.backward(dz)
+            return [z.data, *(t.grad for t in tensors)]
+
+    for a, b in zip(results(library_with({module: text})), results(reference_library()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
