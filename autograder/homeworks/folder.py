@@ -5,6 +5,9 @@
     points = 30                                   the sum over the problems; checked
     hide = ["minipeft.peft.lnlora:LNLoRALinear"]  what else would give the answer away: stripped in the handout library
 
+    [instead]
+    "minipeft.ops.attention:attention" = "return ..."  functions that have another body in a handout
+
     [[files]]
     stub = "lora.py"                              the file that a student fills in
     module = "minipeft.peft.lora"                 the module of the library that it stands for
