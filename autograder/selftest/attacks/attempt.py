@@ -46,6 +46,7 @@ from autograder.selftest.attacks.scene import HONEST, Scene, hand_in, scene, wri
 
 LIMIT, SHORT = 60.0, 10.0  # seconds for a submission; for attacks that last until these are over
 HALF_A_CORE = 4.0  # how many times longer the latter is in a container
+ENDING = 3.0  # seconds that processes have to end after their grader
 SLACK = 30.0  # seconds beyond them, for starting on a busy machine
 PARENT = 300 << 20  # bytes that a deciding process may have
 KNOWN = ("/tmp/minipeft-x", "/tmp/minipeft-escaped", "/dev/shm/minipeft-x", "/dev/shm/big", "/dev/shm/out")
@@ -113,7 +114,11 @@ def tried(job: Job, folder: Path) -> list[Outcome]:
     seconds = round(time.monotonic() - begun, 2)
     if seconds > job.bound:
         shared.append(f"it took {seconds:.0f} s, of {job.limit:g}")
+    until = time.monotonic() + ENDING
     remove_stale()  # as the next grader does, if this one was ended at its deadline
+    while os.listdir(folder / "tmp") and time.monotonic() < until:  # what it started needs a moment to end
+        time.sleep(0.1)
+        remove_stale()
     for name in ("open", "tmp"):
         if left := sorted(os.listdir(folder / name)):
             shared.append(f"files are left in {name}: {left[:3]}")
@@ -209,7 +214,10 @@ def in_class(
     rows = list(csv.DictReader(io.StringIO((out / "grades.csv").read_text("utf-8-sig"))))
     if len(rows) != len(entries):
         shared.append(f"{len(entries)} entries have {len(rows)} rows")
-    if [r["score"] for r in rows if r["id"] == HONEST] != [f"{where.homework.points:g}"]:
+    why = out / "staff" / f"{HONEST}.txt"
+    if why.is_file():
+        shared.append(f"the grader failed on an honest submission: {why.read_text('utf-8')[:200]}")
+    elif [r["score"] for r in rows if r["id"] == HONEST] != [f"{where.homework.points:g}"]:
         shared.append("an honest submission lost points")
     for row in rows:
         for name, cell in row.items():
@@ -344,7 +352,7 @@ def attempt(job: Job) -> list[Outcome]:
         return found
 
 
-def bury(seconds: float = 3.0) -> bool:
+def bury(seconds: float = ENDING) -> bool:
     """End what the child has left, which is this process's now; whether something was still running."""
     until = time.monotonic() + seconds
     left = False
