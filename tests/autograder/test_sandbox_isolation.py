@@ -202,7 +202,7 @@ def test_a_group_of_version_2_needs_a_folder_with_both_limits(tmp_path, monkeypa
 
 def test_the_trusted_worker_has_no_file_of_the_library_once_it_answers():
     given = list(drawn("hw6_lora", "6.1", "a test")[:1])
-    with Session(HOMEWORK, Confinement()) as made:
+    with Session(handout(HOMEWORK), Confinement()) as made:
         assert list(made.folder.glob("worker-*/library/minipeft/peft/lora.py"))
         got = made.run({MODULE: SOURCE}, given)
         assert isinstance(got[0], dict)

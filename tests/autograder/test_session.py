@@ -188,7 +188,7 @@ sys.modules["autograder.sandbox.child"].raised = long
 
 def test_a_message_of_a_worker_is_cut():
     case = drawn("hw6_lora", "6.1", "a test")[:1]
-    with Session(HOMEWORK) as made:
+    with Session(handout(HOMEWORK)) as made:
         assert made.run(written("raise ValueError", LONG), case)[0].message == "x" * LONGEST_MESSAGE
 
 
