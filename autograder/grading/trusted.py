@@ -27,6 +27,8 @@ from autograder.sandbox.values import ProtocolError, name_of, named
 HOME = "autograder.homeworks."  # of what a driver hands over
 # not imported, since some need packages that may be missing
 UNUSED = tuple(f"minipeft.{name}" for name in ("__main__", "bench", "cli", "lab"))
+MOST_ASKED = 24 << 20  # bytes of a message for a submission's process
+TOLD = {"type": 80, "class": 200, "message": LONGEST_MESSAGE, "module": 200}  # characters of each text of an exception
 FORWARD, BACKWARD = "forward", "backward"
 
 
@@ -56,6 +58,8 @@ class Trusted:
     def exchange(self, place: str, message: Mapping[str, Any]) -> Any:
         """Send a message to a process of the submission through the grader; return its next message."""
         frame = np.frombuffer(encode({**message, "case": self.cases, "supplied": list(self.supplied)}), np.uint8)
+        if frame.nbytes > MOST_ASKED:
+            raise FrameError(f"{frame.nbytes} bytes for a submission's process: at most {MOST_ASKED}")
         send(self.replies, encode({"for": place, "frame": frame}))
         if decode(self.message())["lost"]:
             raise Gone
@@ -141,16 +145,12 @@ def bounded(x: Any, most: int) -> Any:
 def described(error: BaseException) -> dict[str, Any]:
     """Return an exception as plain values: what the submission said of it, or what a driver raised."""
     said = getattr(error, "said", None)
-    if isinstance(said, dict):
-        return said
-    name = "TooLarge" if isinstance(error, FrameError) else type(error).__name__
-    return {
-        "type": name,
-        "class": name_of(type(error)),
-        "message": str(error)[:LONGEST_MESSAGE],
-        "module": "",
-        "line": 0,
-    }
+    if not isinstance(said, dict):
+        name = "TooLarge" if isinstance(error, FrameError) else type(error).__name__
+        said = {"type": name, "class": name_of(type(error)), "message": str(error)}
+    texts = {key: x[:most] if isinstance(x := said.get(key), str) else "" for key, most in TOLD.items()}
+    line = said.get("line")
+    return {**texts, "line": line if type(line) is int and 0 < line < 10**6 else 0}
 
 
 def serve(requests: int, replies: int) -> None:

@@ -82,7 +82,7 @@ class Session:
         """Return a new folder for one process."""
         self._count += 1
         folder = self.folder / f"worker-{self._count}"
-        folder.mkdir(mode=0o755)
+        folder.mkdir(mode=0o700)  # until it is given to the user of its process
         return folder
 
     @property

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 10.0  # of CPU time, for importing NumPy, the library and the submission
 TRUSTED_SECONDS = 20.0  # of CPU time, for a driver and what it makes of the submission's replies
-TRUSTED_REPLIED = 80 << 20  # bytes: a message for the submission inside a message
+TRUSTED_REPLIED = 25 << 20  # bytes: a message for the submission inside a message
 
 
 def python(library: Path, module: str) -> list[str]:

@@ -14,10 +14,11 @@ import pytest
 import minipeft as mp
 from autograder.grading.check import Raised
 from autograder.grading.reference import drawn
+from autograder.grading.trusted import described
 from autograder.homeworks.folder import load_homework
 from autograder.homeworks.strip import body_span, functions, handout, replace_bodies, source_path, stubs
 from autograder.sandbox import process, workspace
-from autograder.sandbox.frames import LONGEST_MESSAGE
+from autograder.sandbox.frames import LONGEST_MESSAGE, encode
 from autograder.sandbox.session import Session, Stalled
 
 HOMEWORK = load_homework("hw6_lora")
@@ -190,6 +191,31 @@ def test_a_message_of_a_worker_is_cut():
     case = drawn("hw6_lora", "6.1", "a test")[:1]
     with Session(handout(HOMEWORK)) as made:
         assert made.run(written("raise ValueError", LONG), case)[0].message == "x" * LONGEST_MESSAGE
+
+
+def test_what_a_submission_says_of_an_exception_is_bounded():
+    error = ValueError("x")
+    for value in ("\U0001f600" * 10**5, 10**5000, [["x"]] * 10**4, None, {"a": "b" * 10**5}):
+        error.said = dict.fromkeys(("type", "class", "message", "module", "line", "more"), value)
+        assert len(encode(described(error))) < 50_000
+
+
+ENLARGED = """
+import gc, minipeft
+import numpy as np
+remote = next(o for o in gc.get_objects() if type(o).__name__ == "Remote")
+x, A = np.broadcast_to(0.0, (10**4, 10**3)), np.ones((1, 10**3))
+args = (minipeft.Context(*[True] * 6), x, np.ones((500, 10**3)), None, A, np.ones((500, 1)), 1.0)
+remote.ask({"call": "minipeft.peft.lora:LoRALinear.forward"}, args)
+"""
+
+
+def test_an_answer_to_a_submission_has_a_largest_size():
+    case = next(one for one in drawn("hw6_lora", "6.2", "a test") if "dz" in one[0].arrays)
+    source = replace_bodies(source_path(MODULE).read_text("utf-8"), {"LoRALinear.backward": f"exec({ENLARGED!r})"})
+    with Session(HOMEWORK) as made:
+        (got,) = made.run({MODULE: source}, [case], [f"{MODULE}:{FORWARD}"])
+    assert got.error == "TooLarge"
 
 
 def test_a_huge_answer_is_an_error_of_its_own(run):
