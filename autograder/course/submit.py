@@ -52,7 +52,7 @@ def unwritten(homework: Homework, sources: Mapping[str, str]) -> dict[str, list[
     """
     found: dict[str, list[str]] = {}
     for problem in homework.problems:
-        for t in problem.required:
+        for t in (t for t in problem.targets if t not in problem.optional):
             nodes = functions(sources[t.module])
             names = [t.name] if t.name in nodes else [n for n in nodes if n.startswith(f"{t.name}.")] or [t.name]
             found.setdefault(problem.id, []).extend(n for n in names if n not in nodes or _raises(nodes[n]))

@@ -46,8 +46,6 @@ class Apart:
         deadline: seconds after which nothing is run any more.
 
     failed: by module, why it cannot be imported; under "" if no file could be blamed.
-    layers: what kept the workers apart.
-    log: what the submission has printed, cut. used_up: it has used up its time itself.
     """
 
     def __init__(
@@ -59,9 +57,7 @@ class Apart:
         confinement: Mapping[str, Any],
         deadline: float | None,
     ):
-        self.layers: dict[str, Any] = {}
-        self.log = ""
-        self.used_up = False
+        self._state: tuple[dict[str, Any], str, bool] = ({}, "", False)
         self._process: Process | None = _idle.pop() if _idle else _started()
         texts = {module: np.frombuffer(text.encode(), np.uint8) for module, text in sources.items()}
         asked = {
@@ -82,10 +78,14 @@ class Apart:
     def verdict(self, problem: str) -> Verdict:
         """Return the verdict on a problem, with its failures as a frame."""
         reply = self._ask({"problem": problem})
-        self.layers, self.log, self.used_up = reply["layers"], reply["log"].tobytes().decode(), reply["used up"]
+        self._state = (reply["layers"], reply["log"].tobytes().decode(), bool(reply["used up"]))
         verdict = from_plain(problem, reply["verdict"])
         verdict.frame = reply["frame"].tobytes()
         return verdict
+
+    def state(self) -> tuple[dict[str, Any], str, bool]:
+        """Return what kept the workers apart, what the submission has printed, and whether it has used up its time."""
+        return self._state
 
     def _ask(self, message: dict[str, Any]) -> Any:
         process = self._process

@@ -78,20 +78,9 @@ class Decision:
         verdict.not_run = f"Not run: {named[0] if named else 'the submission'} cannot be imported, see above."
         return verdict
 
-    @property
-    def layers(self) -> dict[str, Any]:
-        """What kept the workers apart."""
-        return dict(self.session.layers)
-
-    @property
-    def log(self) -> str:
-        """What the submission has printed, cut."""
-        return self.session.log
-
-    @property
-    def used_up(self) -> bool:
-        """True if the submission has used up its time itself."""
-        return self.session.used_up
+    def state(self) -> tuple[dict[str, Any], str, bool]:
+        """Return what kept the workers apart, what the submission has printed, and whether it has used up its time."""
+        return dict(self.session.layers), self.session.log, self.session.used_up
 
     def close(self) -> None:
         """End every process of the submission."""
@@ -199,8 +188,8 @@ class Decider:
         """Return a frame with a verdict, and with its failures as a frame for the process that explains."""
         assert self.decision is not None
         verdict = self.decision.verdict(problem)
-        facts = {"layers": self.decision.layers, "used up": self.decision.used_up}
-        rest = {**facts, "log": np.frombuffer(self.decision.log.encode(), np.uint8)}
+        layers, log, used_up = self.decision.state()
+        rest = {"layers": layers, "log": np.frombuffer(log.encode(), np.uint8), "used up": used_up}
         try:
             frame = packed(self.decision.homework.name, verdict) if verdict.failures and not verdict.not_run else b""
         except FrameError:

@@ -109,9 +109,9 @@ def grade(
         done.remarks = [r for r in remarks if not r.costs and (r.file, r.line) not in told]
         for problem in chosen:
             done.verdicts[problem] = made.verdict(problem)
-            done.layers, done.log = made.layers, made.log
+            done.layers, done.log, used_up = made.state()
             done.seconds = time.monotonic() - begun
-            done.counts = made.used_up or len(done.verdicts) == len(chosen)
+            done.counts = used_up or len(done.verdicts) == len(chosen)
             if progress is not None:
                 progress(done)
     left = None if deadline is None else begun + (1 + WORDS) * deadline - time.monotonic()

@@ -54,11 +54,6 @@ class Problem:
     prerequisites: tuple[str, ...] = ()
     optional: tuple[Target, ...] = ()
 
-    @property
-    def required(self) -> tuple[Target, ...]:
-        """The targets that every solution needs."""
-        return tuple(t for t in self.targets if t not in self.optional)
-
 
 @dataclass(frozen=True)
 class Homework:
