@@ -349,14 +349,18 @@ def decoded(data: bytes, name: str) -> str:
     return text
 
 
-PARSE_SECONDS = 5  # of processor time: how busy the machine is must not decide what is Python
+PARSE_SECONDS = 2  # of processor time: how busy the machine is must not decide what is Python
+MOST_NODES = 50_000  # statements and expressions of a file: ten times as many as the longest of the library has
 PARSE = f"""
-import json, sys
+import ast, json, sys
 if sys.platform != "win32":
     import resource
     resource.setrlimit(resource.RLIMIT_CPU, ({PARSE_SECONDS}, {PARSE_SECONDS}))
+text = sys.stdin.buffer.read().decode()
 try:
-    compile(sys.stdin.buffer.read().decode(), "file", "exec", dont_inherit=True)
+    compile(text, "file", "exec", dont_inherit=True)
+    if sum(1 for _ in ast.walk(ast.parse(text))) > {MOST_NODES}:
+        print(json.dumps(["it has more than {MOST_NODES} statements and expressions: no problem needs so many", 0]))
 except SyntaxError as error:
     print(json.dumps([error.msg, error.lineno]))
 """
@@ -377,14 +381,13 @@ def readable(text: str, name: str) -> None:
         raise SyntaxError("reading it takes too long", (name, 0, 0, ""))
     if tried.returncode not in (0, 1):  # a signal, or an error code of Windows
         raise SyntaxError("it is nested too deeply", (name, 0, 0, ""))
+    message, line = json.loads(tried.stdout or "[null, 0]")
     try:
-        ast.parse(text, name)
+        if message is None or line:
+            ast.parse(text, name)
     except ValueError as error:
         raise SyntaxError(str(error), (name, 0, 0, "")) from None
     except (RecursionError, MemoryError):
         raise SyntaxError("it is nested too deeply", (name, 0, 0, "")) from None
-    if (
-        tried.stdout
-    ):  # it can be parsed and not compiled: code before ``from __future__``, ``return`` outside a function
-        message, line = json.loads(tried.stdout)
+    if message is not None:  # it is too long, or can be parsed and not compiled: ``return`` outside a function
         raise SyntaxError(message, (name, line, 0, ""))
