@@ -22,15 +22,16 @@ WRONG = """
 x, weight, lora_A, lora_B, scale, bias = ctx.saved
 X, dZ = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
 dH = {t} * dZ @ lora_B
-grads = [(dZ @ weight + dH @ lora_A).reshape(x.shape), dZ.T @ X, dZ.sum(0), dH.T @ X, {t} * dZ.T @ (X @ lora_A.T), None]
+dA, dB = {a} * dH.T @ X, {t} * dZ.T @ (X @ lora_A.T)
+grads = [(dZ @ weight + dH @ lora_A).reshape(x.shape), dZ.T @ X, dZ.sum(0), dA, dB, None]
 return [g if need else None for g, need in zip(grads, ctx.needs_grad)]
 """
 
 
-def compared(forward_scale, backward_scale):
+def compared(forward_scale, backward_scale, of_A="1.0"):
     bodies = {
         "LoRALinear.forward": FORWARD.format(s=forward_scale),
-        "LoRALinear.backward": WRONG.format(t=backward_scale),
+        "LoRALinear.backward": WRONG.format(t=backward_scale, a=of_A),
     }
     sources = {LORA: replace_bodies(source_path(LORA).read_text("utf-8"), bodies)}
     verdict = grade_sources(HOMEWORK, sources, "differences", [BACKWARD.id])[BACKWARD.id]
@@ -50,6 +51,12 @@ def test_a_backward_that_does_not_fit_its_forward_is_shown_with_both_values():
     assert not by_name["B"].agrees
     said = sentences(found)
     assert any(s.startswith("dA (") and "a ratio of 2." in s for s in said)
+
+
+def test_only_gradients_that_are_wrong_are_compared():
+    verdict, found = compared("scale", "scale", of_A="3.0")
+    assert {f.key for f in verdict.failures if f.kind == "value"} <= {"dA", "second dA", "again dA"}
+    assert {c.argument for c in found} == {"A"}
 
 
 def test_a_backward_that_fits_a_wrong_forward_points_at_the_forward():
