@@ -12,7 +12,7 @@ from autograder.homeworks import driver
 from autograder.homeworks.draw import AGAIN
 from autograder.homeworks.folder import homeworks, load_homework
 from autograder.homeworks.homework import Homework
-from autograder.homeworks.strip import functions, put_back, source_path, stubs, targeted
+from autograder.homeworks.strip import functions, handed_out, put_back, replace_bodies, source_path, stubs, targeted
 
 X, W = np.arange(12.0).reshape(3, 4), np.arange(8.0).reshape(2, 4) ** 2
 
@@ -148,3 +148,66 @@ def test_the_attention_of_the_prefix_homework_is_that_of_the_library():
 
     for a, b in zip(results(library_with({module: text})), results(reference_library()), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def alternatives(homework: Homework) -> Iterator[tuple[str, dict[str, str]]]:
+    """For each problem, functions of the handed-out library that take the same arguments, as bodies of its targets."""
+    texts = {".".join(p.with_suffix("").parts).removesuffix(".__init__"): t for p, t in handed_out(homework).items()}
+    others = {str(target) for target, _ in homework.instead}  # as empty as stubs
+    written = {
+        module: {
+            n: f
+            for n, f in functions(text).items()
+            if "raise NotImplementedError" not in ast.unparse(f.body[-1]) and f"{module}:{n}" not in others
+        }
+        for module, text in texts.items()
+    }
+
+    def kinds(function: ast.FunctionDef) -> list[str]:
+        return [ast.unparse(a.annotation) if a.annotation else "" for a in function.args.args]
+
+    def call(module: str, name: str, mine: ast.FunctionDef) -> str:
+        given = ", ".join(a.arg for a in mine.args.args)
+        return f"from importlib import import_module\nreturn import_module({module!r}).{name}({given})"
+
+    for problem in homework.problems:
+        for target in problem.targets:
+            mine = functions(source_path(target.module).read_text("utf-8")).get(target.name)
+            if mine is None or (mine.args.args and mine.args.args[0].arg == "self"):
+                continue
+            halves = [target.name.replace(".forward", f".{h}") for h in ("forward", "backward")]
+            for module, found in written.items():
+                for name, other in found.items():
+                    if (module, name) == (target.module, target.name):
+                        continue
+                    same = len(other.args.args) == len(mine.args.args)
+                    pair = [name.replace(".forward", f".{h}") for h in ("forward", "backward")]
+                    if (
+                        same
+                        and target.name.endswith(".forward")
+                        and name.endswith(".forward")
+                        and set(pair) <= set(found)
+                    ):
+                        own = functions(source_path(target.module).read_text("utf-8"))
+                        bodies = {h: call(module, p, own[h]) for h, p in zip(halves, pair, strict=True)}
+                        yield problem.id, {target.module: bodies}
+                    elif kinds(other) == kinds(mine) and "." not in target.name and "." not in name:
+                        yield problem.id, {target.module: {target.name: call(module, name, mine)}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in homeworks() if n != "hw1_autograd"])
+def test_no_function_of_a_handed_out_library_answers_a_problem(name):
+    homework = load_homework(name)
+    answers = []
+    for problem, bodies in alternatives(homework):
+
+        def share(module: str, own: dict[str, str], problem: str = problem) -> float:
+            source = replace_bodies(source_path(module).read_text("utf-8"), own)
+            return grade_sources(homework, {module: source}, 5, [problem])[problem].share
+
+        for module, own in bodies.items():
+            empty = share(module, dict.fromkeys(own, "raise NotImplementedError"))
+            if share(module, own) > (1.0 + empty) / 2:
+                answers.append((problem, own))
+    assert not answers
