@@ -29,6 +29,7 @@ from autograder.sandbox.worker import python
 from autograder.sandbox.workspace import environment
 
 MOST_REPLIED = 32 << 20  # bytes: a verdict and its failures
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # so that glibc gives large messages back to the system at once
 PATIENCE = 5.0  # seconds for ending the processes of a submission
 
 _idle: list[Process] = []
@@ -65,7 +66,10 @@ class Apart:
             "seed": seed,
             "sources": texts,
             "broken": {module: told(failure) for module, failure in broken.items()},
-            "confinement": {**confinement, "private": [str(p) for p in confinement.get("private", [ROOT])]},
+            "confinement": {
+                **confinement,
+                "private": [str(Path(p).resolve()) for p in confinement.get("private", [ROOT])],
+            },
             "until": None if deadline is None else time.monotonic() + deadline,  # all processes have the same clock
         }
         try:
@@ -128,7 +132,7 @@ def from_plain(problem: str, values: Mapping[str, Any]) -> Verdict:
 
 def _started() -> Process:
     scratch = Path(tempfile.gettempdir())
-    return Process(python(ROOT, "autograder.grading.decide"), scratch, environment(scratch))
+    return Process(python(ROOT, "autograder.grading.decide"), scratch, {**environment(scratch), **GIVES_BACK})
 
 
 def _ended(process: Process) -> None:

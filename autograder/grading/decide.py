@@ -130,11 +130,9 @@ class Key:
         """The homework, and what the processes of a submission read."""
         folder, seed = self.asked
         said = self._ask({"homework": folder, "seed": seed})
-        library, stubs = (
-            {name: text.tobytes().decode() for name, text in said[part].items()} for part in ("library", "stubs")
-        )
+        library, stubs, backward = ({n: x.tobytes().decode() for n, x in part.items()} for part in said["parts"])
         needed = cache(lambda: list(self._ask({"needed": True})["needed"]))
-        return Handout(from_raw(said["homework"], Path(folder)), library, stubs, needed)
+        return Handout(from_raw(said["homework"], Path(folder)), library, stubs, backward, needed)
 
     def given(self, problem: str) -> Given:
         """Return the cases of a problem, each with what is right."""
@@ -178,10 +176,8 @@ class Decider:
         confinement = Confinement(**{**asked["confinement"], "private": private})
         sources = {module: text.tobytes().decode() for module, text in asked["sources"].items()}
         broken = {module: Raised(*said) for module, said in asked["broken"].items()}
-        handout = self.key.handout
-        left = None if asked["until"] is None else asked["until"] - time.monotonic()
-        how = {"confinement": confinement, "deadline": left}
-        self.decision = Decision(handout, sources, broken, self.key.given, **how)
+        how = {"confinement": confinement, "deadline": asked["until"] and asked["until"] - time.monotonic()}
+        self.decision = Decision(self.key.handout, sources, broken, self.key.given, **how)
         return {"failed": {module: told(failure) for module, failure in self.decision.failed.items()}}
 
     def verdict(self, problem: str) -> bytes:

@@ -23,12 +23,12 @@ from autograder.sandbox.frames import decode, encode, receive, send
 def read(homework: Homework) -> dict[str, Any]:
     """Return the homework and what the processes of a submission read, texts as bytes."""
     made = handout(homework)
-    texts = {
-        part: {name: np.frombuffer(text.encode(), np.uint8) for name, text in listed.items()}
-        for part, listed in (("library", made.library), ("stubs", made.stubs))
-    }
+    parts = [
+        {name: np.frombuffer(text.encode(), np.uint8) for name, text in listed.items()}
+        for listed in (made.library, made.stubs, made.backward)
+    ]
     raw = tomllib.loads((homework.folder / "homework.toml").read_text("utf-8"))
-    return {"homework": raw, **texts}
+    return {"homework": raw, "parts": parts}
 
 
 def serve(requests: int, replies: int) -> None:

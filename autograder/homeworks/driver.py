@@ -13,6 +13,8 @@ import numpy as np
 from autograder.sandbox.frames import MAX_BYTES, FrameError
 from autograder.sandbox.layouts import laid_out
 
+MOST_VALUES = 100_000  # that a driver may return, counted as often as they are referred to
+
 
 def run(mp: Any, drivers: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a driver returns, as plain values. request: "driver", "arrays", "layouts", "params", "memory"."""
@@ -23,11 +25,15 @@ def run(mp: Any, drivers: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     return outputs
 
 
-def normalized(x: Any) -> Any:
+def normalized(x: Any, left: list[int] | None = None) -> Any:
     """x as a frame carries it: arrays copied to plain ones, NumPy scalars as 0-d arrays or numbers, tuples as lists.
 
-    What is none of these comes back as it is (`encode` makes an `Opaque` of it).
+    What is none of these comes back as it is (`encode` makes an `Opaque` of it). left: how many values may follow.
     """
+    left = [MOST_VALUES] if left is None else left
+    left[0] -= 1
+    if left[0] < 0:
+        raise FrameError(f"more than {MOST_VALUES} values")
     if isinstance(x, np.ndarray):
         if x.nbytes > MAX_BYTES:
             raise FrameError(f"an array of {x.nbytes} bytes: at most {MAX_BYTES} can be returned")
@@ -37,9 +43,9 @@ def normalized(x: Any) -> Any:
     if isinstance(x, np.generic):
         return x.item()
     if isinstance(x, (list, tuple)):
-        return [normalized(v) for v in x]
+        return [normalized(v, left) for v in x]
     if isinstance(x, Mapping):
-        return {str(k): normalized(v) for k, v in x.items()}
+        return {str(k): normalized(v, left) for k, v in x.items()}
     return x
 
 

@@ -124,10 +124,12 @@ def from_raw(raw: Mapping[str, Any], folder: Path) -> Homework:
 class Handout:
     """What the processes of a submission read: the library without the answers, by path, and the stubs, by module.
 
-    needed: returns what a process imports ahead that cannot read the folders of Python.
+    backward: files of the library that are others where only backwards run. needed: returns what a process imports
+    ahead that cannot read the folders of Python.
     """
 
     homework: Homework
     library: Mapping[str, str]
     stubs: Mapping[str, str]
+    backward: Mapping[str, str]
     needed: Callable[[], Sequence[str]]

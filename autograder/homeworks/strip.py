@@ -178,6 +178,10 @@ def main(names: list[str], check: bool = False, say: Callable[[str], None] = pri
 FAST = "minipeft.fast"
 NO_FAST = '"""Faster classes for the operations are not part of a handout: each operation runs as its page reads."""\n'
 
+# A backward is to be written, not asked of the engine: where only backwards run, there is none.
+ENGINE, ENGINE_FILE = "minipeft.autograd", "minipeft/autograd.py"
+NO_ENGINE = {"_walk": 'raise RuntimeError("a backward cannot ask the engine")'}
+
 
 def handed_out(homework: Homework) -> dict[Path, str]:
     """Return the library without the answers, path below the root -> text: for students, and for workers."""
@@ -197,7 +201,9 @@ def handout(homework: Homework) -> Handout:
     """Return what the processes of a submission read."""
     blank = stubs(homework)
     library = {path.as_posix(): text for path, text in handed_out(homework).items()}
-    return Handout(homework, library, {f.module: blank[f.stub] for f in homework.files}, needed_modules)
+    modules = {f.module: blank[f.stub] for f in homework.files}
+    backward = {} if ENGINE in modules else {ENGINE_FILE: replace_bodies(library[ENGINE_FILE], NO_ENGINE)}
+    return Handout(homework, library, modules, backward, needed_modules)
 
 
 def supplied(homework: Homework, module: str, names: set[Target]) -> list[str]:

@@ -220,21 +220,20 @@ def build(header: Header, payload: bytes | bytearray | memoryview) -> Any:
             arrays.append(flat.view(dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False))
         start += _padded(nbytes)
 
-    def value(x: Any) -> Any:
-        if isinstance(x, list):
-            return [value(v) for v in x]
-        if not isinstance(x, dict):
-            return x
-        ((tag, v),) = x.items()
-        if tag == "a":
-            return arrays[v]
-        if tag == "f":
-            return FLOATS[v]
-        if tag == "o":
-            return Opaque(v)
-        return {key: value(entry) for key, entry in v.items()}
+    return _value(header.value, arrays)
 
-    return value(header.value)
+
+def _value(x: Any, arrays: list[np.ndarray]) -> Any:
+    if isinstance(x, list):
+        return [_value(v, arrays) for v in x]
+    if not isinstance(x, dict):
+        return x
+    ((tag, v),) = x.items()
+    if tag in ("a", "f"):
+        return arrays[v] if tag == "a" else FLOATS[v]
+    if tag == "o":
+        return Opaque(v)
+    return {key: _value(entry, arrays) for key, entry in v.items()}
 
 
 def decode(data: bytes | bytearray) -> Any:

@@ -104,13 +104,13 @@ class Watch:
         self._pid, self._seconds, self._until = pid, seconds, until
         self.waited = 0.0  # seconds; all that the process took, if the system does not tell its CPU time
         self.threads = 1
-        self._first = (usage(pid) or (0.0, True, 1))[0]
+        self.first = (usage(pid) or (0.0, True, 1))[0]
         self.resume()
 
     def resume(self) -> None:
         """Start to wait for the process. Time before this call does not count."""
         self._seen, self._idle = time.monotonic(), 0.0
-        self._used = (usage(self._pid) or (0.0, True, 1))[0]
+        self.used = (usage(self._pid) or (0.0, True, 1))[0]
 
     def late(self) -> str:
         """Return why the case must end now; "" if it may go on."""
@@ -124,12 +124,12 @@ class Watch:
             limit = BY_THE_CLOCK * self._seconds + IDLE_SECONDS
             return "" if self.waited < limit else f"more than {limit:g} s"
         used, wants, self.threads = seen
-        if used != self._used or wants:
-            self._used, self._idle = used, 0.0
+        if used != self.used or wants:
+            self.used, self._idle = used, 0.0
         else:
             self._idle += step
             self.waited += step
-        if used - self._first > self._seconds:
+        if used - self.first > self._seconds:
             return f"more than {self._seconds:g} s of processor time"
         if self._idle > IDLE_SECONDS or self.waited > self._seconds + IDLE_SECONDS:
             return "it waits for something that does not come"
@@ -142,7 +142,7 @@ class Process:
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]):
         self.log = bytearray()
         self._printed = 0
-        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
         self._came: queue.Queue[tuple[str, bytes]] = queue.Queue(CHUNKS)
         self._open = {REPLY, OUTPUT}
         pipe = subprocess.PIPE
@@ -173,7 +173,7 @@ class Process:
         finally:
             threading.stack_size(usual)
 
-    def exchange(self, frame: bytes, watch: Watch, most: int = MOST_REPLIED) -> bytes:
+    def exchange(self, frame: bytes | memoryview, watch: Watch, most: int = MOST_REPLIED) -> bytearray:
         """Send a frame and return the bytes of the one that is the reply, unread; ``most``: how many it may have.
 
         Raises Lost if no reply comes in time, FrameError if what comes is no reply. The process is then of no more use.
@@ -195,7 +195,7 @@ class Process:
                     if not asked:
                         raise FrameError("a reply before the request was read")
                     if reply.feed(chunk):
-                        return bytes(reply.data)
+                        return reply.data
                 elif self._printed > MOST_PRINTED:
                     raise Lost(Raised("crash", "printed too much", f"more than {MOST_PRINTED >> 20} MiB"))
             if late := watch.late():
@@ -247,6 +247,7 @@ class Process:
                 self._came.put((ASKED, b""))
                 with contextlib.suppress(OSError):
                     pipe.write(frame[-1:])
+                frame = rest = memoryview(b"")  # a large message is not kept until the next one
 
     def _read(self, kind: str, pipe: IO[bytes]) -> None:
         with pipe:

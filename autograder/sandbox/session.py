@@ -28,6 +28,7 @@ from autograder.sandbox.workspace import Workspace, lay_out
 
 MOST_LOST = 3  # cases of a problem that ran out of time or crashed; then the rest of it is not run
 OWN_SHARE = 0.1  # of the deadline: if a submission has used less when it passes, the machine was too slow
+TRUSTED_FREE = 2.0  # seconds of CPU time of the trusted worker in a case: more is the submission's doing
 SLACK = 4096  # bytes that an output may have more than twice those of the right one
 
 
@@ -56,22 +57,20 @@ class Session:
         self.handout, self.homework, self.confinement, self.own = handout, homework, confinement, own
         self.attempts = (OWN,) if own else (SUPPLIED, OWN)  # the library's own are the faster ones
         self.layers: dict[str, Any] = {}
-        self._printed = ""
-        self._spent = 0.0
+        self._printed, self._spent = "", 0.0
         self.shown = {f.module: f.stub for f in homework.files}
         self.deadline = math.inf if deadline is None else deadline
         self.until = time.monotonic() + self.deadline
         self._workers: dict[Any, Worker] = {}
         self._trusted: Trusted | None = None
-        self._empty = 0
-        self._count = 0
+        self._empty = self._count = 0
         self._workspace = Workspace()
         self.folder = self._workspace.folder
         self.library = self.folder / "library"
         try:
             if confinement is not None:
                 self.folder.chmod(0o711)  # other users pass through, and see nothing
-            lay_out(handout, self.library, own)
+            self.backward = lay_out(handout, self.library, own)
             if not own:
                 self._trusted = Trusted(self)
         except BaseException:
@@ -166,10 +165,10 @@ class Session:
                     begun[place] = self._worker(place, sources, case)
                     begun[place].begin(case.seconds)
                 failure = begun[place].failure
-                raw = b""
+                raw = bytearray()
                 if failure is None:
                     try:
-                        raw = begun[place].relay(message["frame"].tobytes())
+                        raw = begun[place].relay(message["frame"].data)
                     except Lost as lost:
                         failure = lost.raised
                 message = trusted.ask(encode({"lost": not raw}) + raw)
@@ -180,6 +179,7 @@ class Session:
                 worker.close()
             return failure or lost.raised
         finally:
+            self._spent += max(0.0, trusted.watch.used - trusted.watch.first - TRUSTED_FREE)
             if case.memory:  # these workers are for no other case
                 for worker in begun.values():
                     worker.close()
@@ -195,7 +195,7 @@ class Session:
         made_of = (place, tuple(sorted(sources.items())), memory)
         worker = self._workers.get(made_of)
         if worker is None or worker.gone:
-            worker = self._workers[made_of] = Worker(self, sources, memory)
+            worker = self._workers[made_of] = Worker(self, sources, memory, place == "backward")
         worker.start()
         self.layers.update(worker.layers)
         return worker

@@ -61,9 +61,11 @@ class Worker:
         session: whose library it reads.
         sources: the submission, by module.
         memory: bytes of address space that it may have; 0 for what the confinement says.
+        backward: True if only backwards run there, without an engine.
     """
 
-    def __init__(self, session: Session, sources: Mapping[str, str], memory: int = 0):
+    def __init__(self, session: Session, sources: Mapping[str, str], memory: int = 0, backward: bool = False):
+        library = session.backward if backward else session.library
         self.layers: dict[str, Any] = {}
         self._session = session
         self._folder = session.new_folder()
@@ -75,11 +77,11 @@ class Worker:
         self._shown = {module: session.shown.get(module, Path(file).name) for module, file in files.items()}
         scratch.mkdir()
         if session.confinement is not None:
-            self._confine = session.confinement.settings(self._folder, (session.library,), session.handout.needed)
+            self._confine = session.confinement.settings(self._folder, (library,), session.handout.needed)
             if memory:
                 self._confine["limits"]["AS"] = memory
         try:
-            self.process = Process(python(session.library, "autograder.sandbox.child"), scratch, environment(scratch))
+            self.process = Process(python(library, "autograder.sandbox.child"), scratch, environment(scratch))
         except BaseException:
             self._end_confinement()
             raise
@@ -123,7 +125,7 @@ class Worker:
         self._waited += self._watch.waited
         self._watch = Watch(self.process.pid, seconds, self._session.until)
 
-    def relay(self, frame: bytes, most: int = MOST_REPLIED) -> bytes:
+    def relay(self, frame: bytes | memoryview, most: int = MOST_REPLIED) -> bytearray:
         """Send a frame; return the reply as it came. Raises Lost, with the worker gone, if none comes in time."""
         try:
             return self.process.exchange(frame, self._watch, most)
@@ -216,21 +218,21 @@ class Trusted:
 
     def begin(self, until: float) -> None:
         """Begin a case, for which the process has TRUSTED_SECONDS of CPU time."""
-        self._watch = Watch(self.process.pid, TRUSTED_SECONDS, until)
+        self.watch = Watch(self.process.pid, TRUSTED_SECONDS, until)
 
     def ask(self, frame: bytes) -> dict[str, Any]:
         """Send a frame and return the message that it answers. Raises Lost if there is none; then it must be closed."""
         try:
             if not self._started:
                 self._begin()
-            reply: dict[str, Any] = decode(self.process.exchange(frame, self._watch, TRUSTED_REPLIED))
+            reply: dict[str, Any] = decode(self.process.exchange(frame, self.watch, TRUSTED_REPLIED))
         except FrameError as error:
             raise Lost(Raised("crash", "the grader's own worker failed", str(error))) from None
         return reply
 
     def _begin(self) -> None:
         """Wait until the process is confined. Raises ConfinementError if it cannot be."""
-        reply = decode(self.process.exchange(self._start, self._watch))
+        reply = decode(self.process.exchange(self._start, self.watch))
         if "unconfined" in reply:
             raise ConfinementError(f"the trusted worker cannot be confined here: {reply['unconfined']}")
         self._started = True

@@ -117,8 +117,10 @@ def environment(scratch: Path) -> dict[str, str]:
     return found
 
 
-def lay_out(handout: Handout, library: Path, drivers: bool) -> None:
+def lay_out(handout: Handout, library: Path, drivers: bool) -> Path:
     """Write what all workers of a homework read: the library without the answers, and their part of the grader.
+
+    Returns the folder that a worker reads in which only backwards run.
 
     drivers: whether drivers run in a worker.
     """
@@ -135,6 +137,14 @@ def lay_out(handout: Handout, library: Path, drivers: bool) -> None:
         shutil.copyfile(side / name, place)
     compileall.compile_dir(library, quiet=2, workers=1)
     open_to_read(library)
+    if drivers or not handout.backward:
+        return library
+    shutil.copytree(library, other := library.with_name("library-backward"))
+    for path, text in handout.backward.items():
+        (other / path).write_text(text, "utf-8")
+        for compiled in (other / path).parent.glob(f"__pycache__/{Path(path).stem}.*"):
+            compiled.unlink()
+    return other
 
 
 def copy_library(library: Path) -> None:

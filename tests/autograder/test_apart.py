@@ -53,6 +53,15 @@ def children(pid):
     return {int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
+def test_a_private_folder_may_be_named_from_where_the_caller_is(fresh, tmp_path, monkeypatch):
+    (tmp_path / "class").mkdir(mode=0o700)
+    monkeypatch.chdir(tmp_path)
+    done = grade(
+        HOMEWORK, submitted("return 0.0, 0.0"), "s", problems=["8.6"], confinement={"private": [Path("class")]}
+    )
+    assert done.score == 0
+
+
 def test_it_says_what_this_process_would_say_and_serves_the_next_submission(fresh):
     wrong = submitted("import numpy as np\nreturn float(np.mean(a) - np.mean(b)), 1.0")
     here = results(grade(HOMEWORK, wrong, "s", problems=["8.6"]))

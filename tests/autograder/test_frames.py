@@ -1,9 +1,11 @@
 """Frames: what goes in comes out, and nothing else gets through."""
 
 import contextlib
+import gc
 import json
 import os
 import struct
+import weakref
 
 import numpy as np
 import pytest
@@ -212,6 +214,11 @@ def test_outputs_are_plain_copies_in_c_order():
             return True
 
     x = np.arange(6.0).reshape(2, 3)
+    shared = [1.0]
+    for _ in range(40):
+        shared = [shared, shared]
+    with pytest.raises(FrameError, match="more than 100000 values"):
+        normalized(shared)
     out = normalized({"odd": x.view(Odd), "t": x.T, "s": np.float32(2), "i": np.int64(3), "both": (x, None)})
     assert type(out["odd"]) is np.ndarray
     assert out["t"].flags.c_contiguous
@@ -231,3 +238,14 @@ def test_a_boolean_is_true_for_any_byte_but_zero():
 
 def test_what_comes_out_may_be_written():
     decode(encode(np.zeros(3)))[0] = 1.0
+
+
+def test_a_message_is_freed_with_its_last_reference():
+    gc.disable()
+    try:
+        message = decode(bytearray(encode({"x": [np.zeros(9)]})))
+        array = weakref.ref(message["x"][0])
+        del message
+        assert array() is None
+    finally:
+        gc.enable()

@@ -213,7 +213,7 @@ remote.ask({"call": "minipeft.peft.lora:LoRALinear.forward"}, args)
 def test_an_answer_to_a_submission_has_a_largest_size():
     case = next(one for one in drawn("hw6_lora", "6.2", "a test") if "dz" in one[0].arrays)
     source = replace_bodies(source_path(MODULE).read_text("utf-8"), {"LoRALinear.backward": f"exec({ENLARGED!r})"})
-    with Session(HOMEWORK) as made:
+    with Session(handout(HOMEWORK)) as made:
         (got,) = made.run({MODULE: source}, [case], [f"{MODULE}:{FORWARD}"])
     assert got.error == "TooLarge"
 
@@ -339,6 +339,28 @@ def test_a_backward_knows_nothing_but_what_was_saved(forward):
     with Session(handout(HOMEWORK)) as made:
         (got,) = made.run({MODULE: cheats}, cases)
     assert (got.kind, got.error) == ("raised", "KeyError")
+
+
+ENGINE = """
+engine = minipeft.autograd
+token = engine._recording.set(True)
+x, W, b, A, B = (None if v is None else minipeft.Tensor(v, requires_grad=True) for v in ctx.saved[:5])
+z = minipeft.ops.linear(x, W, b) + minipeft.ops.linear(minipeft.ops.linear(x, A), B) * ctx.saved[5]
+z.backward(dz)
+return x.grad, W.grad, None if b is None else b.grad, A.grad, B.grad, None
+"""
+
+
+def test_a_backward_cannot_ask_the_engine():
+    forward = "ctx.save(x, weight, bias, lora_A, lora_B, scale)\nz = x @ weight.T + scale * (x @ lora_A.T @ lora_B.T)"
+    bodies = {FORWARD: f"{forward}\nreturn z if bias is None else z + bias", "LoRALinear.backward": ENGINE}
+    source = replace_bodies(source_path(MODULE).read_text("utf-8"), bodies)
+    cases = [one for one in drawn("hw6_lora", "6.2", "a test") if "dz" in one[0].arrays][:1]
+    with Session(handout(HOMEWORK)) as made:
+        (got,) = made.run({MODULE: f"{source}\nimport minipeft\n"}, cases)
+        compiled = list((made.folder / "library-backward" / "minipeft" / "__pycache__").glob("autograd.*"))
+    assert (got.error, got.message) == ("RuntimeError", "a backward cannot ask the engine")
+    assert not compiled
 
 
 SEARCH = """
