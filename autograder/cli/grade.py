@@ -89,7 +89,7 @@ def _grade(
 ) -> int:
     from autograder.feedback.results import refused
     from autograder.grading.grade import grade
-    from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL
+    from autograder.sandbox.parent_limits import GRADESCOPE, LOCAL, Confinement
     from autograder.sandbox.session import Stalled
     from autograder.submission.intake import IntakeError, take
 
@@ -102,7 +102,9 @@ def _grade(
         return 1
     private = [ROOT, args.submission.resolve().parent, *([args.seed_file] if args.seed_file else [])]
     must = GRADESCOPE if args.gradescope else LOCAL
-    confinement = None if args.trust else {"must": must, "private": private}
+    confinement: dict[str, Any] | None = None if args.trust else {"must": must, "private": private}
+    if confinement is not None:
+        Confinement(**confinement)  # refuse before anything is started
     try:
         done = grade(homework, submission, seed, confinement=confinement, deadline=args.deadline, progress=progress)
     except Stalled as error:

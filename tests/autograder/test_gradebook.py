@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_imported_explains_its_points_once(tmp_path, one_p
     other = {**done.records[0], "id": "three"}
     wrong = page(LORA, [*done.records, other]).partition("What goes wrong</h2>")[2].partition("<h2>")[0]
     assert wrong.count("imports torch") == 1
-    assert "<td class=n>2</td><td>lora.py, line 1: imports torch" in wrong
+    assert "<td class=n>2 ×</td><td>lora.py, line 1: imports torch" in wrong
     assert wrong.count("__future__") == 1
     assert wrong.count("<h3>") == 1
 

@@ -27,6 +27,7 @@ from autograder.grading.grade import grade
 from autograder.grading.reference import drawn
 from autograder.homeworks.case import request_of
 from autograder.homeworks.folder import load_homework
+from autograder.homeworks.preload import needed_modules
 from autograder.homeworks.strip import handout, replace_bodies, source_path
 from autograder.sandbox import child_limits, parent_limits, readable, system_calls
 from autograder.sandbox.parent_limits import (
@@ -169,7 +170,7 @@ for name in {names}:
 
 def test_the_standard_library_can_be_imported_wherever_python_lies(tried):
     """Some root has Python in a home of mode 0700, where the worker's user cannot read it."""
-    names = [n for n in parent_limits.needed_modules() if ":" not in n]
+    names = [n for n in needed_modules() if ":" not in n]
     assert {"csv", "fractions", "socket", "unittest.mock", "numpy.fft"} <= set(names)
     here: dict = {}
     with warnings.catch_warnings():
