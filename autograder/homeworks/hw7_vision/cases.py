@@ -200,7 +200,6 @@ def vision(draw: Draw) -> Iterator[Case]:
     }
     vit = {
         "image_size": 8, "patch_size": 4, "channels": 1, "n_classes": 5, "d_model": 12, "n_layers": 2, "n_heads": 3,
-        "d_ff": 48,
     }  # fmt: skip
     # Two or three that must be refused, and four or five that must not be, in a drawn order.
     tried: list[dict[str, Any]] = [
@@ -211,9 +210,9 @@ def vision(draw: Draw) -> Iterator[Case]:
         for name, options in (("all matrices", {}), ("queries and values", {"target_modules": ["q_proj", "v_proj"]})):
             arrays = {"images": draw.normal(3, 1, 8, 8, dtype="float32"), "labels": draw.integers(5, 3)}
             params = {
-                "vit": vit,
+                "vit": {**vit, "d_ff": 12 * int(draw.integers(8, low=3))},
                 "factorization": factorization,
-                "r": int(draw.integers(6, low=3)),
+                "r": int(draw.integers(10, low=3)),
                 "scale": draw.number(0.5, 1.5),
                 "options": options,
                 "refused": draw.shuffled(tried),
