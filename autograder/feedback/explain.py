@@ -102,7 +102,8 @@ def _ask(frame: bytes, seconds: float) -> Any:
 
 def _started() -> Process:
     """Return a new process that answers requests."""
-    command = [sys.executable, "-I", "-B", "-X", "utf8", str(Path(helper.__file__).resolve()), str(ROOT)]
+    packages = Path(np.__file__).resolve().parent.parent  # where this process found NumPy
+    command = [sys.executable, "-I", "-B", "-X", "utf8", str(Path(helper.__file__).resolve()), str(ROOT), str(packages)]
     return Process(command, ROOT, environment(Path(tempfile.gettempdir())))
 
 

@@ -1,6 +1,6 @@
 """Serve as the process that explains. It has limits; if it dies, points and results stand.
 
-    python -I -B helper.py ROOT
+    python -I -B helper.py ROOT PACKAGES
 
 It runs no code of a submission, but reads arrays and programs that a submission chose. `explain` is the other side.
 """
@@ -74,4 +74,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
+    sys.path.append(sys.argv[2])
     main()
