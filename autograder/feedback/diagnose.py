@@ -139,6 +139,9 @@ def lists(f: Failure, case: Case, right: Outputs) -> list[Cause]:
         if f.key == "kept" and more:
             text = f"{', '.join(more)} is kept for the backward, though no gradient that is wanted uses it."
             return [Cause("kept", (Part.KEEPS,), public=text)]
+        if not more and not less and len(e) != len(g):
+            text = f"{f.output} has {len(g)} entries, expected {len(e)}."
+            return [Cause("list", (Part.OTHER_LIST,), (f.output,), text)]
         parts = [f"without {', '.join(less)}"] * bool(less) + [f"with {', '.join(more)} too much"] * bool(more)
         text = f"{f.output} comes {' and '.join(parts) if parts else 'in another order'}."
         return [Cause("list", (Part.OTHER_LIST,), (f.output,), text)]

@@ -8,7 +8,7 @@ import pytest
 from autograder.feedback.causes import Wrong
 from autograder.feedback.causes.terms import term
 from autograder.feedback.details import details
-from autograder.feedback.diagnose import diagnoses, explained
+from autograder.feedback.diagnose import diagnoses, explained, lists
 from autograder.feedback.words import Part, hidden_text, known_names
 from autograder.grading.check import Failure, compare, judge
 from autograder.grading.reference import grade_sources
@@ -109,7 +109,7 @@ TABLE_OF_CAUSES = {
     "below a diagonal": (WIDE, np.where(j < i, 9 * WIDE**2, WIDE), {}, "region", "below a diagonal, where j ≤ i - 1"),
     "float16": (E, E.astype(np.float16).astype(np.float64), {}, "accuracy", "its entries are float16 numbers"),
     "float32": (1e3 * E, E.astype(np.float32).astype(np.float64) * 1e3, {"tol": 1e-9}, "accuracy", "to about 7 digits"),
-    "another epsilon": (E, E * (1 + 1e-4 * V), {}, "accuracy", "is right to about"),
+    "another epsilon": (E, E * (1 + 1e-6 * V), {}, "accuracy", "is right to about"),
     "not to the bit": (E, E * (1 + 1e-15), {"exact": frozenset({"dx"})}, "accuracy", "must be equal to the bit"),
     "the wrong softmax axis": (P, np.exp(X) / np.exp(X).sum(0), {}, "axis", "to 1 along axis 0; it must along axis 1"),
     "no softmax": (LOW, LOW**1.5, {}, "sum", "must sum to 1 along axis 1, and does not"),
@@ -196,6 +196,18 @@ def test_what_a_factor_explains_needs_no_second_sentence():
 
 def test_what_is_random_has_no_cause():
     assert told(E, rng.standard_normal((3, 5)) * 1.3) == []
+
+
+def test_what_is_off_by_more_than_rounding_is_not_said_to_be_nearly_right():
+    assert told(E, E * (1 + 1e-4 * V)) == []
+
+
+def test_a_list_of_another_length_is_not_in_another_order():
+    case = Case("a case", "driver", {}, {"classes": "aspect"})
+    (one,) = lists(
+        Failure("a case", "aspect", "classes", "value", "", ["A", "B"], ["B", "A", "A"], "classes"), case, {}
+    )
+    assert one.public == "classes has 3 entries, expected 2."
 
 
 def test_the_worst_entry_and_the_count_are_told():

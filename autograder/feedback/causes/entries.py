@@ -69,8 +69,11 @@ def signs(w: Wrong) -> Cause | None:
     return None
 
 
+ROUNDED = 1e-5  # relative error; what is further off is another mistake, which "nearly right" would hide
+
+
 def accuracy(w: Wrong) -> Cause | None:
-    """Nearly right: the numbers of a shorter type, an approximation, another ε."""
+    """Recognize what is nearly right: numbers of a shorter type, another ε."""
     if w.expected.dtype.kind != "f":
         return None
     finite = np.isfinite(w.expected)
@@ -88,4 +91,4 @@ def accuracy(w: Wrong) -> Cause | None:
         return w.cause("accuracy", Part.HALF, public=f"{about}: its entries are float16 numbers.")
     if single and w.got.dtype.itemsize == 8 and error < 1e-4:
         return w.cause("accuracy", Part.SINGLE, public=f"{about}: its entries are float32 numbers.")
-    return w.cause("accuracy", Part.NEARLY, public=f"{about}.")
+    return w.cause("accuracy", Part.NEARLY, public=f"{about}.") if error < ROUNDED else None
