@@ -102,8 +102,8 @@ class Computed:
 
     def same(self, its: Arrays, key: str, other: Any) -> bool:
         """Return whether an output is the same up to rounding."""
-        a, b = its[key], other.get(key)
-        if not isinstance(b, np.ndarray) or b.dtype.kind != "f" or np.size(a) != b.size:
+        a, b = np.asarray(its[key]), other.get(key)
+        if not isinstance(b, np.ndarray) or b.dtype.kind != "f" or a.dtype.kind not in "fiub" or a.size != b.size:
             return False
         if not np.isfinite(b).all():
             return False

@@ -86,6 +86,7 @@ class Draw:
             params={**case.params, "of": case.driver, "homework": self.homework},
             layouts={},
             shown=shown,
+            exact=frozenset(w + n for w in when for n in case.exact),
         )
 
 

@@ -1,6 +1,7 @@
 """Formulas with one mistake: they give what the library gives without it, and explain a program that made it."""
 
 import ast
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,3 +159,9 @@ def test_arrays_of_another_problem_do_not_raise():
     for came in (np.zeros((0,)), np.zeros(3, bool), np.full(right["z"].shape, np.nan), None, "text", [1.0]):
         computed = fits.Computed(formula, (case, right, {"z": came}), {"z"})
         assert not list(fits._explaining(formula, [computed]))
+
+
+def test_a_formula_that_gives_no_array_fits_nothing():
+    one = SimpleNamespace(case=SimpleNamespace(tol=1e-9))
+    assert not fits.Computed.same(one, {"z": {"a": 1.0}}, "z", {"z": np.ones(1)})
+    assert fits.Computed.same(one, {"z": np.ones(1)}, "z", {"z": np.ones(1)})
