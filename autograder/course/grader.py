@@ -139,7 +139,7 @@ def end_with(parent: int) -> None:
 
     If memory runs out, the system ends this process or its workers rather than the parent.
     """
-    with contextlib.suppress(OSError):  # elsewhere than on Linux there is no such file
+    with contextlib.suppress(OSError):  # only Linux has this file
         place = Path("/proc/self/oom_score_adj")
         place.write_text(str(min(int(place.read_text("ascii")) + FIRST_TO_END, 1000)), "ascii")
     decide.end_with(parent)

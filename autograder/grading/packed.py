@@ -1,7 +1,7 @@
 """What leaves the process that decides: a verdict as plain values, and its failures for the process that explains.
 
 Each fits into one frame, whatever a submission returned. An array of another shape than the right one goes without its
-values if it is large; a case that does not fit is left out, and its failures are told by their kind.
+values if it is large; of a case that does not fit, only the kind of its failures is reported.
 """
 
 from __future__ import annotations

@@ -30,23 +30,10 @@ SHOWN = {"Xhat": "x̂", "gamma": "γ", "beta": "β", "eps": "ε", "mu": "μ", "l
          "dXhat": "dx̂", "S": "Σ", "dS": "dS", "half": "1/2", "Phi": "Φ(x)", "phi": "φ(x)", "Y": "the one-hot labels",
          "du": "du/dx, the derivative inside tanh",
          "theta": "θ_d", "prefix": "the prefix"}  # fmt: skip
-PLAIN = {
-    "rows",
-    "turned",
-    "blocks",
-    "joined",
-    "joint",
-    "shared",
-    "over_blocks",
-    "heads",
-    "grouped",
-    "last",
-    "back",
-    "spread",
-    "everything",
-    "part",
-    "over_batch",
-}  # not shown
+PLAIN = {  # functions that are not shown
+    *("rows", "turned", "blocks", "joined", "joint", "shared", "over_blocks", "heads", "grouped", "last", "back"),
+    *("spread", "everything", "part", "over_batch"),
+}
 FUNCTIONS = {"sqrt": "√", "total": "Σ", "batch": "Σ"}
 SCALARS = {"s", "scale", "lam"}
 SUMS, MEANS = {"total": "mean", "batch": "batchmean"}, {"mean": "total", "batchmean": "batch"}
@@ -163,7 +150,7 @@ def _replaced(root: ast.expr, path: Path, new: ast.expr) -> ast.expr:
 def _changes(
     node: ast.expr, target: str, names: list[str], scalars: list[str], inner: set[str]
 ) -> Iterator[tuple[ast.expr, str]]:
-    """Yield what may stand in place of an expression by mistake, and what is said then."""
+    """Yield expressions that may be written instead of this one by mistake, each with its sentence."""
     if isinstance(node, ast.BinOp):
         yield from _of_operation(node, target)
         if isinstance(node.op, (ast.Add, ast.Sub)):

@@ -7,13 +7,12 @@ equals that of a mutant, the student is shown the mutant's hint.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from itertools import groupby
 
 from autograder.homeworks.homework import Homework, HomeworkError
-from autograder.homeworks.patch import PatchError, check_names, replace
+from autograder.homeworks.patch import PatchError, check_names, parts, replace
 from autograder.homeworks.strip import replace_bodies, source_path
 
 
@@ -93,30 +92,20 @@ def _mistake(heading: re.Match[str], block: str, plain: Mapping[str, str]) -> Mu
     along = {other: plain[f"{module}:{other}"] for other in (others or "").split()}
     also = tuple((name[2] or "").replace(",", " ").split())
     target = f"{module}:{function}"
-    parts = list(_parts(lines))
-    old, new = parts[0]
-    if len(parts) > 1 and (old is None or target not in plain):
-        raise HomeworkError(f"{name[1]}: expected one part that is replaced, got {len(parts)}")
+    changes = list(parts(lines))
+    old, new = changes[0]
+    if len(changes) > 1 and (old is None or target not in plain):
+        raise HomeworkError(f"{name[1]}: expected one part that is replaced, got {len(changes)}")
     if old is None:
         return Mutant(name[1], target, problem, hint, body=new, also=also, along=along)
     if target not in plain:
         return Mutant(name[1], target, problem, hint, old, new, also=also, along=along)
     body = plain[target]
-    for old, new in parts:
+    for old, new in changes:
         if old is None or body.count(old) != 1:
             raise HomeworkError(f"{name[1]}: expected {old!r} once in the plain body of {target}")
         body = body.replace(old, new)
     return Mutant(name[1], target, problem, hint, body=body, also=also, along=along)
-
-
-def _parts(lines: list[str]) -> Iterator[tuple[str | None, str]]:
-    """What goes, None if nothing does, and what comes instead, for each part of a diff."""
-    runs = [(sign, "\n".join(line[2:] for line in run)) for sign, run in groupby(lines, key=lambda line: line[0])]
-    if runs[0][0] == "+":
-        yield None, runs.pop(0)[1]
-    while runs:
-        old = runs.pop(0)[1]
-        yield old, runs.pop(0)[1] if runs else ""
 
 
 def mutants(homework: str) -> list[Mutant]:

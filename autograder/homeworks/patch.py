@@ -11,7 +11,8 @@ from __future__ import annotations
 import ast
 import builtins
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from autograder.homeworks.strip import functions, replace_bodies
 
@@ -50,6 +51,16 @@ def replace(source: str, function: str, old: str, new: str) -> str:
     patched = replace_bodies(source, {function: _body(node)})
     check_names(patched, function)
     return patched
+
+
+def parts(lines: Sequence[str]) -> Iterator[tuple[str | None, str]]:
+    """Yield what goes, None if nothing does, and what comes instead, for each part of a diff."""
+    runs = [(sign, "\n".join(line[2:] for line in run)) for sign, run in groupby(lines, key=lambda line: line[0])]
+    if runs[0][0] == "+":
+        yield None, runs.pop(0)[1]
+    while runs:
+        old = runs.pop(0)[1]
+        yield old, runs.pop(0)[1] if runs else ""
 
 
 def check_names(source: str, function: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from autograder.homeworks.homework import HomeworkError
-from autograder.homeworks.patch import PatchError, check_names
+from autograder.homeworks.patch import PatchError, check_names, parts, replace
 from autograder.homeworks.strip import replace_bodies, source_path
 
 
@@ -21,7 +21,8 @@ class Variant:
 
     Args:
         id: unique in its homework.
-        bodies: by target, the body after the docstring, without indentation.
+        bodies: by target, the body after the docstring, without indentation; or a diff of the library's, each line
+            with - or + in front, for `patch.replace`.
         header: imports and helpers, put after the imports of the first target's module.
     """
 
@@ -72,11 +73,11 @@ def variants(homework: str) -> list[Variant]:
 
 def varied(variant: Variant) -> dict[str, str]:
     """Return the modules of a variant, name -> source; HomeworkError if a body uses a name that its module lacks."""
-    by_module: dict[str, dict[str, str]] = {}
-    for target, body in variant.bodies.items():
+    names: dict[str, list[str]] = {}
+    for target in variant.bodies:
         module, _, name = target.partition(":")
-        by_module.setdefault(module, {})[name] = body
-    sources = {m: replace_bodies(source_path(m).read_text("utf-8"), bodies) for m, bodies in by_module.items()}
+        names.setdefault(module, []).append(name)
+    sources = {module: source_path(module).read_text("utf-8") for module in names}
     if variant.header:
         first = next(iter(sources))
         lines = sources[first].splitlines(keepends=True)
@@ -84,9 +85,23 @@ def varied(variant: Variant) -> dict[str, str]:
         last = max((n.end_lineno or 0) for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)))
         sources[first] = "".join([*lines[:last], "\n", variant.header.strip("\n"), "\n", *lines[last:]])
     try:
-        for module, bodies in by_module.items():
-            for name in bodies:
+        for module, changed in names.items():
+            for name in changed:
+                sources[module] = _changed(sources[module], name, variant.bodies[f"{module}:{name}"])
+            for name in changed:
                 check_names(sources[module], name)
     except PatchError as error:
         raise HomeworkError(f"variant {variant.id}: {error}") from error
     return sources
+
+
+def _changed(source: str, name: str, body: str) -> str:
+    """Return a module with another body of a function, or with a diff applied to it."""
+    lines = [line for line in body.split("\n") if line]
+    if not all(line.startswith(("- ", "+ ")) for line in lines):
+        return replace_bodies(source, {name: body})
+    for old, new in parts(lines):
+        if old is None:
+            raise PatchError(f"{name}: expected lines that go before those that come")
+        source = replace(source, name, old, new)
+    return source

@@ -199,7 +199,7 @@ def landlock_version() -> int:
 
 
 def container_memory() -> int:
-    """Return the bytes that the container of this process may use; a large number if there is no limit."""
+    """Return the memory limit of this process's container in bytes, or a large number if there is none."""
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             return int(Path(name).read_text("ascii"))

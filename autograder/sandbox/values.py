@@ -14,7 +14,7 @@ PACKAGE = "minipeft"
 
 
 class ProtocolError(Exception):
-    """The other side sent something that is no message."""
+    """The other side sent something that is not a message."""
 
 
 def named(name: str) -> Any:

@@ -195,7 +195,7 @@ def apply(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
 
 
 def apply_twice(mp: Any, a: dict[str, Any], p: dict[str, Any]) -> dict[str, Any]:
-    """Computed tensors as arguments: the parents are nodes, and born earlier; what was computed frozen is no parent."""
+    """Pass computed tensors: their nodes are the parents and were created earlier; a frozen result is not a parent."""
     F, _ = toys(mp)
     x, y = mp.Tensor(a["x"], requires_grad=True), mp.Tensor(a["y"])
     u = F["Product"].apply(x, y)

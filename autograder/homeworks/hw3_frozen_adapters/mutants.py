@@ -925,7 +925,7 @@ MUTANTS += mistakes("""
 == minipeft.peft.adapters:Bottleneck.forward 3.9
 
 bottleneck-copies-W-down
-A copy of W_d is kept, whoever needs it.
+A copy of W_d is kept even if no gradient needs it.
 - W_down if needs_h else None
 + W_down.copy()
 

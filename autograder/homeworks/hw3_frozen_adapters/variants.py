@@ -322,28 +322,9 @@ return change + self.base(x, *args, **kwargs)
 
 === what is saved is copied
 == minipeft.peft.adapters:Bottleneck.forward
-needs_h, needs_Wd, needs_bd, needs_Wu = ctx.needs_grad[:4]
-H = rows(h)  # (R, d)
-G = matmul(H, W_down.T)  # (R, r)
-G += b_down
-U, slope = curve(activation)(G)  # (R, r)
-z = matmul(U, W_up.T)  # (R, d)
-z += b_up
-if scale != 1.0:
-    z *= scale
-if residual:
-    z += H
-to_bottleneck = needs_h or needs_Wd or needs_bd
-saved_as_copies(ctx,
-    h if needs_Wd else None,
-    U if needs_Wu else None,
-    slope if to_bottleneck else None,
-    W_up if to_bottleneck else None,
-    W_down if needs_h else None,
-    (scale, residual, len(ctx.needs_grad)),
-)
-return z.reshape(h.shape)
+- ctx.save
++ copied(ctx)
 == header
-def saved_as_copies(ctx, *values):
-    ctx.save(*[v.copy(order="C") if hasattr(v, "strides") else v for v in values])
+def copied(ctx):
+    return lambda *values: ctx.save(*[v.copy(order="C") if hasattr(v, "strides") else v for v in values])
 """)

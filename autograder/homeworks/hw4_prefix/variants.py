@@ -237,31 +237,9 @@ peft.peft_config.prefix_projection = False
 
 === what is saved is copied
 == minipeft.peft.prefix:PrefixAttention.forward
-xp = array_module(q)
-B, H, N, D = q.shape
-Hk, S, P = k.shape[1], k.shape[2], prefix.shape[1]
-# the prefix in front of the keys and values
-keys, values = (_behind(prefix[i], x) for i, x in enumerate((k, v)))  # (B, Hk, 1, P + S, D)
-# scores
-Q = (q * scale).reshape(B, Hk, H // Hk, N, D)  # s Q
-scores = matmul(Q, keys.swapaxes(-1, -2))  # (B, Hk, G, N, P + S)
-# mask
-if mask is not None:
-    mask = xp.concatenate([xp.ones((*mask.shape[:3], P), dtype=bool), mask], axis=-1)
-bias = mask_bias(scores, N, P + S, causal, mask)
-if bias is not None:
-    scores += bias if bias.ndim == 2 else bias[:, :, None]  # (N, P + S), or for each example and all G heads
-A = stable_softmax(scores)
-needs_q, needs_k, _needs_v, needs_prefix = ctx.needs_grad[:4]
-saved_as_copies(ctx,
-    A,
-    Q if needs_k or needs_prefix else None,
-    keys if needs_q else None,
-    values if needs_q or needs_k or needs_prefix else None,
-    (P, scale, q.shape),
-)
-return matmul(A, values).reshape(B, H, N, D)
+- ctx.save
++ copied(ctx)
 == header
-def saved_as_copies(ctx, *values):
-    ctx.save(*[v.copy(order="C") if hasattr(v, "strides") else v for v in values])
+def copied(ctx):
+    return lambda *values: ctx.save(*[v.copy(order="C") if hasattr(v, "strides") else v for v in values])
 """)

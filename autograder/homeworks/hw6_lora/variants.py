@@ -302,38 +302,17 @@ self.train_biases(peft, found)
 
 === what is saved is copied
 == minipeft.peft.lora:LoRALinear.forward
-needs_x, needs_W, _, needs_A, needs_B, _ = ctx.needs_grad
-X = rows(x)  # (R, k)
-H = matmul(X, lora_A.T)  # (R, r)
-z = matmul(X, weight.T)  # (R, d)
-z += matmul(H * scale, lora_B.T)
-if bias is not None:
-    z += bias
-saved_as_copies(ctx,
-    x if needs_A or needs_W else None,
-    H if needs_B else None,
-    weight if needs_x else None,
-    lora_A if needs_x else None,
-    lora_B if needs_x or needs_A else None,
-    (scale, x.shape),
-)
-return z.reshape(*x.shape[:-1], weight.shape[0])
+- ctx.save
++ copied(ctx)
 == header
-def saved_as_copies(ctx, *values):
-    ctx.save(*[v.copy(order="C") if hasattr(v, "strides") else v for v in values])
+def copied(ctx):
+    return lambda *values: ctx.save(*[v.copy(order="C") if hasattr(v, "strides") else v for v in values])
 
 === what an embedding saves is copied
 == minipeft.peft.lora_embedding:LoRAEmbedding.forward
-needs_E, _, needs_A, needs_B, _ = ctx.needs_grad
-H = lora_A.T[ids]  # (..., r)
-z = table[ids]
-z += (matmul(rows(H), lora_B.T) * scale).reshape(z.shape)
-saved_as_copies(ctx,
-    ids if needs_E or needs_A else None, H if needs_B else None, lora_B if needs_A else None, scale,
-    (table.shape, lora_A.shape),
-)  # fmt: skip
-return z
+- ctx.save
++ copied(ctx)
 == header
-def saved_as_copies(ctx, *values):
-    ctx.save(*[v.copy(order="C") if hasattr(v, "strides") else v for v in values])
+def copied(ctx):
+    return lambda *values: ctx.save(*[v.copy(order="C") if hasattr(v, "strides") else v for v in values])
 """)

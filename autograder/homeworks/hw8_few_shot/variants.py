@@ -139,50 +139,24 @@ return np.array(out)
 
 === a column more
 == minipeft.few_shot:pattern_batch
-rows = []
-for text, label in examples:
-    question, answer = encode(pattern.question(text)), encode(pattern.labels[label])
-    rows.append((question + answer, len(question)))
-T = max(len(ids) for ids, _ in rows)
-ids = np.zeros((len(rows), T), dtype=np.int64)
-labels = np.full((len(rows), T), IGNORED, dtype=np.int64)
-mask = np.zeros((len(rows), T), dtype=bool)
-for i, (row, start) in enumerate(rows):
-    n = len(row)
-    ids[i, :n] = row
-    mask[i, :n] = True
-    labels[i, start - 1 : n - 1] = row[start:]
-return {"ids": ids, "labels": labels, "mask": mask}
+- max(len(ids) for ids, _ in rows) - 1
++ max(len(ids) for ids, _ in rows)
+- ids[i, :n] = row[:-1]
+- mask[i, :n] = True
++ ids[i, : n + 1] = row
++ mask[i, : n + 1] = True
+
 === the last token, not attended
 == minipeft.few_shot:pattern_batch
-rows = []
-for text, label in examples:
-    question, answer = encode(pattern.question(text)), encode(pattern.labels[label])
-    rows.append((question + answer, len(question)))
-T = max(len(ids) for ids, _ in rows)
-ids = np.zeros((len(rows), T), dtype=np.int64)
-labels = np.full((len(rows), T), IGNORED, dtype=np.int64)
-mask = np.zeros((len(rows), T), dtype=bool)
-for i, (row, start) in enumerate(rows):
-    n = len(row)
-    ids[i, :n] = row
-    mask[i, :n - 1] = True
-    labels[i, start - 1 : n - 1] = row[start:]
-return {"ids": ids, "labels": labels, "mask": mask}
+- max(len(ids) for ids, _ in rows) - 1
++ max(len(ids) for ids, _ in rows)
+- ids[i, :n] = row[:-1]
++ ids[i, : n + 1] = row
+
 === three columns more, ids of padding one
 == minipeft.few_shot:pattern_batch
-rows = []
-for text, label in examples:
-    question, answer = encode(pattern.question(text)), encode(pattern.labels[label])
-    rows.append((question + answer, len(question)))
-T = max(len(ids) for ids, _ in rows) + 2
-ids = np.ones((len(rows), T), dtype=np.int64)
-labels = np.full((len(rows), T), IGNORED, dtype=np.int64)
-mask = np.zeros((len(rows), T), dtype=bool)
-for i, (row, start) in enumerate(rows):
-    n = len(row) - 1
-    ids[i, :n] = row[:-1]
-    mask[i, :n] = True
-    labels[i, start - 1 : n] = row[start:]
-return {"ids": ids, "labels": labels, "mask": mask}
+- max(len(ids) for ids, _ in rows) - 1
++ max(len(ids) for ids, _ in rows) + 2
+- np.zeros((len(rows), T), dtype=np.int64)
++ np.ones((len(rows), T), dtype=np.int64)
 """)
